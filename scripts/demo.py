@@ -1,0 +1,57 @@
+"""Shows on real data why a meta-trained initial model beats FedAvg once adapted.
+
+Trains FedAvg and the three variants of Per-FedAvg on handwritten digits divided
+among users by the paper's rule, lets every user, seen and new, adapt the result
+on its own rows, and measures it on rows of the user that were never used.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from tff_perfedavg.programs.experiment import Experiment
+
+_ROOT = flags.DEFINE_string(
+    "root_output_dir", "results/demo", "Directory of the table and the figure."
+)
+_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Runs per algorithm.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("total_rounds", 300, "Rounds per run.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "adaptation_steps", 5, "Adaptation steps per user.", lower_bound=1
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown argument: {argv[1]}")
+    from tff_perfedavg.programs import startup
+
+    startup.load_frameworks()
+    from tff_perfedavg.programs import comparison, evaluation
+    from tff_perfedavg.programs.files import atomic_write
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    base = Experiment(total_rounds=_ROUNDS.value)
+    per_user = comparison.compare(base, range(_SEEDS.value), _STEPS.value)
+    summary = evaluation.summarize(per_user)
+
+    root = pathlib.Path(_ROOT.value)
+    files = [root / n for n in ("table.csv", "per_user.csv", "adaptation_curve.png")]
+    with atomic_write(files[0]) as file:
+        summary.to_csv(file)
+    with atomic_write(files[1]) as file:
+        per_user.to_csv(file, index=False)
+    evaluation.draw_adaptation_curves(per_user, files[2])
+
+    print(
+        f"\nHandwritten digits, {_ROUNDS.value} rounds of {base.clients_per_round} "
+        f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "
+        f"(0) and after adapting on its own:\n"
+    )
+    print(evaluation.format_table(summary, steps=(0, 1, _STEPS.value)))
+    print("\nWritten:", *files, sep="\n  ")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,67 @@
+"""Per-FedAvg: meta-learning an initial model that every user adapts to itself.
+
+The names below are the library. They are loaded on first use, so importing the
+package, or a module that needs neither TensorFlow nor TFF, is immediate.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdaptationConfig": "optimization.config",
+    "ClientWeighting": "algorithms.client_work",
+    "FedAvgConfig": "optimization.config",
+    "Model": "models.model",
+    "PerFedAvgConfig": "optimization.config",
+    "PerFedAvgError": "errors",
+    "build_fed_avg": "algorithms.fed_avg",
+    "build_per_fed_avg": "algorithms.per_fed_avg",
+    "build_personalization_eval": "algorithms.personalization_eval",
+    "client_dataset": "algorithms.client_data",
+    "cnn": "models.convolutional",
+    "from_keras": "models.keras_model",
+    "from_tff": "algorithms.functional_model",
+    "logistic_regression": "models.dense",
+    "mlp": "models.dense",
+    "to_tff": "algorithms.functional_model",
+    "use_local_runtime": "simulation.local_runtime",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from tff_perfedavg.algorithms.client_data import client_dataset
+    from tff_perfedavg.algorithms.client_work import ClientWeighting
+    from tff_perfedavg.algorithms.fed_avg import build_fed_avg
+    from tff_perfedavg.algorithms.functional_model import from_tff, to_tff
+    from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
+    from tff_perfedavg.algorithms.personalization_eval import (
+        build_personalization_eval,
+    )
+    from tff_perfedavg.errors import PerFedAvgError
+    from tff_perfedavg.models.convolutional import cnn
+    from tff_perfedavg.models.dense import logistic_regression, mlp
+    from tff_perfedavg.models.keras_model import from_keras
+    from tff_perfedavg.models.model import Model
+    from tff_perfedavg.optimization.config import (
+        AdaptationConfig,
+        FedAvgConfig,
+        PerFedAvgConfig,
+    )
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    globals()[name] = getattr(module, name)
+    return globals()[name]
+
+
+def __dir__():
+    return sorted(__all__)

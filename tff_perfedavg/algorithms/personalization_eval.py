@@ -1,0 +1,94 @@
+"""Per-user evaluation before and after every adaptation step."""
+
+from __future__ import annotations
+
+import collections
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_perfedavg.algorithms.client_data import ClientData, SequenceClientData
+from tff_perfedavg.algorithms.client_work import model_weights_type
+from tff_perfedavg.models.model import Model
+from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.adaptation import adapt
+from tff_perfedavg.optimization.config import AdaptationConfig
+
+# The round number that keys evaluation draws; training rounds count from 0.
+_EVALUATION_ROUND = -1
+
+
+def build_personalization_eval(
+    model: Model,
+    config: AdaptationConfig,
+    *,
+    client_data: ClientData | None = None,
+    seed: int = 0,
+) -> tff.Computation:
+    """Builds the evaluation of initial weights by what users make of them.
+
+    Every user adapts on its adaptation rows and is measured on its evaluation
+    rows, which adaptation never sees.
+
+    Args:
+      model: what to evaluate.
+      config: rate, number of steps m and batch size of the adaptation.
+      client_data: the form of the clients' data, by default sequences of batches.
+      seed: of the batches drawn, where the configuration asks for batches.
+
+    Returns:
+      A computation from (`tff.learning.models.ModelWeights` at the server, users
+      at the clients) to one result per user, in the order given: `user` int32,
+      `loss` and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where
+      the user has no evaluation rows or the model no classes),
+      `num_adaptation_examples` and `num_evaluation_examples` int32. A user
+      without adaptation rows keeps the initial weights.
+    """
+    client_data = client_data or SequenceClientData(model)
+    weights_type = model_weights_type(model)
+    seed_pair = batches.seed_pair(seed)
+
+    @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
+    def evaluate_user(model_weights, value):
+        user, adaptation, evaluation = client_data.read_evaluation(value)
+        key = batches.user_key(
+            tf.constant(seed_pair), tf.constant(_EVALUATION_ROUND), user
+        )
+        evaluation_batch = batches.all_rows(evaluation)
+
+        def draw(step):
+            if config.batch_size is None:
+                return batches.all_rows(adaptation)
+            sizes = [config.batch_size]
+            return tf.cond(
+                adaptation.num_rows > 0,
+                lambda: batches.draw_batches(adaptation, key, step, sizes)[0],
+                lambda: batches.all_rows(adaptation),
+            )
+
+        _, measured = adapt(
+            model.batch_loss,
+            model_weights.trainable,
+            draw,
+            config.inner_learning_rate,
+            config.num_steps,
+            lambda weights: model.evaluate(weights, evaluation_batch),
+        )
+        return collections.OrderedDict(
+            user=user,
+            loss=measured[:, 0],
+            accuracy=measured[:, 1],
+            num_adaptation_examples=adaptation.num_rows,
+            num_evaluation_examples=evaluation.num_rows,
+        )
+
+    @tff.federated_computation(
+        tff.FederatedType(weights_type, tff.SERVER),
+        tff.FederatedType(client_data.evaluation_type, tff.CLIENTS),
+    )
+    def evaluate(weights, values):
+        return tff.federated_map(
+            evaluate_user, (tff.federated_broadcast(weights), values)
+        )
+
+    return evaluate

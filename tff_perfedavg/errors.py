@@ -1,0 +1,21 @@
+"""The errors this library raises on purpose. All derive from `PerFedAvgError`."""
+
+
+class PerFedAvgError(Exception):
+    """Base of every error raised by `tff_perfedavg`."""
+
+
+class ConfigError(PerFedAvgError, ValueError):
+    """A configuration value is out of range; names the field and the remedy."""
+
+
+class ModelError(PerFedAvgError, ValueError):
+    """A model cannot be used; names the layer or weight and the alternative."""
+
+
+class DataError(PerFedAvgError, ValueError):
+    """User data cannot be used; names the data set, user or file."""
+
+
+class CheckpointError(PerFedAvgError, ValueError):
+    """A saved run cannot be read; names the file and what is wrong with it."""

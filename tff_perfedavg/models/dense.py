@@ -1,0 +1,65 @@
+"""Fully connected models: the paper's MLP and multinomial logistic regression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg.models.model import Model, glorot_uniform
+
+
+def mlp(
+    input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (80, 60)
+) -> Model:
+    """Builds the paper's network: ELU layers of 80 and 60 (arXiv 2002.07948, sec. 5).
+
+    Args:
+      input_shape: shape of one example; it is flattened.
+      num_classes: number of logits.
+      hidden: units of each hidden layer.
+
+    Weights are kernel `[inputs, units]` and bias `[units]` of each layer in turn.
+    """
+    return _dense_stack("mlp", input_shape, [*hidden, num_classes])
+
+
+def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
+    """Builds multinomial logistic regression on the flattened example.
+
+    Args:
+      input_shape: shape of one example.
+      num_classes: number of logits.
+
+    Weights are the kernel `[inputs, num_classes]` and the bias `[num_classes]`.
+    """
+    return _dense_stack("logistic_regression", input_shape, [num_classes])
+
+
+def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) -> Model:
+    num_inputs = math.prod(input_shape)
+    sizes = [num_inputs, *units]
+
+    def init(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        weights = []
+        for inputs, outputs in zip(sizes, sizes[1:]):
+            weights.append(glorot_uniform(rng, [inputs, outputs]))
+            weights.append(np.zeros([outputs], np.float32))
+        return weights
+
+    def apply(weights, x):
+        hidden = tf.reshape(x, [-1, num_inputs])
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
+            hidden = tf.nn.elu(tf.matmul(hidden, kernel) + bias)
+        return tf.matmul(hidden, weights[-2]) + weights[-1]
+
+    return Model(
+        name=name,
+        init=init,
+        apply=apply,
+        input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
+        num_classes=units[-1],
+    )

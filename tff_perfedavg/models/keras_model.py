@@ -1,0 +1,175 @@
+"""Any stock Keras model as a pure function of its trainable weights."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg import errors
+from tff_perfedavg.models.model import Model, masked_cross_entropy
+
+# Layers are shared Python objects whose attributes are swapped while a call is
+# traced, so only one thread may trace at a time.
+_SWAP_LOCK = threading.RLock()
+
+
+def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Model:
+    """Turns a built Keras classifier into a `Model`.
+
+    The weights are the model's trainable weights, in Keras' order, starting from
+    their present values (so `init` ignores its seed, and a pretrained model stays
+    pretrained). Frozen weights are constants. Layers run in inference mode:
+    dropout is inactive, of which a warning tells.
+
+    Args:
+      keras_model: one input `[batch, ...]`, one output of logits
+        `[batch, classes]`. It is not changed.
+      loss: from (logits, labels, mask) to the scalar mean over rows that count.
+
+    Raises:
+      ModelError: naming the layer, if it updates state while training (batch
+        normalization whose moving statistics are not frozen, stateful layers),
+        carries a regularizer or has weights kept where they cannot be replaced;
+        or if the model is not built, has several inputs or outputs, or ends in
+        a softmax.
+    """
+    _check_supported(keras_model)
+    slots = _weight_slots(keras_model)
+    trainable_ids = [id(v) for v in keras_model.trainable_weights]
+    initial = [np.array(v) for v in keras_model.trainable_weights]
+    frozen = {
+        id(v): np.array(v)
+        for v in keras_model.weights
+        if id(v) not in set(trainable_ids)
+    }
+
+    def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        if len(weights) != len(trainable_ids):
+            raise errors.ModelError(
+                f"{keras_model.name}: {len(weights)} weights given, it has "
+                f"{len(trainable_ids)}."
+            )
+        tensors = dict(zip(trainable_ids, weights))
+        tensors |= {key: tf.constant(value) for key, value in frozen.items()}
+        with _SWAP_LOCK, _replaced(slots, tensors):
+            return keras_model(x, training=False)
+
+    return Model(
+        name=keras_model.name,
+        init=lambda seed: [w.copy() for w in initial],
+        apply=apply,
+        input_spec=tf.TensorSpec(
+            [None, *keras_model.input_shape[1:]], keras_model.inputs[0].dtype
+        ),
+        num_classes=keras_model.output_shape[-1],
+        loss=loss,
+    )
+
+
+def _layers(keras_model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:
+    return (m for m in keras_model.submodules if isinstance(m, tf.keras.layers.Layer))
+
+
+def _check_supported(keras_model: tf.keras.Model) -> None:
+    if not isinstance(keras_model, tf.keras.Model):
+        raise errors.ModelError(
+            f"from_keras: a {type(keras_model).__name__} was given; give a "
+            "tf.keras.Model."
+        )
+    name = keras_model.name
+    if not keras_model.built or keras_model.inputs is None:
+        raise errors.ModelError(
+            f"{name}: the model has no input shape yet; begin it with a "
+            "tf.keras.Input or an input_shape."
+        )
+    if len(keras_model.inputs) != 1 or len(keras_model.outputs) != 1:
+        raise errors.ModelError(
+            f"{name}: it has {len(keras_model.inputs)} inputs and "
+            f"{len(keras_model.outputs)} outputs; one of each is supported. "
+            "Concatenate the inputs into one tensor and split it in the model."
+        )
+    inactive = []
+    for layer in _layers(keras_model):
+        if isinstance(layer, tf.keras.layers.BatchNormalization) and layer.trainable:
+            raise errors.ModelError(
+                f"{name}: layer {layer.name!r} is a batch normalization that "
+                "updates moving statistics, which a user's few rows would spoil. "
+                "Use GroupNormalization, or freeze the layer with "
+                "layer.trainable = False."
+            )
+        if getattr(layer, "stateful", False):
+            raise errors.ModelError(
+                f"{name}: layer {layer.name!r} keeps state between calls; build "
+                "it with stateful=False."
+            )
+        if layer.losses:
+            raise errors.ModelError(
+                f"{name}: layer {layer.name!r} adds a loss of its own "
+                "(regularizer or activity loss), which local training would not "
+                "see. Remove it, and put the penalty into `loss`."
+            )
+        if isinstance(layer, tf.keras.layers.Dropout) and layer.rate > 0:
+            inactive.append(layer.name)
+    last = keras_model.layers[-1]
+    is_softmax = isinstance(last, tf.keras.layers.Softmax) or (
+        getattr(last, "activation", None) is tf.keras.activations.softmax
+    )
+    if is_softmax:
+        raise errors.ModelError(
+            f"{name}: the last layer {last.name!r} ends in a softmax; the model "
+            "must return logits. Drop the softmax."
+        )
+    if not keras_model.trainable_weights:
+        raise errors.ModelError(
+            f"{name}: it has no trainable weight; nothing could be learned. "
+            "Unfreeze at least one layer."
+        )
+    if inactive:
+        warnings.warn(
+            f"{name}: dropout is inactive in local training: {', '.join(inactive)}.",
+            stacklevel=3,
+        )
+
+
+def _weight_slots(keras_model: tf.keras.Model) -> list[tuple[object, str, int]]:
+    """Finds the attribute that holds each weight: (owner, attribute, variable id)."""
+    wanted = {id(v): v for v in keras_model.weights}
+    slots = []
+    for owner in [keras_model, *keras_model.submodules]:
+        for attribute, value in vars(owner).items():
+            if isinstance(value, tf.Variable) and id(value) in wanted:
+                slots.append((owner, attribute, id(value)))
+    for _, _, key in slots:
+        wanted.pop(key, None)
+    if wanted:
+        variable = next(iter(wanted.values()))
+        layer = next(
+            layer
+            for layer in _layers(keras_model)
+            if any(variable is w for w in layer.weights)
+        )
+        raise errors.ModelError(
+            f"{keras_model.name}: layer {layer.name!r} keeps its weight "
+            f"{variable.name!r} in a container, where it cannot be replaced. Keep "
+            "it as an attribute of its own."
+        )
+    return slots
+
+
+@contextlib.contextmanager
+def _replaced(slots, tensors):
+    """Puts tensors in the place of variables while the model is called."""
+    kept = [(owner, attribute, vars(owner)[attribute]) for owner, attribute, _ in slots]
+    try:
+        for owner, attribute, key in slots:
+            # Not setattr: Keras tracks what is set through it.
+            vars(owner)[attribute] = tensors[key]
+        yield
+    finally:
+        for owner, attribute, value in kept:
+            vars(owner)[attribute] = value

@@ -1,0 +1,61 @@
+"""Personalization: the gradient steps a user takes before using the model.
+
+Graph code, like `meta_gradient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tff_perfedavg.models.model import Batch
+from tff_perfedavg.optimization.meta_gradient import (
+    Loss,
+    Weights,
+    descend,
+    loss_and_gradient,
+)
+
+
+def adapt(
+    loss: Loss,
+    weights: Weights,
+    draw_batch: Callable[[tf.Tensor], Batch],
+    inner_learning_rate,
+    num_steps: int,
+    measure: Callable[[Weights], tf.Tensor],
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Takes `num_steps` gradient steps and measures before and after each.
+
+    Args:
+      loss: the user's loss.
+      weights: the starting point.
+      draw_batch: from the int32 scalar step number to the batch of that step.
+      inner_learning_rate: alpha.
+      num_steps: m, at least 0.
+      measure: from weights to a tensor of static shape `[...]`, on data of the
+        user that `draw_batch` never returns.
+
+    Returns:
+      The adapted weights, and the measurements stacked to `[m + 1, ...]`: entry
+      0 is before adapting, entry i after i steps.
+    """
+    weights = [tf.convert_to_tensor(w) for w in weights]
+    first = measure(weights)
+    measured = tf.TensorArray(
+        first.dtype, num_steps + 1, element_shape=first.shape
+    ).write(0, first)
+
+    def body(number, weights, measured):
+        _, gradient = loss_and_gradient(loss, weights, draw_batch(number))
+        weights = descend(weights, gradient, inner_learning_rate)
+        return number + 1, weights, measured.write(number + 1, measure(weights))
+
+    _, weights, measured = tf.while_loop(
+        lambda number, *_: number < num_steps,
+        body,
+        (tf.constant(0), weights, measured),
+        maximum_iterations=num_steps,
+    )
+    return weights, measured.stack()

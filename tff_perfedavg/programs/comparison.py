@@ -1,0 +1,56 @@
+"""The main job: FedAvg and the variants of Per-FedAvg on the same users and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tff_perfedavg.optimization.config import (
+    EXACT,
+    FIRST_ORDER,
+    HESSIAN_FREE,
+    AdaptationConfig,
+)
+from tff_perfedavg.programs.evaluation import evaluate_users
+from tff_perfedavg.programs.experiment import FED_AVG, PER_FED_AVG, Experiment
+from tff_perfedavg.programs.training import build_model, build_population, train
+
+
+def compare(
+    base: Experiment, seeds: Sequence[int], adaptation_steps: int
+) -> pd.DataFrame:
+    """Trains and evaluates every algorithm on every seed.
+
+    The algorithms share what a seed decides: partition, initial weights, cohorts
+    and batches.
+
+    Args:
+      base: the settings all runs share; algorithm, variant and seed are replaced.
+      seeds: one run per algorithm and seed.
+      adaptation_steps: m; every user adapts by full-batch steps at the inner
+        learning rate.
+
+    Returns:
+      The rows of `evaluate_users` of every run, with `algorithm` and `seed`.
+    """
+    adaptation = AdaptationConfig(base.inner_learning_rate, adaptation_steps)
+    algorithms = [(FED_AVG, EXACT)]
+    algorithms += [(PER_FED_AVG, v) for v in (FIRST_ORDER, HESSIAN_FREE, EXACT)]
+    frames = []
+    for algorithm, variant in algorithms:
+        for seed in seeds:
+            experiment = dataclasses.replace(
+                base, algorithm=algorithm, variant=variant, base_random_seed=seed
+            )
+            population = build_population(experiment)
+            result = train(experiment, population)
+            model = build_model(experiment, population)
+            frame = evaluate_users(
+                model, result.weights, population, adaptation, seed=seed
+            )
+            frame.insert(0, "seed", seed)
+            frame.insert(0, "algorithm", experiment.label)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,117 @@
+"""What a training run is: everything that decides its result.
+
+Plain Python, so that a command checks its flags before TensorFlow is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from tff_perfedavg import errors
+from tff_perfedavg.optimization.config import (
+    EXACT,
+    FIRST_ORDER,
+    HESSIAN_FREE,
+    FedAvgConfig,
+    PerFedAvgConfig,
+)
+
+FED_AVG = "fed_avg"
+PER_FED_AVG = "per_fed_avg"
+ALGORITHMS = (FED_AVG, PER_FED_AVG)
+DATASETS = ("digits",)
+MODELS = ("mlp", "logistic_regression", "cnn")
+CLIENT_WEIGHTINGS = ("uniform", "num_examples")
+
+_LABELS = {
+    EXACT: "Per-FedAvg exact",
+    HESSIAN_FREE: "Per-FedAvg Hessian-free",
+    FIRST_ORDER: "Per-FedAvg first-order",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The settings of one training run.
+
+    Attributes:
+      dataset: one of `DATASETS`.
+      model: one of `MODELS`.
+      algorithm: one of `ALGORITHMS`.
+      variant: Per-FedAvg's meta-gradient; FedAvg ignores it.
+      inner_learning_rate: alpha; FedAvg uses it at adaptation only.
+      outer_learning_rate: beta, the rate of every local step, FedAvg's too.
+      num_local_steps: tau.
+      batch_size: rows of every batch (support, query and Hessian alike).
+      total_rounds: rounds of training.
+      clients_per_round: users in a cohort.
+      client_weighting: one of `CLIENT_WEIGHTINGS`.
+      base_random_seed: of partition, initial weights, cohorts and batches.
+    """
+
+    dataset: str = "digits"
+    model: str = "mlp"
+    algorithm: str = PER_FED_AVG
+    variant: str = EXACT
+    inner_learning_rate: float = 0.01
+    outer_learning_rate: float = 0.01
+    num_local_steps: int = 10
+    batch_size: int = 10
+    total_rounds: int = 300
+    clients_per_round: int = 5
+    client_weighting: str = "uniform"
+    base_random_seed: int = 0
+
+    def __post_init__(self):
+        for field, known in (
+            ("dataset", DATASETS),
+            ("model", MODELS),
+            ("algorithm", ALGORITHMS),
+            ("client_weighting", CLIENT_WEIGHTINGS),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise errors.ConfigError(
+                    f"{field} is {value!r}; known: {', '.join(known)}."
+                )
+        for field in ("total_rounds", "clients_per_round"):
+            value = getattr(self, field)
+            if value < 1:
+                raise errors.ConfigError(f"{field} is {value}; it must be at least 1.")
+        self.client_config()
+
+    def client_config(self) -> PerFedAvgConfig | FedAvgConfig:
+        """Returns a user's part of a round."""
+        per_fed_avg = PerFedAvgConfig(
+            inner_learning_rate=self.inner_learning_rate,
+            outer_learning_rate=self.outer_learning_rate,
+            num_local_steps=self.num_local_steps,
+            support_batch_size=self.batch_size,
+            query_batch_size=self.batch_size,
+            hessian_batch_size=self.batch_size,
+            variant=self.variant,
+        )
+        if self.algorithm == PER_FED_AVG:
+            return per_fed_avg
+        return FedAvgConfig(
+            learning_rate=self.outer_learning_rate,
+            num_local_steps=self.num_local_steps,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def label(self) -> str:
+        """The algorithm's name in tables and figures."""
+        if self.algorithm == FED_AVG:
+            return "FedAvg + update"
+        return _LABELS[self.variant]
+
+
+def check_experiment_name(name: str) -> None:
+    """Raises `ConfigError` unless the name is fit to be a directory's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise errors.ConfigError(
+            f"experiment_name is {name!r}; use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
+        )

@@ -1,0 +1,132 @@
+"""Meta-training: rounds over cohorts, with a progress bar and a line per round."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import tensorflow_federated as tff
+import tqdm
+
+from tff_perfedavg import errors
+from tff_perfedavg.algorithms.client_data import client_dataset
+from tff_perfedavg.algorithms.client_work import ClientWeighting
+from tff_perfedavg.algorithms.fed_avg import build_fed_avg
+from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
+from tff_perfedavg.data import catalog
+from tff_perfedavg.data.population import Population
+from tff_perfedavg.models.convolutional import cnn
+from tff_perfedavg.models.dense import logistic_regression, mlp
+from tff_perfedavg.models.model import Model
+from tff_perfedavg.programs import experiment as experiment_lib
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.files import RunPaths, atomic_write
+from tff_perfedavg.simulation.cohort import sample_cohort
+
+
+class TrainingResult(NamedTuple):
+    """What a training run produced.
+
+    Attributes:
+      weights: float32 arrays, the initial model after the last round.
+      metrics: one row per round, indexed by `round_num`.
+    """
+
+    weights: list[np.ndarray]
+    metrics: pd.DataFrame
+
+
+def build_population(experiment: Experiment) -> Population:
+    """Loads and divides the experiment's data set."""
+    datasets = {"digits": catalog.digits}
+    return datasets[experiment.dataset](seed=experiment.base_random_seed)
+
+
+def build_model(experiment: Experiment, population: Population) -> Model:
+    """Builds the experiment's model for the population's features and labels."""
+    builders = {"mlp": mlp, "logistic_regression": logistic_regression, "cnn": cnn}
+    return builders[experiment.model](population.input_shape, population.num_classes)
+
+
+def build_process(
+    experiment: Experiment, model: Model
+) -> tff.learning.templates.LearningProcess:
+    """Builds the experiment's learning process."""
+    build = {
+        experiment_lib.PER_FED_AVG: build_per_fed_avg,
+        experiment_lib.FED_AVG: build_fed_avg,
+    }[experiment.algorithm]
+    return build(
+        model,
+        experiment.client_config(),
+        client_weighting=ClientWeighting(experiment.client_weighting),
+        seed=experiment.base_random_seed,
+    )
+
+
+def train(experiment: Experiment, population: Population) -> TrainingResult:
+    """Runs all rounds of an experiment on TFF's default context.
+
+    Args:
+      experiment: what to run.
+      population: its data, from `build_population`.
+
+    Raises:
+      ConfigError: if the cohort is larger than the population.
+      PerFedAvgError: if a round ends with weights that are not finite, naming it.
+    """
+    users = population.training_users
+    # Before anything is traced, let a cohort that cannot be drawn fail.
+    sample_cohort(users, experiment.clients_per_round, 0, 0)
+    process = build_process(experiment, build_model(experiment, population))
+    datasets = {
+        user: client_dataset(
+            user, population.adaptation[user].x, population.adaptation[user].y
+        )
+        for user in users
+    }
+    state = process.initialize()
+    lines = []
+    with tqdm.trange(
+        experiment.total_rounds, desc=experiment.label, unit="round"
+    ) as progress:
+        for round_number in progress:
+            cohort = sample_cohort(
+                users,
+                experiment.clients_per_round,
+                experiment.base_random_seed,
+                round_number,
+            )
+            output = process.next(state, [datasets[user] for user in cohort])
+            state = output.state
+            metrics = output.metrics["client_work"]
+            if not metrics["num_users_taken"]:
+                raise errors.PerFedAvgError(
+                    f"Round {round_number}: not one of {len(cohort)} users' updates "
+                    "was finite. Lower the outer or the inner learning rate."
+                )
+            lines.append(
+                {"round_num": round_number}
+                | {name: value.item() for name, value in metrics.items()}
+            )
+            progress.set_postfix(loss=f"{metrics['query_loss']:.3f}")
+    weights = process.get_model_weights(state).trainable
+    return TrainingResult(
+        [np.asarray(w) for w in weights],
+        pd.DataFrame(lines).set_index("round_num"),
+    )
+
+
+def train_and_save(experiment: Experiment, paths: RunPaths) -> TrainingResult:
+    """Runs `train` on the experiment's own population and writes its files."""
+    result = train(experiment, build_population(experiment))
+    with atomic_write(paths.metrics) as file:
+        result.metrics.to_csv(file)
+    with atomic_write(paths.hparams) as file:
+        settings = pd.Series(dataclasses.asdict(experiment))
+        settings.to_csv(file, index_label="name", header=["value"])
+    trained_model.save(paths.model, result.weights, experiment)
+    return result
