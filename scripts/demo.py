@@ -27,29 +27,19 @@ def main(argv):
     from tff_perfedavg.programs import startup
 
     startup.load_frameworks()
-    from tff_perfedavg.programs import comparison, evaluation
-    from tff_perfedavg.programs.files import atomic_write
+    from tff_perfedavg.programs import comparison, report
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     use_local_runtime()
     base = Experiment(total_rounds=_ROUNDS.value)
     per_user = comparison.compare(base, range(_SEEDS.value), _STEPS.value)
-    summary = evaluation.summarize(per_user)
-
-    root = pathlib.Path(_ROOT.value)
-    files = [root / n for n in ("table.csv", "per_user.csv", "adaptation_curve.png")]
-    with atomic_write(files[0]) as file:
-        summary.to_csv(file)
-    with atomic_write(files[1]) as file:
-        per_user.to_csv(file, index=False)
-    evaluation.draw_adaptation_curves(per_user, files[2])
-
+    files = report.write_report(per_user, pathlib.Path(_ROOT.value))
     print(
         f"\nHandwritten digits, {_ROUNDS.value} rounds of {base.clients_per_round} "
         f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "
         f"(0) and after adapting on its own:\n"
     )
-    print(evaluation.format_table(summary, steps=(0, 1, _STEPS.value)))
+    print(report.format_table(report.summarize(per_user), {0, 1, _STEPS.value}))
     print("\nWritten:", *files, sep="\n  ")
 
 

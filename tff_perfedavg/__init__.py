@@ -7,7 +7,6 @@ package, or a module that needs neither TensorFlow nor TFF, is immediate.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -32,27 +31,6 @@ _HOMES = {
 }
 
 __all__ = ["__version__", *_HOMES]
-
-if TYPE_CHECKING:
-    from tff_perfedavg.algorithms.client_data import client_dataset
-    from tff_perfedavg.algorithms.client_work import ClientWeighting
-    from tff_perfedavg.algorithms.fed_avg import build_fed_avg
-    from tff_perfedavg.algorithms.functional_model import from_tff, to_tff
-    from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
-    from tff_perfedavg.algorithms.personalization_eval import (
-        build_personalization_eval,
-    )
-    from tff_perfedavg.errors import PerFedAvgError
-    from tff_perfedavg.models.convolutional import cnn
-    from tff_perfedavg.models.dense import logistic_regression, mlp
-    from tff_perfedavg.models.keras_model import from_keras
-    from tff_perfedavg.models.model import Model
-    from tff_perfedavg.optimization.config import (
-        AdaptationConfig,
-        FedAvgConfig,
-        PerFedAvgConfig,
-    )
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
 
 def __getattr__(name: str):

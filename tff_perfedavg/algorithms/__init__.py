@@ -1,0 +1,1 @@
+"""Where the mathematics runs: federated computations."""

@@ -1,0 +1,1 @@
+"""Pure functional models: weights in, outputs out."""

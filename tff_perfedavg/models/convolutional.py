@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def cnn(
 
     def init(seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
-        shapes = [[3, 3, i, o] for i, o in zip(depths, depths[1:])]
+        shapes = [[3, 3, i, o] for i, o in itertools.pairwise(depths)]
         shapes += [[flat, hidden], [hidden, num_classes]]
         weights = []
         for shape in shapes:
@@ -59,7 +60,7 @@ def cnn(
     def apply(weights, x):
         features = tf.reshape(x, [-1, height, width, channels])
         convolutions, dense = weights[:-4], weights[-4:]
-        for kernel, bias in zip(convolutions[::2], convolutions[1::2]):
+        for kernel, bias in zip(convolutions[::2], convolutions[1::2], strict=True):
             features = tf.nn.conv2d(features, kernel, strides=1, padding="SAME")
             features = tf.nn.relu(features + bias)
             features = tf.nn.max_pool2d(features, 2, strides=2, padding="VALID")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -45,14 +46,14 @@ def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) ->
     def init(seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
         weights = []
-        for inputs, outputs in zip(sizes, sizes[1:]):
+        for inputs, outputs in itertools.pairwise(sizes):
             weights.append(glorot_uniform(rng, [inputs, outputs]))
             weights.append(np.zeros([outputs], np.float32))
         return weights
 
     def apply(weights, x):
         hidden = tf.reshape(x, [-1, num_inputs])
-        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
             hidden = tf.nn.elu(tf.matmul(hidden, kernel) + bias)
         return tf.matmul(hidden, weights[-2]) + weights[-1]
 

@@ -54,7 +54,7 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
                 f"{keras_model.name}: {len(weights)} weights given, it has "
                 f"{len(trainable_ids)}."
             )
-        tensors = dict(zip(trainable_ids, weights))
+        tensors = dict(zip(trainable_ids, weights, strict=True))
         tensors |= {key: tf.constant(value) for key, value in frozen.items()}
         with _SWAP_LOCK, _replaced(slots, tensors):
             return keras_model(x, training=False)

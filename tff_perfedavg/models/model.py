@@ -38,6 +38,10 @@ def masked_cross_entropy(
     return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
 
+# One class number per row.
+CLASS_LABELS = tf.TensorSpec([None], tf.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A model as pure functions: weights in, outputs out, no variables.
@@ -60,7 +64,7 @@ class Model:
     apply: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor]
     input_spec: tf.TensorSpec
     num_classes: int | None
-    label_spec: tf.TensorSpec = tf.TensorSpec([None], tf.int32)
+    label_spec: tf.TensorSpec = CLASS_LABELS
     loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = masked_cross_entropy
 
     def batch_loss(self, weights: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:

@@ -1,0 +1,1 @@
+"""The mathematics of local training and adaptation, on tensors."""

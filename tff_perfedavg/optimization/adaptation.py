@@ -58,4 +58,4 @@ def adapt(
         (tf.constant(0), weights, measured),
         maximum_iterations=num_steps,
     )
-    return weights, measured.stack()
+    return list(weights), measured.stack()

@@ -106,4 +106,4 @@ def _repeat(step, weights: Weights, num_steps: int) -> LocalUpdate:
         (tf.constant(0), [tf.convert_to_tensor(w) for w in weights], zero, zero),
         maximum_iterations=num_steps,
     )
-    return LocalUpdate(weights, support_sum / num_steps, query_sum / num_steps)
+    return LocalUpdate(list(weights), support_sum / num_steps, query_sum / num_steps)

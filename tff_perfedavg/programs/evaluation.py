@@ -1,31 +1,25 @@
-"""What users make of an initial model: per user, then in a table and a figure."""
+"""What every user makes of an initial model, seen in training or new."""
 
 from __future__ import annotations
 
 import collections
-import itertools
-import pathlib
 from collections.abc import Sequence
 
-import matplotlib.figure
 import numpy as np
 import pandas as pd
 import tensorflow_federated as tff
 
+from tff_perfedavg import errors
 from tff_perfedavg.algorithms.client_data import client_dataset
 from tff_perfedavg.algorithms.personalization_eval import build_personalization_eval
 from tff_perfedavg.data.population import Population
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.files import atomic_write
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.files import RunPaths
 
 SEEN, NEW = "seen", "new"
-_GROUPS = {
-    SEEN: "users seen in training",
-    NEW: "new users",
-}
-# Told apart by more than colour, for curves that coincide.
-_STYLES = ("o-", "s--", "^-", "D:")
 
 
 def evaluate_users(
@@ -81,103 +75,47 @@ def evaluate_users(
     return pd.concat(frames, ignore_index=True)
 
 
-def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
-    """Sums up users, each algorithm, group and step apart.
+def evaluate_runs(
+    runs: Sequence[RunPaths],
+    inner_learning_rate: float | None,
+    num_steps: int,
+    batch_size: int | None,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Evaluates trained runs, each on the population it was trained with.
 
     Args:
-      per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
-        `seed` if there is more than one run of an algorithm. A user counts once
-        per run; a user without accuracy (no evaluation rows) does not count.
+      runs: where the runs are.
+      inner_learning_rate: alpha; None takes each run's own.
+      num_steps: m.
+      batch_size: rows per adaptation step, None for all.
+      seed: of the adaptation's batches.
 
     Returns:
-      One row per (`users`, `algorithm`, `step`), in the order they first appear,
-      with `accuracy`, `accuracy_sd` (standard deviation over users),
-      `worst_decile` (mean over the worst tenth of users), `made_worse` (fraction
-      of users less accurate than before adapting), `loss` and `num_users`.
+      The rows of `evaluate_users` with a first column `algorithm`: the runs'
+      algorithms where these differ, else the runs' names.
+
+    Raises:
+      CheckpointError: if a run has no readable model, or weights of other shapes
+        than its model.
     """
-    run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
-    per_user = per_user.dropna(subset=["accuracy"])
-    before = per_user[per_user["step"] == 0].set_index(run)["accuracy"]
-    per_user = per_user.join(before.rename("before"), on=run)
-    keys = ["users", "algorithm", "step"]
-    groups = per_user.groupby(keys, sort=False)
-    summary = groups.agg(
-        accuracy=("accuracy", "mean"),
-        accuracy_sd=("accuracy", "std"),
-        worst_decile=("accuracy", _worst_decile),
-        loss=("loss", "mean"),
-        num_users=("accuracy", "size"),
-    )
-    summary["made_worse"] = groups.apply(
-        lambda g: (g["accuracy"] < g["before"]).mean(), include_groups=False
-    )
-    columns = ["accuracy", "accuracy_sd", "worst_decile", "made_worse", "loss"]
-    return summary[[*columns, "num_users"]]
-
-
-def _worst_decile(accuracy: pd.Series) -> float:
-    count = max(1, round(len(accuracy) / 10))
-    return accuracy.nsmallest(count).mean()
-
-
-def format_table(summary: pd.DataFrame, steps: Sequence[int]) -> str:
-    """Lays the chosen steps of a summary out for a terminal, in percent."""
-    chosen = summary.loc[summary.index.get_level_values("step").isin(steps)]
-    percent = pd.DataFrame(
-        {
-            "accuracy %": 100 * chosen["accuracy"],
-            "sd over users": 100 * chosen["accuracy_sd"],
-            "worst decile": 100 * chosen["worst_decile"],
-            "made worse %": 100 * chosen["made_worse"],
-            "loss": chosen["loss"],
-        }
-    )
-    parts = []
-    for group in percent.index.unique("users"):
-        table = percent.xs(group, level="users")
-        table.index.names = ["algorithm", "steps"]
-        text = table.to_string(
-            formatters={"loss": "{:.3f}".format}, float_format="{:.1f}".format
-        )
-        num_users = chosen.xs(group, level="users")["num_users"].max()
-        parts.append(f"{_GROUPS[group].capitalize()} ({num_users}):\n{text}")
-    return "\n\n".join(parts)
-
-
-def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:
-    """Draws mean accuracy by adaptation step, one panel a group, as a PNG.
-
-    Args:
-      per_user: as for `summarize`.
-      path: the file to write.
-    """
-    groups = per_user["users"].unique()
-    figure = matplotlib.figure.Figure(figsize=(4.8 * len(groups), 4.2))
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    for panel, group in zip(panels, groups):
-        of_group = per_user[per_user["users"] == group]
-        by_algorithm = of_group.groupby("algorithm", sort=False)
-        for (algorithm, rows), style in zip(by_algorithm, itertools.cycle(_STYLES)):
-            by_step = rows.groupby("step")["accuracy"]
-            mean, error = 100 * by_step.mean(), 100 * by_step.sem()
-            (line,) = panel.plot(
-                mean.index, mean, style, fillstyle="none", label=algorithm
+    loaded = [trained_model.load(run.model) for run in runs]
+    labels = [experiment.label for _, experiment in loaded]
+    if len(set(labels)) < len(labels):
+        labels = [run.name for run in runs]
+    frames = []
+    for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
+        population = build_population(experiment)
+        model = build_model(experiment, population)
+        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
+            raise errors.CheckpointError(
+                f"{run.model} has weights of other shapes than its model "
+                f"{model.name!r}; train it again."
             )
-            panel.fill_between(
-                mean.index,
-                mean - error,
-                mean + error,
-                alpha=0.15,
-                color=line.get_color(),
-            )
-        panel.set_title(_GROUPS[group].capitalize())
-        panel.set_xlabel("adaptation steps (number)")
-        panel.set_xticks(sorted(per_user["step"].unique()))
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel(
-        "accuracy on held-out rows (%),\nmean ± standard error over users"
-    )
-    panels[-1].legend(loc="lower right")
-    figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        rate = inner_learning_rate or experiment.inner_learning_rate
+        config = AdaptationConfig(rate, num_steps, batch_size)
+        frame = evaluate_users(model, weights, population, config, seed=seed)
+        frame.insert(0, "algorithm", label)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)

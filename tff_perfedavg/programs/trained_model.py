@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import zipfile
 from collections.abc import Sequence
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -53,16 +53,9 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
                 )
             weights = [arrays[f"weight_{i}"] for i in range(header["num_weights"])]
         return weights, Experiment(**header["experiment"])
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as e:
-        if isinstance(e, errors.PerFedAvgError):
-            raise
+    except errors.PerFedAvgError:
+        raise
+    except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile) as e:
         raise errors.CheckpointError(
             f"{path} is no readable model file ({e}); train it again."
         ) from e

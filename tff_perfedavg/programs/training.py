@@ -7,21 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import tensorflow_federated as tff
 import tqdm
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.client_data import client_dataset
-from tff_perfedavg.algorithms.client_work import ClientWeighting
-from tff_perfedavg.algorithms.fed_avg import build_fed_avg
-from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
-from tff_perfedavg.data import catalog
 from tff_perfedavg.data.population import Population
-from tff_perfedavg.models.convolutional import cnn
-from tff_perfedavg.models.dense import logistic_regression, mlp
-from tff_perfedavg.models.model import Model
-from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.build import (
+    build_model,
+    build_population,
+    build_process,
+)
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.files import RunPaths, atomic_write
 from tff_perfedavg.simulation.cohort import sample_cohort
@@ -37,34 +33,6 @@ class TrainingResult(NamedTuple):
 
     weights: list[np.ndarray]
     metrics: pd.DataFrame
-
-
-def build_population(experiment: Experiment) -> Population:
-    """Loads and divides the experiment's data set."""
-    datasets = {"digits": catalog.digits}
-    return datasets[experiment.dataset](seed=experiment.base_random_seed)
-
-
-def build_model(experiment: Experiment, population: Population) -> Model:
-    """Builds the experiment's model for the population's features and labels."""
-    builders = {"mlp": mlp, "logistic_regression": logistic_regression, "cnn": cnn}
-    return builders[experiment.model](population.input_shape, population.num_classes)
-
-
-def build_process(
-    experiment: Experiment, model: Model
-) -> tff.learning.templates.LearningProcess:
-    """Builds the experiment's learning process."""
-    build = {
-        experiment_lib.PER_FED_AVG: build_per_fed_avg,
-        experiment_lib.FED_AVG: build_fed_avg,
-    }[experiment.algorithm]
-    return build(
-        model,
-        experiment.client_config(),
-        client_weighting=ClientWeighting(experiment.client_weighting),
-        seed=experiment.base_random_seed,
-    )
 
 
 def train(experiment: Experiment, population: Population) -> TrainingResult:

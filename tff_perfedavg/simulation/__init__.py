@@ -1,0 +1,1 @@
+"""Cohorts, and the TFF runtime on this machine."""

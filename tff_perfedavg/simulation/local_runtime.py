@@ -61,7 +61,7 @@ class Worker:
         # Warnings and errors only; the start-up notices concern nobody.
         environment = {"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
         # An unnamed file: nothing to clean up, whatever way the processes end.
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         libc = ctypes.CDLL(None)
 
         def die_with_parent():

@@ -1,0 +1,61 @@
+"""Evaluates trained initial models by what every user makes of them.
+
+Every user of a run's population, seen in training and new, adapts the model on its
+adaptation rows; the table tells its accuracy on its evaluation rows before and
+after. Writes, under --root_output_dir, results/NAME/evaluation.table.csv,
+evaluation.per_user.csv and adaptation_curve.png, where NAME is the first of
+--experiment_name.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs.experiment import check_experiment_name
+from tff_perfedavg.programs.files import RunPaths
+
+_NAMES = flags.DEFINE_list(
+    "experiment_name", None, "Names of the runs to compare.", required=True
+)
+_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
+_RATE = flags.DEFINE_float(
+    "inner_learning_rate", None, "alpha; by default each run's own."
+)
+_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
+_BATCH = flags.DEFINE_integer(
+    "adaptation_batch_size", None, "Rows per step; by default all a user has."
+)
+_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown argument: {argv[1]}")
+    runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
+    try:
+        for name in _NAMES.value:
+            check_experiment_name(name)
+        # A run's own rate was checked when it was trained.
+        rate = 1.0 if _RATE.value is None else _RATE.value
+        AdaptationConfig(rate, _STEPS.value, _BATCH.value)
+    except errors.ConfigError as e:
+        raise app.UsageError(str(e)) from e
+    from tff_perfedavg.programs import startup
+
+    startup.load_frameworks()
+    from tff_perfedavg.programs import evaluation, report
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    per_user = evaluation.evaluate_runs(
+        runs, _RATE.value, _STEPS.value, _BATCH.value, seed=_SEED.value
+    )
+    files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
+    print(report.format_table(report.summarize(per_user), {0, 1, _STEPS.value}))
+    print("\nWritten:", *files, sep="\n  ")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,82 @@
+"""Meta-trains an initial model and writes it with its metrics.
+
+Writes, under --root_output_dir, checkpoints/NAME/model.npz (the initial model),
+results/NAME/experiment.metrics.csv (a line per round) and hparams.csv, where NAME
+is --experiment_name. A file of flags, one a line, is read with --flagfile=FILE.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import app, flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.optimization.config import VARIANTS
+from tff_perfedavg.programs import experiment as experiment_lib
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.files import RunPaths
+
+_DEFAULTS = Experiment()
+
+_NAME = flags.DEFINE_string("experiment_name", None, "Name of the run.", required=True)
+_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
+flags.DEFINE_enum("dataset", _DEFAULTS.dataset, experiment_lib.DATASETS, "Data set.")
+flags.DEFINE_enum("model", _DEFAULTS.model, experiment_lib.MODELS, "Model.")
+flags.DEFINE_enum(
+    "algorithm", _DEFAULTS.algorithm, experiment_lib.ALGORITHMS, "Algorithm."
+)
+flags.DEFINE_enum(
+    "variant", _DEFAULTS.variant, VARIANTS, "Per-FedAvg's form of the meta-gradient."
+)
+flags.DEFINE_float(
+    "inner_learning_rate", _DEFAULTS.inner_learning_rate, "alpha, of adaptation."
+)
+flags.DEFINE_float(
+    "outer_learning_rate",
+    _DEFAULTS.outer_learning_rate,
+    "beta, of each local step (of FedAvg, too).",
+)
+flags.DEFINE_integer(
+    "num_local_steps", _DEFAULTS.num_local_steps, "tau, local steps per round."
+)
+flags.DEFINE_integer("batch_size", _DEFAULTS.batch_size, "Rows of every batch.")
+flags.DEFINE_integer("total_rounds", _DEFAULTS.total_rounds, "Rounds of training.")
+flags.DEFINE_integer(
+    "clients_per_round", _DEFAULTS.clients_per_round, "Users per round."
+)
+flags.DEFINE_enum(
+    "client_weighting",
+    _DEFAULTS.client_weighting,
+    experiment_lib.CLIENT_WEIGHTINGS,
+    "What a user counts for in the mean.",
+)
+flags.DEFINE_integer(
+    "base_random_seed",
+    _DEFAULTS.base_random_seed,
+    "Seed of the partition, the initial weights, cohorts and batches.",
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown argument: {argv[1]}")
+    fields = [field.name for field in dataclasses.fields(Experiment)]
+    try:
+        experiment_lib.check_experiment_name(_NAME.value)
+        experiment = Experiment(**{name: flags.FLAGS[name].value for name in fields})
+    except errors.ConfigError as e:
+        raise app.UsageError(str(e)) from e
+    from tff_perfedavg.programs import startup
+
+    startup.load_frameworks()
+    from tff_perfedavg.programs import training
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
+    use_local_runtime()
+    training.train_and_save(experiment, paths)
+    print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")
+
+
+if __name__ == "__main__":
+    app.run(main)

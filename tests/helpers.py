@@ -1,0 +1,32 @@
+"""What several tests need: toy users and arrays compared by relative error."""
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg.models.model import Batch
+from tff_perfedavg.optimization.batches import UserRows
+
+
+def rows_of(x, y):
+    """`UserRows` over a pair of arrays."""
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    return UserRows(tf.shape(x)[0], lambda i: (tf.gather(x, i), tf.gather(y, i)))
+
+
+def batch_of(x, y):
+    """A `Batch` in which every row counts."""
+    x = tf.convert_to_tensor(x)
+    return Batch(x, tf.convert_to_tensor(y), tf.ones([len(x)], x.dtype))
+
+
+def toy_user(rng, num_rows, num_inputs=4, num_classes=3):
+    """Random float32 features and labels."""
+    x = rng.normal(size=[num_rows, num_inputs]).astype(np.float32)
+    return x, rng.integers(num_classes, size=[num_rows]).astype(np.int32)
+
+
+def relative_error(actual, expected):
+    """Largest difference over the largest entry of `expected`, all tensors at once."""
+    actual = np.concatenate([np.asarray(t, np.float64).ravel() for t in actual])
+    expected = np.concatenate([np.asarray(t, np.float64).ravel() for t in expected])
+    return np.abs(actual - expected).max() / np.abs(expected).max()

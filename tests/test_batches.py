@@ -1,0 +1,97 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.helpers import rows_of
+from tff_perfedavg import errors
+from tff_perfedavg.optimization import batches
+
+
+@functools.cache
+def _traced(sizes):
+    number = tf.TensorSpec([], tf.int32)
+
+    @tf.function(
+        input_signature=[number, tf.TensorSpec([2], tf.int32), number, number, number]
+    )
+    def compute(num_rows, seed, round_number, user, step):
+        numbers = tf.range(num_rows)
+        rows = rows_of(tf.cast(numbers, tf.float32), numbers)
+        key = batches.user_key(seed, round_number, user)
+        return batches.draw_batches(rows, key, step, sizes)
+
+    return compute
+
+
+def draw(num_rows, sizes, *, seed=0, round_number=0, user=0, step=0):
+    """Row numbers and mask of each role's batch."""
+    pair = tf.constant(batches.seed_pair(seed))
+    drawn = _traced(tuple(sizes))(num_rows, pair, round_number, user, step)
+    return [(b.y.numpy(), b.mask.numpy()) for b in drawn]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_rows=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    seed=st.integers(0, 2**62 - 1),
+)
+def test_batches_are_distinct_rows_and_disjoint_where_rows_suffice(
+    num_rows, sizes, seed
+):
+    drawn = draw(num_rows, sizes, seed=seed)
+    counted = [rows[mask == 1] for rows, mask in drawn]
+    for size, (rows, mask), kept in zip(sizes, drawn, counted, strict=True):
+        assert len(rows) == len(mask) == size
+        assert len(kept) == len(set(kept)) == min(size, num_rows)
+        assert rows.min() >= 0
+        assert rows.max() < num_rows
+    if sum(sizes) <= num_rows:
+        everything = np.concatenate(counted)
+        assert len(set(everything)) == sum(sizes)
+
+
+@pytest.mark.parametrize("changed", ["seed", "round_number", "user", "step"])
+def test_each_part_of_the_key_changes_the_draw_and_repeating_it_does_not(changed):
+    first = draw(1000, [10, 10, 10])
+    again = draw(1000, [10, 10, 10])
+    other = draw(1000, [10, 10, 10], **{changed: 1})
+    for (a, _), (b, _), (c, _) in zip(first, again, other, strict=True):
+        assert np.array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+def test_a_role_draws_the_same_rows_whether_or_not_another_follows():
+    two, three = draw(50, [8, 8]), draw(50, [8, 8, 8])
+    for (a, _), (b, _) in zip(two, three[:2], strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_every_row_is_drawn_equally_often():
+    counts = np.zeros(12)
+    pairs = np.zeros([12, 12])
+    for step in range(600):
+        (first, _), (second, _) = draw(12, [3, 3], step=step)
+        counts[first] += 1
+        counts[second] += 1
+        pairs[first[0], second[0]] += 1
+    assert stats.chisquare(counts).pvalue > 1e-4
+    off_diagonal = pairs[~np.eye(12, dtype=bool)]
+    assert np.trace(pairs) == 0
+    assert stats.chisquare(off_diagonal).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("seed", [-1, 2**62])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(errors.ConfigError, match=f"seed is {seed}.*from 0 to"):
+        batches.seed_pair(seed)
+
+
+def test_large_seeds_differ_in_their_pairs():
+    seeds = [0, 1, 2**31 - 1, 2**31, 2**32, 2**62 - 1]
+    assert len({tuple(batches.seed_pair(s)) for s in seeds}) == len(seeds)

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+
+from tff_perfedavg import errors
+from tff_perfedavg.optimization.config import (
+    AdaptationConfig,
+    FedAvgConfig,
+    PerFedAvgConfig,
+)
+from tff_perfedavg.programs.experiment import Experiment, check_experiment_name
+
+PER_FED_AVG = {"inner_learning_rate": 0.1, "outer_learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("value", [0, -0.1, math.inf, math.nan, "0.1", True])
+@pytest.mark.parametrize(
+    "field", ["inner_learning_rate", "outer_learning_rate", "hessian_free_delta"]
+)
+def test_a_rate_that_is_not_finite_and_positive_is_refused(field, value):
+    with pytest.raises(errors.ConfigError, match=f"{field} is .*above 0"):
+        PerFedAvgConfig(**PER_FED_AVG | {field: value})
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, "2", True])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_local_steps",
+        "support_batch_size",
+        "query_batch_size",
+        "hessian_batch_size",
+    ],
+)
+def test_a_count_below_one_is_refused(field, value):
+    with pytest.raises(errors.ConfigError, match=f"{field} is .*at least 1"):
+        PerFedAvgConfig(**PER_FED_AVG | {field: value})
+
+
+def test_an_unknown_variant_lists_the_known_ones():
+    with pytest.raises(
+        errors.ConfigError, match="'second_order'.*exact, first_order, hessian_free"
+    ):
+        PerFedAvgConfig(**PER_FED_AVG, variant="second_order")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: FedAvgConfig(learning_rate=0), r"FedAvgConfig\.learning_rate is 0"),
+        (lambda: FedAvgConfig(0.1, num_local_steps=0), "num_local_steps is 0"),
+        (lambda: FedAvgConfig(0.1, batch_size=0), "batch_size is 0"),
+        (lambda: AdaptationConfig(-1), r"AdaptationConfig\.inner_learning_rate is -1"),
+        (lambda: AdaptationConfig(0.1, num_steps=-1), "num_steps is -1"),
+        (lambda: AdaptationConfig(0.1, batch_size=0), "batch_size is 0"),
+        (lambda: Experiment(dataset="digit"), "dataset is 'digit'; known: digits"),
+        (lambda: Experiment(model="mpl"), "model is 'mpl'; known: mlp"),
+        (lambda: Experiment(total_rounds=0), "total_rounds is 0"),
+        (lambda: Experiment(variant="full"), "variant is 'full'; known variants"),
+        (lambda: Experiment(algorithm="sgd"), "algorithm is 'sgd'; known: fed_avg"),
+        (lambda: check_experiment_name("../x"), "experiment_name is '../x'"),
+        (lambda: check_experiment_name(""), "experiment_name is ''"),
+    ],
+)
+def test_bad_values_are_named(config, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        config()
+
+
+def test_adapting_by_no_step_is_allowed():
+    assert AdaptationConfig(0.1, num_steps=0).num_steps == 0
+
+
+def test_an_experiment_gives_each_rate_to_its_own_place():
+    experiment = Experiment(inner_learning_rate=0.2, outer_learning_rate=0.03)
+    config = experiment.client_config()
+    assert (config.inner_learning_rate, config.outer_learning_rate) == (0.2, 0.03)
+    fed_avg = Experiment(
+        algorithm="fed_avg", inner_learning_rate=0.2, outer_learning_rate=0.03
+    )
+    assert fed_avg.client_config().learning_rate == 0.03

@@ -1,0 +1,139 @@
+"""Per-user results summed up: a table, its files, and the adaptation curves."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Collection
+
+import matplotlib.figure
+import pandas as pd
+
+from tff_perfedavg.programs.files import atomic_write
+
+_GROUPS = {"seen": "users seen in training", "new": "new users"}
+# Told apart by more than colour, for curves that coincide.
+_STYLES = ("o-", "s--", "^-", "D:")
+
+
+def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
+    """Sums up users, each algorithm, group and step apart.
+
+    Args:
+      per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
+        `seed` if there is more than one run of an algorithm. A user counts once
+        per run; a user without accuracy (no evaluation rows) does not count.
+
+    Returns:
+      One row per (`users`, `algorithm`, `step`), in the order they first appear,
+      with `accuracy`, `accuracy_sd` (standard deviation over users),
+      `worst_decile` (mean over the worst tenth of users), `made_worse` (fraction
+      of users less accurate than before adapting), `loss` and `num_users`.
+    """
+    run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
+    per_user = per_user.dropna(subset=["accuracy"])
+    before = per_user[per_user["step"] == 0].set_index(run)["accuracy"]
+    per_user = per_user.join(before.rename("before"), on=run)
+    keys = ["users", "algorithm", "step"]
+    groups = per_user.groupby(keys, sort=False)
+    summary = groups.agg(
+        accuracy=("accuracy", "mean"),
+        accuracy_sd=("accuracy", "std"),
+        worst_decile=("accuracy", _worst_decile),
+        loss=("loss", "mean"),
+        num_users=("accuracy", "size"),
+    )
+    summary["made_worse"] = groups.apply(
+        lambda g: (g["accuracy"] < g["before"]).mean(), include_groups=False
+    )
+    columns = ["accuracy", "accuracy_sd", "worst_decile", "made_worse", "loss"]
+    return summary[[*columns, "num_users"]]
+
+
+def _worst_decile(accuracy: pd.Series) -> float:
+    count = max(1, round(len(accuracy) / 10))
+    return accuracy.nsmallest(count).mean()
+
+
+def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
+    """Lays the chosen steps of a summary out for a terminal, in percent."""
+    chosen = summary.loc[summary.index.get_level_values("step").isin(steps)]
+    percent = pd.DataFrame(
+        {
+            "accuracy %": 100 * chosen["accuracy"],
+            "sd over users": 100 * chosen["accuracy_sd"],
+            "worst decile": 100 * chosen["worst_decile"],
+            "made worse %": 100 * chosen["made_worse"],
+            "loss": chosen["loss"],
+        }
+    )
+    parts = []
+    for group in percent.index.unique("users"):
+        table = percent.xs(group, level="users")
+        table.index.names = ["algorithm", "steps"]
+        text = table.to_string(
+            formatters={"loss": "{:.3f}".format}, float_format="{:.1f}".format
+        )
+        num_users = chosen.xs(group, level="users")["num_users"].max()
+        parts.append(f"{_GROUPS[group].capitalize()} ({num_users}):\n{text}")
+    return "\n\n".join(parts)
+
+
+def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:
+    """Draws mean accuracy by adaptation step, one panel a group, as a PNG.
+
+    Args:
+      per_user: as for `summarize`.
+      path: the file to write.
+    """
+    groups = per_user["users"].unique()
+    figure = matplotlib.figure.Figure(figsize=(4.8 * len(groups), 4.2))
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for panel, group in zip(panels, groups, strict=True):
+        of_group = per_user[per_user["users"] == group]
+        by_algorithm = of_group.groupby("algorithm", sort=False)
+        for (algorithm, rows), style in zip(
+            by_algorithm, itertools.cycle(_STYLES), strict=False
+        ):
+            by_step = rows.groupby("step")["accuracy"]
+            mean, error = 100 * by_step.mean(), 100 * by_step.sem()
+            (line,) = panel.plot(
+                mean.index, mean, style, fillstyle="none", label=algorithm
+            )
+            panel.fill_between(
+                mean.index,
+                mean - error,
+                mean + error,
+                alpha=0.15,
+                color=line.get_color(),
+            )
+        panel.set_title(_GROUPS[group].capitalize())
+        panel.set_xlabel("adaptation steps (number)")
+        panel.set_xticks(sorted(per_user["step"].unique()))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy on held-out rows (%),\nmean ± standard error")
+    panels[-1].legend(loc="lower right")
+    figure.tight_layout()
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def write_report(
+    per_user: pd.DataFrame, directory: pathlib.Path, prefix: str = ""
+) -> list[pathlib.Path]:
+    """Writes the summary and the per-user rows as CSV and draws the curves.
+
+    Returns:
+      The files written: `table.csv`, `per_user.csv`, `adaptation_curve.png`, their
+      names behind the prefix.
+    """
+    table, rows, curve = (
+        directory / f"{prefix}{name}"
+        for name in ("table.csv", "per_user.csv", "adaptation_curve.png")
+    )
+    with atomic_write(table) as file:
+        summarize(per_user).to_csv(file)
+    with atomic_write(rows) as file:
+        per_user.to_csv(file, index=False)
+    draw_adaptation_curves(per_user, curve)
+    return [table, rows, curve]
