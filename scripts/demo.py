@@ -7,8 +7,9 @@ on its own rows, and measures it on rows of the user that were never used.
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
+from tff_perfedavg.programs import command
 from tff_perfedavg.programs.experiment import Experiment
 
 _ROOT = flags.DEFINE_string(
@@ -21,12 +22,8 @@ _STEPS = flags.DEFINE_integer(
 )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown argument: {argv[1]}")
-    from tff_perfedavg.programs import startup
-
-    startup.load_frameworks()
+def main():
+    command.load_frameworks()
     from tff_perfedavg.programs import comparison, report
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
@@ -44,4 +41,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

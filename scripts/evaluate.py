@@ -9,10 +9,10 @@ evaluation.per_user.csv and adaptation_curve.png, where NAME is the first of
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
-from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import command
 from tff_perfedavg.programs.experiment import check_experiment_name
 from tff_perfedavg.programs.files import RunPaths
 
@@ -30,21 +30,18 @@ _BATCH = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown argument: {argv[1]}")
+def main():
+    for name in _NAMES.value:
+        check_experiment_name(name)
+    # A run's own rate was checked when it was trained.
+    rate = 1.0 if _RATE.value is None else _RATE.value
+    AdaptationConfig(rate, _STEPS.value, _BATCH.value)
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
-    try:
-        for name in _NAMES.value:
-            check_experiment_name(name)
-        # A run's own rate was checked when it was trained.
-        rate = 1.0 if _RATE.value is None else _RATE.value
-        AdaptationConfig(rate, _STEPS.value, _BATCH.value)
-    except errors.ConfigError as e:
-        raise app.UsageError(str(e)) from e
-    from tff_perfedavg.programs import startup
+    from tff_perfedavg.programs import trained_model
 
-    startup.load_frameworks()
+    for run in runs:
+        trained_model.load(run.model)
+    command.load_frameworks()
     from tff_perfedavg.programs import evaluation, report
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
@@ -58,4 +55,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -8,10 +8,10 @@ is --experiment_name. A file of flags, one a line, is read with --flagfile=FILE.
 import dataclasses
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
-from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import VARIANTS
+from tff_perfedavg.programs import command
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.files import RunPaths
@@ -57,18 +57,11 @@ flags.DEFINE_integer(
 )
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown argument: {argv[1]}")
+def main():
     fields = [field.name for field in dataclasses.fields(Experiment)]
-    try:
-        experiment_lib.check_experiment_name(_NAME.value)
-        experiment = Experiment(**{name: flags.FLAGS[name].value for name in fields})
-    except errors.ConfigError as e:
-        raise app.UsageError(str(e)) from e
-    from tff_perfedavg.programs import startup
-
-    startup.load_frameworks()
+    experiment_lib.check_experiment_name(_NAME.value)
+    experiment = Experiment(**{name: flags.FLAGS[name].value for name in fields})
+    command.load_frameworks()
     from tff_perfedavg.programs import training
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
@@ -79,4 +72,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -39,7 +39,7 @@ def test_a_count_below_one_is_refused(field, value):
 
 def test_an_unknown_variant_lists_the_known_ones():
     with pytest.raises(
-        errors.ConfigError, match="'second_order'.*exact, first_order, hessian_free"
+        errors.ConfigError, match=r"'second_order'.*exact, first_order, hessian_free"
     ):
         PerFedAvgConfig(**PER_FED_AVG, variant="second_order")
 

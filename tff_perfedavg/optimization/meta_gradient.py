@@ -145,7 +145,12 @@ def descend(weights: Weights, gradient: Weights, rate) -> list[tf.Tensor]:
 
 def _gradient(value: tf.Tensor, weights: Weights) -> list[tf.Tensor]:
     # tf.gradients and not a tape: the device export replaces gradient functions
-    # by graph, which tapes ignore.
+    # by graph, which tapes ignore. Not under its default name "gradients": there,
+    # Grappler as TFF configures it would compute forward passes anew to save
+    # memory, and fails at that inside loops.
     return tf.gradients(
-        value, list(weights), unconnected_gradients=tf.UnconnectedGradients.ZERO
+        value,
+        list(weights),
+        name="derivative",
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )

@@ -1,0 +1,87 @@
+"""The worker process: it serves, and it never outlives whoever started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+START = (
+    "import warnings; warnings.simplefilter('ignore')\n"
+    "from tff_perfedavg.simulation.local_runtime import use_local_runtime\n"
+    "runtime = use_local_runtime()\n"
+    "print(runtime.worker.pid, flush=True)\n"
+)
+
+
+def run_python(program):
+    return subprocess.Popen(
+        [sys.executable, "-c", START + program], stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_until_gone(pid):
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or (
+            psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        ):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_the_worker_ends_with_a_normal_exit_and_leaves_the_pipe_closed():
+    process = run_python("")
+    # Returns only when nobody holds the pipe's other end.
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert wait_until_gone(int(output))
+
+
+def test_the_worker_ends_when_its_parent_is_killed():
+    process = run_python("import time; time.sleep(600)")
+    worker = int(process.stdout.readline())
+    assert psutil.pid_exists(worker)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert wait_until_gone(worker)
+
+
+def test_a_lost_worker_is_an_error_that_shows_its_log():
+    process = run_python(
+        "import os, signal\n"
+        "import numpy as np, tensorflow_federated as tff\n"
+        "@tff.tensorflow.computation(tff.TensorType(np.int32))\n"
+        "def add_one(x):\n"
+        "    return x + 1\n"
+        "assert add_one(1) == 2\n"
+        "os.kill(runtime.worker.pid, signal.SIGKILL); runtime.worker._process.wait()\n"
+        "try:\n"
+        "    add_one(1)\n"
+        "except Exception as e:\n"
+        "    print(type(e).__name__, e)\n"
+    )
+    output, _ = process.communicate(timeout=120)
+    assert "WorkerError The TFF worker process" in output
+    assert "ended with code -9" in output
+
+
+def test_a_worker_is_started_from_the_main_thread_only(tff):
+    from tff_perfedavg.simulation.local_runtime import Worker, WorkerError
+
+    caught = []
+
+    def start():
+        with pytest.raises(WorkerError, match="from the main thread") as error:
+            Worker()
+        caught.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert caught

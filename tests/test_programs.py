@@ -1,0 +1,262 @@
+"""The jobs: training, evaluation, comparison, and the files they leave."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.helpers import relative_error
+from tff_perfedavg import errors
+from tff_perfedavg.programs import report, trained_model
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.files import RunPaths, atomic_write
+from tff_perfedavg.simulation.cohort import sample_cohort
+
+SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return RunPaths(tmp_path, "short")
+
+
+def test_training_keeps_the_last_round_not_the_best(tff):
+    from tff_perfedavg.algorithms.client_data import client_dataset
+    from tff_perfedavg.programs.build import (
+        build_model,
+        build_population,
+        build_process,
+    )
+    from tff_perfedavg.programs.training import train
+
+    # One user a round, so that a hard user can come last.
+    experiment = dataclasses.replace(SHORT, clients_per_round=1, base_random_seed=2)
+    population = build_population(experiment)
+    result = train(experiment, population)
+    assert result.metrics["query_loss"].idxmin() != 3, "choose another seed"
+
+    process = build_process(experiment, build_model(experiment, population))
+    state = process.initialize()
+    for round_number in range(4):
+        cohort = sample_cohort(population.training_users, 1, 2, round_number)
+        rows = [population.adaptation[user] for user in cohort]
+        clients = [client_dataset(u, r.x, r.y) for u, r in zip(cohort, rows)]  # noqa: B905
+        state = process.next(state, clients).state
+    expected = process.get_model_weights(state).trainable
+    assert relative_error(result.weights, expected) == 0
+
+
+def test_train_and_evaluate_from_files(tff, paths):
+    from tff_perfedavg.programs.evaluation import evaluate_runs
+    from tff_perfedavg.programs.training import train_and_save
+
+    result = train_and_save(SHORT, paths)
+    weights, experiment = trained_model.load(paths.model)
+    assert experiment == SHORT
+    assert relative_error(weights, result.weights) == 0
+    metrics = pd.read_csv(paths.metrics, index_col="round_num")
+    assert list(metrics.index) == [0, 1, 2, 3]
+    assert {"support_loss", "query_loss", "adaptation_gain", "update_norm"} < {*metrics}
+    hparams = pd.read_csv(paths.hparams, index_col="name")["value"]
+    assert hparams["inner_learning_rate"] == "0.01"
+
+    per_user = evaluate_runs([paths], None, 3, None)
+    assert len(per_user) == 26 * 4
+    assert per_user.groupby("users")["user"].nunique().to_dict() == {
+        "new": 6,
+        "seen": 20,
+    }
+    again = evaluate_runs([paths], 0.01, 3, None)
+    pd.testing.assert_frame_equal(per_user, again)
+    further = evaluate_runs([paths], 0.02, 3, None)
+    assert not np.allclose(per_user["loss"], further["loss"])
+
+
+def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
+    from tff_perfedavg.programs.evaluation import evaluate_runs
+
+    runs = [RunPaths(tmp_path, name) for name in ("first", "second", "third")]
+    weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
+    fed_avg = dataclasses.replace(SHORT, algorithm="fed_avg")
+    for run, experiment in zip(runs, (SHORT, SHORT, fed_avg), strict=True):
+        trained_model.save(run.model, weights, experiment)
+    names = evaluate_runs(runs[:2], None, 0, None)["algorithm"]
+    assert [*names.unique()] == ["first", "second"]
+    names = evaluate_runs(runs[1:], None, 0, None)["algorithm"]
+    assert [*names.unique()] == ["Per-FedAvg exact", "FedAvg + update"]
+
+
+def test_weights_of_another_model_are_refused(tff, paths):
+    from tff_perfedavg.programs.evaluation import evaluate_runs
+
+    trained_model.save(paths.model, [np.zeros([3])], SHORT)
+    with pytest.raises(errors.CheckpointError, match=r"model\.npz has weights of oth"):
+        evaluate_runs([paths], None, 1, None)
+
+
+def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff):
+    from tff_perfedavg.programs.build import build_population
+    from tff_perfedavg.programs.training import train
+
+    experiment = dataclasses.replace(SHORT, outer_learning_rate=1e38)
+    with pytest.raises(errors.PerFedAvgError, match=r"Round \d: not one of 5.*Lower"):
+        train(experiment, build_population(experiment))
+
+
+def test_a_cohort_larger_than_the_population_is_refused_before_any_work():
+    with pytest.raises(errors.ConfigError, match=r"clients_per_round is 21.*from 1 to"):
+        sample_cohort(range(20), 21, 0, 0)
+
+
+def test_cohorts_are_uniform_without_replacement_and_repeat():
+    counts = np.zeros(10)
+    for round_number in range(2000):
+        cohort = sample_cohort(np.arange(10), 3, 5, round_number)
+        assert len(set(cohort)) == 3
+        counts[cohort] += 1
+    assert np.abs(counts / 2000 - 0.3).max() < 0.05
+    assert np.array_equal(
+        sample_cohort(range(9), 3, 5, 7), sample_cohort(range(9), 3, 5, 7)
+    )
+    assert not np.array_equal(
+        sample_cohort(range(99), 9, 5, 7), sample_cohort(range(99), 9, 6, 7)
+    )
+
+
+def per_user_rows():
+    # Twenty seen users; accuracy before is user / 20, and after one step 0.5.
+    rows = [
+        {
+            "algorithm": "A",
+            "seed": seed,
+            "users": "seen",
+            "user": user,
+            "step": step,
+            "loss": 1.0 - step,
+            "accuracy": 0.5 if step else user / 20,
+        }
+        for seed in (0, 1)
+        for user in range(20)
+        for step in (0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_summary_has_the_values_worked_out_by_hand():
+    summary = report.summarize(per_user_rows())
+    before, after = (summary.loc["seen", "A", step] for step in (0, 1))
+    assert before["num_users"] == after["num_users"] == 40
+    assert np.isclose(before["accuracy"], 19 / 40)
+    both = np.tile(np.arange(20) / 20, 2)
+    assert np.isclose(before["accuracy_sd"], both.std(ddof=1))
+    # The worst tenth of 40: users 0 and 1 of both seeds.
+    assert np.isclose(before["worst_decile"], (0 + 0.05) / 2)
+    assert np.isclose(after["worst_decile"], 0.5)
+    # Users 11 to 19 had more than 0.5.
+    assert before["made_worse"] == 0
+    assert np.isclose(after["made_worse"], 9 / 20)
+
+
+def test_the_report_is_written_and_printed(tmp_path):
+    rows = per_user_rows()
+    files = report.write_report(rows, tmp_path)
+    assert [f.name for f in files] == [
+        "table.csv",
+        "per_user.csv",
+        "adaptation_curve.png",
+    ]
+    assert len(pd.read_csv(files[0])) == 2
+    assert len(pd.read_csv(files[1])) == 80
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    text = report.format_table(report.summarize(rows), {0, 1})
+    assert "Users seen in training (40):" in text
+    assert "47.5" in text
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with atomic_write(path) as file:
+        file.write(b"first")
+
+    class Broken(Exception):
+        pass
+
+    def write_badly():
+        with atomic_write(path) as file:
+            file.write(b"second")
+            raise Broken
+
+    with pytest.raises(Broken):
+        write_badly()
+    assert path.read_bytes() == b"first"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_writer_killed_half_way_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+    writer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import pathlib, sys, time\n"
+            "from tff_perfedavg.programs.files import atomic_write\n"
+            "with atomic_write(pathlib.Path(sys.argv[1])) as file:\n"
+            "    file.write(b'x' * 10**6); file.flush(); print('half', flush=True)\n"
+            "    time.sleep(60)\n",
+            path,
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout.readline() == b"half\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: p.write_bytes(p.read_bytes()[:-40]),
+        lambda p: p.write_bytes(b"not a model"),
+        lambda p: p.write_bytes(b""),
+        lambda p: np.savez(p, header=np.array("{}")),
+        lambda p: np.savez(p, other=np.zeros(3)),
+    ],
+)
+def test_a_damaged_model_file_is_refused_by_name(paths, damage):
+    trained_model.save(paths.model, [np.zeros([3])], SHORT)
+    damage(paths.model)
+    with pytest.raises(errors.CheckpointError, match=r"model\.npz is no readable"):
+        trained_model.load(paths.model)
+
+
+def test_a_missing_model_file_says_how_to_make_one(paths):
+    with pytest.raises(errors.CheckpointError, match=r"No trained model at .*train"):
+        trained_model.load(paths.model)
+
+
+def test_a_model_file_of_another_version_is_refused(paths):
+    header = '{"format_version": 99}'
+    paths.model.parent.mkdir(parents=True)
+    np.savez(paths.model, header=np.array(header))
+    with pytest.raises(errors.CheckpointError, match=r"format version 99.*reads 1"):
+        trained_model.load(paths.model)
+
+
+@pytest.mark.slow
+def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff):
+    from tff_perfedavg.programs.comparison import compare
+
+    per_user = compare(Experiment(), seeds=range(3), adaptation_steps=1)
+    accuracy = report.summarize(per_user)["accuracy"]
+    for users in ("seen", "new"):
+        baseline = accuracy[users, "FedAvg + update", 1]
+        assert accuracy[users, "Per-FedAvg exact", 1] > baseline
+        assert accuracy[users, "Per-FedAvg Hessian-free", 1] > baseline

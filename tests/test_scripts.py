@@ -1,0 +1,132 @@
+"""The commands as a user runs them."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(script, *flags):
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "demo.py"])
+def test_help_answers_without_loading_a_framework(script):
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "scripts" / script, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "--root_output_dir" in answer.stdout
+    loaded = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
+    assert "tff_perfedavg" in loaded
+    assert not loaded & {"tensorflow", "tensorflow_federated", "pandas", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("train.py", [], "--experiment_name"),
+        ("train.py", ["--experiment_name=a/b"], "experiment_name is 'a/b'"),
+        (
+            "train.py",
+            ["--experiment_name=a", "--inner_learning_rate=0"],
+            "inner_learning_rate is 0.0; it must be a finite number above 0",
+        ),
+        ("train.py", ["--experiment_name=a", "--variant=full"], "exact|first_order"),
+        ("train.py", ["--experiment_name=a", "more"], "unknown argument 'more'"),
+        (
+            "evaluate.py",
+            ["--experiment_name=a", "--inner_learning_rate=0"],
+            "inner_learning_rate is 0.0",
+        ),
+        (
+            "evaluate.py",
+            ["--experiment_name=a", "--adaptation_steps=-1"],
+            "num_steps is -1",
+        ),
+    ],
+)
+def test_bad_flags_are_refused_before_any_work(script, flags, message):
+    answer = run(script, *flags)
+    assert answer.returncode == 1
+    assert message in answer.stderr + answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
+def test_evaluating_a_run_that_is_not_there_says_so(tmp_path):
+    answer = run("evaluate.py", "--experiment_name=a", f"--root_output_dir={tmp_path}")
+    assert answer.returncode == 1
+    assert "No trained model at" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_train_from_a_flagfile_then_evaluate(tmp_path):
+    flagfile = tmp_path / "flags"
+    flagfile.write_text("--experiment_name=short\n--total_rounds=3\n--batch_size=5\n")
+    root = f"--root_output_dir={tmp_path}"
+    trained = run("train.py", f"--flagfile={flagfile}", root)
+    assert trained.returncode == 0, trained.stderr
+    assert "3/3" in trained.stderr
+    assert "loss=" in trained.stderr
+    # Nothing on the terminal but the progress bar.
+    assert not re.search(r"^\d{4}-|Warning", trained.stderr, re.MULTILINE)
+
+    evaluated = run("evaluate.py", "--experiment_name=short", root)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "New users (6):" in evaluated.stdout
+    table = pd.read_csv(tmp_path / "results" / "short" / "evaluation.table.csv")
+    assert len(table) == 2 * 6
+    assert not evaluated.stderr
+
+
+def test_the_demo_prints_and_writes_its_report(tmp_path):
+    demo = run(
+        "demo.py",
+        "--total_rounds=3",
+        "--num_seeds=1",
+        "--adaptation_steps=2",
+        f"--root_output_dir={tmp_path}",
+    )
+    assert demo.returncode == 0, demo.stderr
+    for label in (
+        "FedAvg + update",
+        "Per-FedAvg first-order",
+        "Per-FedAvg Hessian-free",
+        "Per-FedAvg exact",
+    ):
+        assert label in demo.stdout
+    assert (tmp_path / "adaptation_curve.png").is_file()
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert len(table) == 4 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("no-such-python", "no-such-python was not found; install Python 3.10 or 3.11"),
+        ("echo", "not supported"),
+    ],
+)
+def test_an_unsupported_python_is_told_in_one_sentence(tmp_path, python, message):
+    answer = subprocess.run(
+        ["sh", ROOT / "scripts" / "create_venv.sh", python, tmp_path / "venv", "lock"],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 1
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert not (tmp_path / "venv").exists()

@@ -1,0 +1,50 @@
+"""The house stands: floors import downwards, and only the upper ones know TFF."""
+
+import ast
+import pathlib
+
+import tff_perfedavg
+
+PACKAGE = pathlib.Path(tff_perfedavg.__file__).parent
+# What each floor may import, beside itself and `errors`.
+BELOW = {
+    "errors": set(),
+    "data": set(),
+    "models": set(),
+    "optimization": {"models"},
+    "algorithms": {"optimization", "models", "data"},
+    "simulation": {"algorithms", "optimization", "models", "data"},
+    "programs": {"simulation", "algorithms", "optimization", "models", "data"},
+}
+KNOWS_TFF = {"algorithms", "simulation", "programs"}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def test_imports_point_downwards():
+    seen = set()
+    for path in PACKAGE.rglob("*.py"):
+        floor = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if floor == "__init__":
+            continue
+        seen.add(floor)
+        for name in imports_of(path):
+            parts = name.split(".")
+            if parts[0] == "tff_perfedavg":
+                allowed = BELOW[floor] | {floor, "errors"}
+                assert parts[1] in allowed, f"{path} imports {name}"
+            if parts[0] == "tensorflow_federated":
+                assert floor in KNOWS_TFF, f"{path} imports TFF"
+    assert seen == set(BELOW)
+
+
+def test_every_public_name_is_there(tff):
+    for name in tff_perfedavg.__all__:
+        assert getattr(tff_perfedavg, name) is not None
