@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3.11
+LOCK ?= requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
@@ -25,8 +26,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/.installed: requirements.txt scripts/create_venv.sh
-	sh scripts/create_venv.sh $(PYTHON) $(VENV) requirements.txt
+$(VENV)/.installed: $(LOCK) scripts/create_venv.sh
+	sh scripts/create_venv.sh $(PYTHON) $(VENV) $(LOCK)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -130,3 +130,20 @@ def test_an_unsupported_python_is_told_in_one_sentence(tmp_path, python, message
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert not (tmp_path / "venv").exists()
+
+
+def test_the_readmes_example_runs_as_printed():
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", example],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+    assert answer.returncode == 0, answer.stderr
+    metrics, accuracy = answer.stdout.splitlines()
+    assert "support_loss" in metrics
+    assert len(accuracy.strip("[]").split()) == 4
