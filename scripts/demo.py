@@ -29,8 +29,9 @@ def main():
 
     use_local_runtime()
     base = Experiment(total_rounds=_ROUNDS.value)
-    per_user = comparison.compare(base, range(_SEEDS.value), _STEPS.value)
-    files = report.write_report(per_user, pathlib.Path(_ROOT.value))
+    root = pathlib.Path(_ROOT.value)
+    per_user = comparison.compare(base, range(_SEEDS.value), _STEPS.value, root)
+    files = report.write_report(per_user, root)
     print(
         f"\nHandwritten digits, {_ROUNDS.value} rounds of {base.clients_per_round} "
         f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "

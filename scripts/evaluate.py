@@ -14,7 +14,7 @@ from absl import flags
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
 from tff_perfedavg.programs.experiment import check_experiment_name
-from tff_perfedavg.programs.files import RunPaths
+from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAMES = flags.DEFINE_list(
     "experiment_name", None, "Names of the runs to compare.", required=True

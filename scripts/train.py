@@ -10,17 +10,23 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg.data.config import DATASETS
 from tff_perfedavg.optimization.config import VARIANTS
 from tff_perfedavg.programs import command
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.files import RunPaths
+from tff_perfedavg.programs.run_paths import RunPaths
 
 _DEFAULTS = Experiment()
 
 _NAME = flags.DEFINE_string("experiment_name", None, "Name of the run.", required=True)
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-flags.DEFINE_enum("dataset", _DEFAULTS.dataset, experiment_lib.DATASETS, "Data set.")
+flags.DEFINE_enum(
+    "dataset", _DEFAULTS.dataset, DATASETS, "Data set, divided in its own way."
+)
+flags.DEFINE_string(
+    "store", _DEFAULTS.store, "A store of scripts/prepare_data.py, instead."
+)
 flags.DEFINE_enum("model", _DEFAULTS.model, experiment_lib.MODELS, "Model.")
 flags.DEFINE_enum(
     "algorithm", _DEFAULTS.algorithm, experiment_lib.ALGORITHMS, "Algorithm."

@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tff_perfedavg import errors
-from tff_perfedavg.data import catalog
+from tff_perfedavg.data import partition
 from tff_perfedavg.data.partition import paper_partition, split_by_class
-from tff_perfedavg.data.population import Population, Rows
 
 
 def labels_of(per_class, seed=0):
@@ -90,68 +89,188 @@ def test_a_class_that_cannot_be_cut_is_refused():
         split_by_class(labels, np.arange(5), 2, 1)
 
 
-def test_digits_gives_no_row_twice_and_keeps_the_rule_in_both_splits():
-    population = catalog.digits(a=8, evaluation_a=4)
-    seen = set()
-    total = 0
-    for split, a in ((population.adaptation, 8), (population.evaluation, 4)):
-        for user, rows in enumerate(split):
-            seen |= {(x.tobytes(), y) for x, y in zip(rows.x, rows.y, strict=True)}
-            total += len(rows.y)
-            counts = np.bincount(rows.y, minlength=10)
-            if user < 13:
-                assert counts.tolist() == [a] * 5 + [0] * 5
-            else:
-                assert sorted(counts) == [0] * 8 + [a // 2, 2 * a]
-    # No two images of the data set are equal, so rows are told apart by content.
-    assert len(seen) == total == 13 * 12 * 5 + 13 * 30
-    kinds = [np.count_nonzero(population.new_users < 13), len(population.new_users)]
-    assert kinds == [3, 6]
-    everyone = np.concatenate([population.training_users, population.new_users])
-    assert sorted(everyone) == list(range(26))
+def test_diff_hetero_leaves_the_second_half_one_class():
+    labels = labels_of(100)
+    users = paper_partition(labels, 4, 10, 0, diff_hetero=True)
+    same = paper_partition(labels, 4, 10, 0)
+    for number, (rows, with_both) in enumerate(zip(users, same, strict=True)):
+        counts = np.bincount(labels[rows], minlength=10)
+        if number < 5:
+            assert counts.tolist() == [4] * 5 + [0] * 5
+        else:
+            assert sorted(counts) == [0] * 9 + [8]
+            assert counts.argmax() == np.bincount(labels[with_both])[5:].argmax() + 5
 
 
-def test_digits_is_scaled_and_repeats():
-    first, second = catalog.digits(seed=3), catalog.digits(seed=3)
-    assert first.adaptation[0].x.max() == 1.0
-    assert first.adaptation[0].x.dtype == np.float32
-    for a, b in zip(first.adaptation, second.adaptation, strict=True):
-        assert np.array_equal(a.x, b.x)
+def test_a_users_classes_do_not_depend_on_the_rows():
+    train, test = labels_of(300, seed=1), labels_of(80, seed=2)
+    for first, second in zip(
+        paper_partition(train, 20, 20, 7), paper_partition(test, 4, 20, 7), strict=True
+    ):
+        assert set(train[first]) == set(test[second])
+
+
+def assert_no_row_twice(users, num_rows):
+    everything = np.concatenate(users)
+    assert len(np.unique(everything)) == len(everything)
+    assert everything.size == 0 or everything.max() < num_rows
+
+
+def assert_repeats(make, *arguments, seed):
+    first, again, other = make(*arguments, seed), make(*arguments, seed), None
+    other = make(*arguments, seed + 1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    return first, other
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    concentration=st.floats(1e-4, 100),
+    rows_per_user=st.integers(1, 40),
+    num_users=st.integers(1, 25),
+    seed=st.integers(0, 1000),
+)
+def test_dirichlet_gives_every_user_its_number_of_rows(
+    concentration, rows_per_user, num_users, seed
+):
+    labels = labels_of(100)
+    arguments = (labels, concentration, rows_per_user, num_users)
+    users, _ = assert_repeats(partition.dirichlet_partition, *arguments, seed=seed)
+    assert [len(rows) for rows in users] == [rows_per_user] * num_users
+    assert_no_row_twice(users, len(labels))
+
+
+def test_dirichlet_goes_from_one_class_to_all_alike():
+    labels = labels_of(1000)
+    spread = []
+    for concentration in (1e-3, 1.0, 1e3):
+        users = partition.dirichlet_partition(labels, concentration, 50, 40, 0)
+        shares = np.array([np.bincount(labels[r], minlength=10) for r in users]) / 50
+        spread.append(np.abs(shares - 0.1).sum(1).mean() / 2)
+    assert spread[0] > 0.85
+    assert 0.3 < spread[1] < 0.8
+    assert spread[2] < 0.2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    classes_per_user=st.integers(1, 10),
+    num_users=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+)
+def test_k_classes_gives_every_user_exactly_k(classes_per_user, num_users, seed):
+    labels = labels_of(60)
+    arguments = (labels, classes_per_user, num_users)
+    users, _ = assert_repeats(partition.k_classes_partition, *arguments, seed=seed)
+    assert_no_row_twice(users, len(labels))
+    counts = np.array([np.bincount(labels[r], minlength=10) for r in users])
+    assert ((counts > 0).sum(1) == classes_per_user).all()
+    serves = (counts > 0).sum(0)
+    assert np.ptp(serves) <= 1
+    for column in range(10):
+        held = counts[counts[:, column] > 0, column]
+        if held.size:
+            assert np.ptp(held) <= 1
+            assert held.sum() == 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_rows=st.integers(1, 500), data=st.data(), seed=st.integers(0, 1000))
+def test_iid_and_quantity_skew_give_every_row_once(num_rows, data, seed):
+    num_users = data.draw(st.integers(1, num_rows))
+    even, _ = assert_repeats(partition.iid_partition, num_rows, num_users, seed=seed)
+    concentration = data.draw(st.floats(1e-3, 100))
+    skewed, _ = assert_repeats(
+        partition.quantity_skew_partition, num_rows, concentration, num_users, seed=seed
+    )
+    for users in (even, skewed):
+        assert len(users) == num_users
+        assert sorted(np.concatenate(users)) == list(range(num_rows))
+        assert min(len(rows) for rows in users) >= 1
+    assert np.ptp([len(rows) for rows in even]) <= 1
+
+
+def test_quantity_skew_is_skewed():
+    def largest(concentration):
+        users = partition.quantity_skew_partition(1000, concentration, 20, 0)
+        return max(len(rows) for rows in users)
+
+    assert largest(0.05) > 300
+    assert largest(1000) < 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(keys=st.lists(st.sampled_from("abcde"), min_size=1, max_size=60))
+def test_natural_gives_each_key_its_rows(keys):
+    users = partition.natural_partition(np.array(keys))
+    assert list(users) == sorted(set(keys))
+    for key, rows in users.items():
+        assert rows.tolist() == [i for i, k in enumerate(keys) if k == key]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    groups=st.lists(st.integers(0, 12), min_size=1, max_size=60),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 1000),
+    by_label=st.booleans(),
+)
+def test_split_by_group_never_separates_a_group(groups, fraction, seed, by_label):
+    groups = np.array(groups)
+    labels = groups % 3 if by_label else None
+    rows = np.arange(len(groups))
+    first, second = partition.split_by_group(
+        rows, groups, fraction, seed, labels=labels
+    )
+    assert sorted([*first, *second]) == rows.tolist()
+    assert not set(groups[first]) & set(groups[second])
+    assert len(first)
+    kinds = [groups] if labels is None else [groups[labels == v] for v in set(labels)]
+    for of_kind in kinds:
+        available = len(set(of_kind))
+        wanted = min(max(1, round(available * fraction)), available - 1)
+        assert len(set(of_kind) & set(groups[second])) == wanted
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "message"),
     [
-        ({"num_new_users": 5}, "num_new_users is 5"),
-        ({"num_training_users": 21, "num_new_users": 5}, "num_training_users is 21"),
-        ({"a": 40}, "largest feasible a is 12"),
+        (
+            lambda: partition.dirichlet_partition(labels_of(10), 1.0, 60, 2, 0),
+            "largest feasible rows_per_user is 50",
+        ),
+        (
+            lambda: partition.dirichlet_partition(labels_of(10), 0.0, 5, 2, 0),
+            "concentration is 0.0",
+        ),
+        (
+            lambda: partition.dirichlet_partition(labels_of(10), 1.0, 0, 2, 0),
+            "rows_per_user is 0",
+        ),
+        (
+            lambda: partition.k_classes_partition(labels_of(10), 11, 2, 0),
+            "classes_per_user is 11; it must be from 1 to 10",
+        ),
+        (
+            lambda: partition.k_classes_partition(labels_of(3), 10, 4, 0),
+            "class 0 has 3 rows for 4 users",
+        ),
+        (lambda: partition.iid_partition(3, 4, 0), "3 rows are not one for each of 4"),
+        (lambda: partition.iid_partition(3, 0, 0), "users is 0"),
+        (
+            lambda: partition.quantity_skew_partition(3, 1.0, 4, 0),
+            "3 rows are not one for each of 4",
+        ),
+        (
+            lambda: partition.quantity_skew_partition(9, -1.0, 4, 0),
+            "concentration is -1.0",
+        ),
+        (
+            lambda: partition.split_by_group(np.arange(3), np.arange(3), 1.0, 0),
+            "evaluation_fraction is 1.0",
+        ),
     ],
 )
-def test_digits_refuses_what_the_rule_cannot_do(arguments, message):
+def test_partitions_refuse_what_cannot_be_done(make, message):
     with pytest.raises(errors.DataError, match=message):
-        catalog.digits(**arguments)
-
-
-def population_of(x, y):
-    rows = Rows(np.asarray(x, np.float32), np.asarray(y, np.int32))
-    return Population("toy", [rows], [rows], np.array([0]), np.array([]), 3)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        ([[1.0], [2.0]], [0], "user 0 has 2 rows of features and 1 labels"),
-        ([[np.nan]], [0], "user 0 has features that are not finite"),
-        ([[1.0]], [3], "user 0 has a label outside 0 to 2"),
-        ([[1.0]], [-1], "user 0 has a label outside 0 to 2"),
-    ],
-)
-def test_bad_rows_are_refused(x, y, message):
-    with pytest.raises(errors.DataError, match=message):
-        population_of(x, y)
-
-
-def test_a_user_both_seen_and_new_is_refused():
-    rows = Rows(np.zeros([1, 2], np.float32), np.zeros([1], np.int32))
-    with pytest.raises(errors.DataError, match="user 1 is both"):
-        Population("toy", [rows] * 2, [rows] * 2, np.array([0, 1]), np.array([1]), 3)
+        make()

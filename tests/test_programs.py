@@ -12,9 +12,10 @@ import pytest
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import report, trained_model
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.files import RunPaths, atomic_write
+from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.cohort import sample_cohort
 
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
@@ -25,8 +26,7 @@ def paths(tmp_path):
     return RunPaths(tmp_path, "short")
 
 
-def test_training_keeps_the_last_round_not_the_best(tff):
-    from tff_perfedavg.algorithms.client_data import client_dataset
+def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
     from tff_perfedavg.programs.build import (
         build_model,
         build_population,
@@ -36,17 +36,16 @@ def test_training_keeps_the_last_round_not_the_best(tff):
 
     # One user a round, so that a hard user can come last.
     experiment = dataclasses.replace(SHORT, clients_per_round=1, base_random_seed=2)
-    population = build_population(experiment)
+    population = build_population(experiment, tmp_path)
     result = train(experiment, population)
     assert result.metrics["query_loss"].idxmin() != 3, "choose another seed"
 
-    process = build_process(experiment, build_model(experiment, population))
+    model = build_model(experiment, population)
+    process = build_process(experiment, model, population)
     state = process.initialize()
     for round_number in range(4):
         cohort = sample_cohort(population.training_users, 1, 2, round_number)
-        rows = [population.adaptation[user] for user in cohort]
-        clients = [client_dataset(u, r.x, r.y) for u, r in zip(cohort, rows)]  # noqa: B905
-        state = process.next(state, clients).state
+        state = process.next(state, [np.int32(user) for user in cohort]).state
     expected = process.get_model_weights(state).trainable
     assert relative_error(result.weights, expected) == 0
 
@@ -99,13 +98,14 @@ def test_weights_of_another_model_are_refused(tff, paths):
         evaluate_runs([paths], None, 1, None)
 
 
-def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff):
+def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):
     from tff_perfedavg.programs.build import build_population
     from tff_perfedavg.programs.training import train
 
     experiment = dataclasses.replace(SHORT, outer_learning_rate=1e38)
+    population = build_population(experiment, tmp_path)
     with pytest.raises(errors.PerFedAvgError, match=r"Round \d: not one of 5.*Lower"):
-        train(experiment, build_population(experiment))
+        train(experiment, population)
 
 
 def test_a_cohort_larger_than_the_population_is_refused_before_any_work():
@@ -205,7 +205,7 @@ def test_a_writer_killed_half_way_leaves_what_was_there(tmp_path):
             sys.executable,
             "-c",
             "import pathlib, sys, time\n"
-            "from tff_perfedavg.programs.files import atomic_write\n"
+            "from tff_perfedavg.files import atomic_write\n"
             "with atomic_write(pathlib.Path(sys.argv[1])) as file:\n"
             "    file.write(b'x' * 10**6); file.flush(); print('half', flush=True)\n"
             "    time.sleep(60)\n",
@@ -251,10 +251,10 @@ def test_a_model_file_of_another_version_is_refused(paths):
 
 
 @pytest.mark.slow
-def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff):
+def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff, tmp_path):
     from tff_perfedavg.programs.comparison import compare
 
-    per_user = compare(Experiment(), seeds=range(3), adaptation_steps=1)
+    per_user = compare(Experiment(), range(3), adaptation_steps=1, root=tmp_path)
     accuracy = report.summarize(per_user)["accuracy"]
     for users in ("seen", "new"):
         baseline = accuracy[users, "FedAvg + update", 1]

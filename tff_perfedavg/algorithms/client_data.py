@@ -8,11 +8,15 @@ graph, into the user's number and its rows.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.batches import UserRows
 
@@ -33,6 +37,82 @@ class ClientData(Protocol):
 
     def read_evaluation(self, value: Any) -> tuple[tf.Tensor, UserRows, UserRows]:
         """Returns the user's number, its adaptation and its evaluation rows."""
+
+
+class StoreClientData:
+    """Clients as users of a `UserStore`: a client's value is its user's number.
+
+    The rows are memory-mapped by the process that runs the client (TFF's worker), so
+    they never pass through TFF's executors, and a population may be larger than
+    memory. Features become float32, times the store's scale.
+    """
+
+    def __init__(self, store: UserStore, model: Model):
+        """Checks that the model fits the store.
+
+        Raises:
+          DataError: if features or labels have another shape or number of classes
+            than the model's.
+        """
+        for kind, found, wanted in (
+            ("features", store.input_shape, model.input_spec.shape[1:]),
+            ("labels", store.label_shape, model.label_spec.shape[1:]),
+            ("classes", store.description.num_classes, model.num_classes),
+        ):
+            if found != (wanted if kind == "classes" else tuple(wanted)):
+                raise errors.DataError(
+                    f"{store.path} has {kind} {found}, the model {model.name!r} takes "
+                    f"{wanted}."
+                )
+        self._store = store
+        self._model = model
+
+    @property
+    def training_type(self) -> tff.TensorType:
+        return tff.TensorType(np.int32)
+
+    @property
+    def evaluation_type(self) -> tff.TensorType:
+        return tff.TensorType(np.int32)
+
+    def read_training(self, value: tf.Tensor) -> tuple[tf.Tensor, UserRows]:
+        bounds = self._bounds(value)
+        return value, self._rows(bounds[0], bounds[1])
+
+    def read_evaluation(self, value) -> tuple[tf.Tensor, UserRows, UserRows]:
+        bounds = self._bounds(value)
+        adaptation = self._rows(bounds[0], bounds[1])
+        return value, adaptation, self._rows(bounds[1], bounds[2])
+
+    def _bounds(self, user: tf.Tensor) -> tf.Tensor:
+        return tf.gather(mapped_file(self._store, "users")(), user)
+
+    def _rows(self, start: tf.Tensor, end: tf.Tensor) -> UserRows:
+        store, model = self._store, self._model
+        features = mapped_file(store, "features")()
+        labels = mapped_file(store, "labels")()
+        scale = tf.constant(store.description.scale, model.input_spec.dtype)
+
+        def take(numbers):
+            chosen = start + tf.cast(numbers, tf.int64)
+            x = tf.cast(tf.gather(features, chosen), model.input_spec.dtype) * scale
+            return x, tf.cast(tf.gather(labels, chosen), model.label_spec.dtype)
+
+        return UserRows(tf.cast(end - start, tf.int32), take)
+
+
+def mapped_file(store: UserStore, name: str) -> Callable[[], tf.Tensor]:
+    """Returns a function that maps a file of a store where the graph runs.
+
+    Args:
+      store: the store.
+      name: `users` (int64 `[users, 4]`), `features` or `labels` (`[rows, ...]`).
+    """
+    array = getattr(store, name)
+    dtype, shape, path = tf.as_dtype(array.dtype), array.shape, store.file(name)
+    return lambda: tf.raw_ops.ImmutableConst(
+        dtype=dtype, shape=shape, memory_region_name=path
+    )
 
 
 class SequenceClientData:

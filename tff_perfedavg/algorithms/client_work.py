@@ -29,7 +29,7 @@ def build_client_work(
     client_data: ClientData,
     client_weighting: ClientWeighting,
     seed: int,
-) -> tff.learning.templates.ClientWorkProcess:
+) -> tff.templates.MeasuredProcess:
     """Builds the client work that runs `local_update` on every user of a cohort.
 
     The process counts rounds in its state, since every draw of a user is keyed by
@@ -134,7 +134,10 @@ def build_client_work(
             tff.federated_map(next_round, round_number), result, measurements
         )
 
-    return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
+    if isinstance(client_data.training_type, tff.SequenceType):
+        return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
+    # TFF's ClientWorkProcess refuses client data that are no sequences.
+    return tff.templates.MeasuredProcess(initialize, next_fn)
 
 
 def model_weights_type(model: Model) -> tff.StructWithPythonType:

@@ -1,72 +1,337 @@
-"""Data sets by name, divided among users."""
+"""Data sets by name, as rows not yet divided among users.
+
+Looked for in this order: files in `data_dir` (or `TFF_PERFEDAVG_DATA_DIR`), then the
+downloader of the library that knows the data set. Heavy packages are imported only by
+the loader that needs them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Collection, Sequence
+
 import numpy as np
-from sklearn import datasets
 
-from tff_perfedavg import errors
-from tff_perfedavg.data import partition
-from tff_perfedavg.data.population import Population, Rows
+from tff_perfedavg import errors, quiet
+
+DATA_DIR_VARIABLE = "TFF_PERFEDAVG_DATA_DIR"
+# Characters of context from which the next is predicted.
+CONTEXT_LENGTH = 40
 
 
-def digits(
-    *,
-    num_training_users: int = 20,
-    num_new_users: int = 6,
-    a: int = 8,
-    evaluation_a: int = 4,
-    seed: int = 0,
-) -> Population:
-    """Loads scikit-learn's digits (8x8 images, 1797), divided by the paper's rule.
+@dataclasses.dataclass(frozen=True)
+class LabeledRows:
+    """A data set's rows.
 
-    The rule gives every user `a` plus `evaluation_a` rows a class, which are then
-    split class by class: both splits follow the rule by themselves, and no row is
-    in two splits or with two users. Both kinds of user are found among training
-    and new users in equal numbers.
+    Attributes:
+      name: of the data set.
+      x: `[rows, ...]` features in the type they are kept in.
+      y: int32 `[rows]` classes, 0 to num_classes - 1.
+      num_classes: number of classes.
+      scale: features are multiplied by it when read.
+      class_names: names of the classes.
+      keys: `[rows]` whose each row is; None if nobody's.
+      new_keys: whose rows are new users', where the data set says so.
+      groups: `[rows]`; rows of one group share content and must not be separated.
+        None if every row stands alone.
+      in_order: groups come in the order of time, and evaluation takes the last.
+      test: the data set's own test rows, where it has some; they are divided by the
+        same rule to become evaluation rows.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+    scale: float | Sequence[float] = 1.0
+    class_names: Sequence[str] = ()
+    keys: np.ndarray | None = None
+    new_keys: Collection = ()
+    groups: np.ndarray | None = None
+    in_order: bool = False
+    test: LabeledRows | None = None
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> LabeledRows:
+    """Loads a data set.
 
     Args:
-      num_training_users: users that take part in training, even.
-      num_new_users: users held out of training, even.
-      a: rows per class in the adaptation split, even.
-      evaluation_a: the same for the evaluation split, even.
-      seed: decides who holds what.
+      name: one of those below that are rows: `digits`, `mnist`, `mnist_by_writer`,
+        `fashion_mnist`, `cifar10`, `uci_har`, `shakespeare`.
+      data_dir: where its files may be; by default `TFF_PERFEDAVG_DATA_DIR`.
 
     Raises:
-      DataError: if the rule cannot be met; see `partition.paper_partition`.
+      DataError: if the data set is unknown, or found nowhere, saying what was looked
+        for where and how to get it; or if a file is damaged, naming it.
     """
-    for name, count in (
-        ("num_training_users", num_training_users),
-        ("num_new_users", num_new_users),
-        ("a", a),
-        ("evaluation_a", evaluation_a),
-    ):
-        if count < 0 or count % 2:
-            raise errors.DataError(
-                f"digits: {name} is {count}; the paper's rule needs an even number."
-            )
+    if name not in _LOADERS:
+        raise errors.DataError(
+            f"There is no data set {name!r}; known: {', '.join(_LOADERS)}."
+        )
+    return _LOADERS[name](_directory(data_dir))
+
+
+def _directory(data_dir: str | os.PathLike | None) -> pathlib.Path | None:
+    chosen = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if not chosen:
+        return None
+    directory = pathlib.Path(chosen)
+    if not directory.is_dir():
+        raise errors.DataError(f"The data directory {directory} is no directory.")
+    return directory
+
+
+def _digits(directory: pathlib.Path | None) -> LabeledRows:
+    from sklearn import datasets
+
     bunch = datasets.load_digits()
-    x = (bunch.images / 16).astype(np.float32)
-    y = bunch.target.astype(np.int32)
-    num_users = num_training_users + num_new_users
-    total = a + evaluation_a
-    parts = total // 2
-    adaptation, evaluation = [], []
-    for rows in partition.paper_partition(y, total, num_users, seed):
-        first, second = partition.split_by_class(y, rows, parts, a // 2)
-        adaptation.append(Rows(x[first], y[first]))
-        evaluation.append(Rows(x[second], y[second]))
-    # The first half of the partition's users is of the first kind, the second of
-    # the other.
-    half, half_new = num_users // 2, num_new_users // 2
-    is_new = np.zeros([num_users], bool)
-    is_new[half - half_new : half] = True
-    is_new[num_users - half_new :] = True
-    return Population(
+    return LabeledRows(
         name="digits",
-        adaptation=adaptation,
-        evaluation=evaluation,
-        training_users=np.flatnonzero(~is_new),
-        new_users=np.flatnonzero(is_new),
+        x=bunch.images.astype(np.uint8),
+        y=bunch.target.astype(np.int32),
         num_classes=10,
+        scale=1 / 16,
+        class_names=[str(d) for d in range(10)],
     )
+
+
+_FASHION = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
+_CIFAR10 = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
+
+
+def _keras_images(
+    name: str, files: Sequence[str], class_names: Sequence[str]
+) -> Callable[[pathlib.Path | None], LabeledRows]:
+    """A loader of ten classes of images that tf.keras.datasets knows."""
+
+    def load_images(directory):
+        arrays = _read_npz(directory, files)
+        if arrays is not None:
+            parts = [(arrays[f"x_{p}"], arrays[f"y_{p}"]) for p in ("train", "test")]
+        else:
+            tf = quiet.import_module("tensorflow")
+            try:
+                parts = getattr(tf.keras.datasets, name).load_data()
+            except Exception as e:
+                raise _not_found(
+                    name, directory, files, f"tf.keras.datasets.{name}", str(e)
+                ) from e
+        train, test = (
+            LabeledRows(
+                name=name,
+                x=x,
+                y=np.asarray(y, np.int32).reshape(-1),
+                num_classes=10,
+                scale=1 / 255,
+                class_names=class_names,
+            )
+            for x, y in parts
+        )
+        return dataclasses.replace(train, test=test)
+
+    return load_images
+
+
+def _mnist_by_writer(directory: pathlib.Path | None) -> LabeledRows:
+    file = "mnist_by_writer.npz"
+    arrays = _read_npz(directory, [file])
+    if arrays is None:
+        raise _not_found("mnist_by_writer", directory, [file])
+    parts = ("train", "test")
+    writers = {part: arrays[f"writer_{part}"] for part in parts}
+    return LabeledRows(
+        name="mnist_by_writer",
+        x=np.concatenate([arrays[f"x_{part}"] for part in parts]),
+        y=np.concatenate([arrays[f"y_{part}"] for part in parts]).astype(np.int32),
+        num_classes=10,
+        scale=1 / 255,
+        class_names=[str(d) for d in range(10)],
+        keys=np.concatenate([writers[part] for part in parts]),
+        new_keys=frozenset(writers["test"].tolist()),
+    )
+
+
+_HAR_FILE, _HAR_ARCHIVE = "uci_har_inertial_i16.npz", "UCI HAR Dataset"
+_HAR_CLASSES = [
+    "WALKING",
+    "WALKING_UPSTAIRS",
+    "WALKING_DOWNSTAIRS",
+    "SITTING",
+    "STANDING",
+    "LAYING",
+]
+_HAR_CHANNELS = [
+    f"{signal}_{axis}"
+    for signal in ("body_acc", "body_gyro", "total_acc")
+    for axis in "xyz"
+]
+
+
+def _uci_har(directory: pathlib.Path | None) -> LabeledRows:
+    arrays = _read_npz(directory, [_HAR_FILE])
+    if arrays is not None:
+        x, scale, y = arrays["x"], arrays["scale"].tolist(), arrays["y"]
+        subject, segment = arrays["subject"], arrays["segment"]
+        new = arrays["uci_test_subjects"]
+    elif directory and (directory / _HAR_ARCHIVE).is_dir():
+        x, y, subject, new = _read_har_archive(directory / _HAR_ARCHIVE)
+        scale = 1.0
+        # Consecutive windows of one person at one activity overlap by half.
+        starts = np.flatnonzero((np.diff(subject) != 0) | (np.diff(y) != 0)) + 1
+        segment = np.zeros([len(y)], np.int64)
+        segment[starts] = 1
+        segment = np.cumsum(segment)
+    else:
+        raise _not_found("uci_har", directory, [_HAR_FILE, _HAR_ARCHIVE + "/"])
+    # A segment's number may mean another segment for another person.
+    groups = subject.astype(np.int64) * (int(segment.max()) + 1) + segment
+    return LabeledRows(
+        name="uci_har",
+        x=x,
+        y=y.astype(np.int32),
+        num_classes=6,
+        scale=scale,
+        class_names=_HAR_CLASSES,
+        keys=subject,
+        new_keys=frozenset(new.tolist()),
+        groups=groups,
+    )
+
+
+def _read_har_archive(root: pathlib.Path):
+    """Reads the archive as UCI gives it out, unpacked."""
+    parts = []
+    for part in ("train", "test"):
+        try:
+            signals = [
+                np.loadtxt(
+                    root / part / "Inertial Signals" / f"{channel}_{part}.txt",
+                    dtype=np.float32,
+                    ndmin=2,
+                )
+                for channel in _HAR_CHANNELS
+            ]
+            y = np.loadtxt(root / part / f"y_{part}.txt", dtype=np.int32, ndmin=1) - 1
+            subject = np.loadtxt(
+                root / part / f"subject_{part}.txt", dtype=np.int32, ndmin=1
+            )
+        except (OSError, ValueError) as e:
+            raise errors.DataError(f"{root} is damaged: {e}.") from e
+        parts.append((np.stack(signals, -1), y, subject))
+    x, y, subject = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return x, y, subject, np.unique(parts[1][2])
+
+
+def _shakespeare(directory: pathlib.Path | None) -> LabeledRows:
+    file = "tinyshakespeare_by_speaker.npz"
+    arrays = _read_npz(directory, [file])
+    if arrays is None:
+        raise _not_found("shakespeare", directory, [file])
+    text, offsets, speakers = arrays["text"], arrays["offset"], arrays["client"]
+    characters, codes = np.unique(text, return_inverse=True)
+    windows, labels, keys, groups = [], [], [], []
+    for speaker, (start, end) in enumerate(itertools.pairwise(offsets)):
+        own = codes[start:end].astype(np.uint8)
+        # Windows do not overlap, so each is a group of its own: a context and the
+        # character behind it.
+        count = len(own) // (CONTEXT_LENGTH + 1)
+        table = own[: count * (CONTEXT_LENGTH + 1)].reshape(count, CONTEXT_LENGTH + 1)
+        windows.append(table[:, :-1])
+        labels.append(table[:, -1])
+        keys.append(np.full([count], speakers[speaker]))
+        groups.append(np.arange(count))
+    return LabeledRows(
+        name="shakespeare",
+        x=np.concatenate(windows),
+        y=np.concatenate(labels).astype(np.int32),
+        num_classes=len(characters),
+        class_names=[chr(c) for c in characters],
+        keys=np.concatenate(keys),
+        groups=np.concatenate(groups),
+        in_order=True,
+    )
+
+
+_LOADERS: dict[str, Callable[[pathlib.Path | None], LabeledRows]] = {
+    "digits": _digits,
+    "mnist": _keras_images(
+        "mnist", ["mnist.npz", "mnist_by_writer.npz"], [str(d) for d in range(10)]
+    ),
+    "mnist_by_writer": _mnist_by_writer,
+    "fashion_mnist": _keras_images("fashion_mnist", ["fashion_mnist.npz"], _FASHION),
+    "cifar10": _keras_images("cifar10", ["cifar10.npz"], _CIFAR10),
+    "uci_har": _uci_har,
+    "shakespeare": _shakespeare,
+}
+
+_SOURCES = {
+    "mnist_by_writer": "MNIST's images with NIST's writers, as QMNIST has them: "
+    "arrays x_train, y_train, writer_train, and the same ending in _test",
+    "uci_har": "unpack the archive 'Human Activity Recognition Using Smartphones' of "
+    "the UCI Machine Learning Repository there",
+    "shakespeare": "Tiny Shakespeare by speaker: arrays text (uint8), offset "
+    "(speakers + 1) and client (names)",
+}
+
+
+def _read_npz(
+    directory: pathlib.Path | None, files: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+    """Reads the first of the files that is there."""
+    for file in files:
+        if directory and (directory / file).is_file():
+            try:
+                with np.load(directory / file, allow_pickle=False) as arrays:
+                    return dict(arrays)
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+                raise errors.DataError(f"{directory / file} is damaged: {e}.") from e
+    return None
+
+
+def _not_found(
+    name: str,
+    directory: pathlib.Path | None,
+    files: Sequence[str],
+    downloader: str | None = None,
+    reason: str = "",
+) -> errors.DataError:
+    wanted = " or ".join(files)
+    where = f"in {directory}" if directory else f"(${DATA_DIR_VARIABLE} is not set)"
+    parts = [f"{name} was not found: no {wanted} {where}"]
+    if downloader:
+        parts.append(f"and {downloader} could not download it ({reason})")
+    source = _SOURCES.get(name)
+    remedy = f"Put the file into a directory and name that in {DATA_DIR_VARIABLE}"
+    if source:
+        remedy += f" ({source})"
+    elif downloader:
+        remedy = (
+            f"Run {downloader}.load_data() where there is a network, or p{remedy[1:]}"
+        )
+    return errors.DataError(" ".join(parts) + f". {remedy}.")

@@ -1,7 +1,8 @@
 """Divides a data set's rows among users.
 
-A partition is a pure function of labels and a seed: the same arguments give the
-same users on any machine.
+Every partition is a pure function of labels (or sizes, or keys) and a seed: the same
+arguments give the same users on any machine. All return, for each user, the int64
+numbers of its rows; no row is given twice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from tff_perfedavg import errors
 
 
 def paper_partition(
-    labels: np.ndarray, a: int, num_users: int, seed: int
+    labels: np.ndarray, a: int, num_users: int, seed: int, *, diff_hetero: bool = False
 ) -> list[np.ndarray]:
     """Divides rows as the experiments of Per-FedAvg (arXiv 2002.07948, sec. 5).
 
@@ -20,17 +21,20 @@ def paper_partition(
     the first five. Each user of the second half holds `a / 2` rows of one of the
     first five and `2 a` rows of one of the other five. The one class of each kind
     goes round the users in turn, in an order drawn from the seed, so every class
-    serves equally many users (to one).
+    serves equally many users (to one). Which classes a user holds depends on
+    `num_users` and `seed` alone, so that a training and a test set divided with the
+    same two give every user the same classes in both.
 
     Args:
       labels: int `[rows]` with ten distinct values.
       a: rows per class, even.
       num_users: number of users, even.
       seed: decides which rows and which pairs of classes.
+      diff_hetero: leave the second half of users without their `a / 2` rows, the
+        paper's other distribution.
 
     Returns:
-      For each user, the int64 numbers of its rows, grouped by class in ascending
-      order. No row is given twice.
+      For each user, its rows grouped by class in ascending order.
 
     Raises:
       DataError: if the labels are not ten classes, if `a` or `num_users` is not
@@ -52,7 +56,7 @@ def paper_partition(
             )
 
     rng = np.random.default_rng(seed)
-    counts = _paper_counts(rng, num_users)
+    counts = _paper_counts(rng, num_users, diff_hetero)
     # In units of a / 2, so that the demand is whole for every even a.
     demand = counts.sum(axis=0)
     largest_a = 2 * int(np.min(class_sizes[demand > 0] // demand[demand > 0]))
@@ -62,15 +66,177 @@ def paper_partition(
             f"than a class has; the largest feasible a is {largest_a}"
             + ("." if largest_a else " (none): use fewer users.")
         )
+    return _deal(rng, labels, classes, counts * (a // 2))
 
-    per_user: list[list[np.ndarray]] = [[] for _ in range(num_users)]
-    for column, label in enumerate(classes):
-        shuffled = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.cumsum(counts[:, column] * (a // 2))
-        pieces = np.split(shuffled[: ends[-1]], ends[:-1])
-        for user, piece in enumerate(pieces):
-            per_user[user].append(piece)
-    return [np.concatenate(pieces) for pieces in per_user]
+
+def dirichlet_partition(
+    labels: np.ndarray,
+    concentration: float,
+    rows_per_user: int,
+    num_users: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Gives every user its own mixture of classes (Hsu et al., arXiv 1909.06335).
+
+    A user's class proportions are drawn from a Dirichlet distribution around the
+    population's, and its rows one by one from these, without replacement; a class
+    that is used up is left out of the proportions from then on.
+
+    Args:
+      labels: int `[rows]`.
+      concentration: alpha; near 0 a user has one class, large all users are alike.
+      rows_per_user: rows of each user.
+      num_users: number of users.
+      seed: of proportions and rows.
+
+    Raises:
+      DataError: if the concentration is not above 0, a count below 1, or more rows
+        are asked for than there are.
+    """
+    labels = np.asarray(labels)
+    _check_counts("dirichlet_partition", rows_per_user=rows_per_user, users=num_users)
+    if not (np.isfinite(concentration) and concentration > 0):
+        raise errors.DataError(
+            f"dirichlet_partition: concentration is {concentration}; it must be a "
+            "finite number above 0."
+        )
+    if rows_per_user * num_users > len(labels):
+        raise errors.DataError(
+            f"dirichlet_partition: {num_users} users of {rows_per_user} rows ask for "
+            f"more than the {len(labels)} rows there are; the largest feasible "
+            f"rows_per_user is {len(labels) // num_users}."
+        )
+    rng = np.random.default_rng(seed)
+    classes, left = np.unique(labels, return_counts=True)
+    prior = left / left.sum()
+    counts = np.zeros([num_users, len(classes)], np.int64)
+    for of_user in counts:
+        # Gamma draws, since a Dirichlet draw of tiny concentration can be all zeros.
+        log_share = _log_gamma_draws(rng, concentration * prior)
+        missing = rows_per_user
+        while missing:
+            share = np.where(left > of_user, log_share, -np.inf)
+            share = np.exp(share - share.max())
+            drawn = rng.multinomial(missing, share / share.sum())
+            of_user += np.minimum(drawn, left - of_user)
+            missing = rows_per_user - of_user.sum()
+        left -= of_user
+    return _deal(rng, labels, classes, counts)
+
+
+def k_classes_partition(
+    labels: np.ndarray, classes_per_user: int, num_users: int, seed: int
+) -> list[np.ndarray]:
+    """Gives every user rows of exactly k classes.
+
+    The classes go to users so that each serves as many users as any other (to one);
+    its rows are divided evenly among them. All rows of a class that serves any user
+    are given.
+
+    Args:
+      labels: int `[rows]`.
+      classes_per_user: k.
+      num_users: number of users.
+      seed: of the classes and the rows.
+
+    Raises:
+      DataError: if k is not from 1 to the number of classes, or a class has fewer
+        rows than users to serve.
+    """
+    labels = np.asarray(labels)
+    _check_counts("k_classes_partition", users=num_users)
+    classes, class_sizes = np.unique(labels, return_counts=True)
+    if not 1 <= classes_per_user <= len(classes):
+        raise errors.DataError(
+            f"k_classes_partition: classes_per_user is {classes_per_user}; it must "
+            f"be from 1 to {len(classes)}."
+        )
+    rng = np.random.default_rng(seed)
+    served = np.zeros([len(classes)], np.int64)
+    holds = np.zeros([num_users, len(classes)], bool)
+    for user in range(num_users):
+        # The classes that served least so far, ties broken by lot.
+        order = np.lexsort([rng.random(len(classes)), served])
+        chosen = order[:classes_per_user]
+        holds[user, chosen] = True
+        served[chosen] += 1
+    short = np.flatnonzero(class_sizes < served)
+    if short.size:
+        raise errors.DataError(
+            f"k_classes_partition: class {classes[short[0]]} has "
+            f"{class_sizes[short[0]]} rows for {served[short[0]]} users; use fewer "
+            "users or classes_per_user."
+        )
+    counts = np.zeros([num_users, len(classes)], np.int64)
+    for column, size in enumerate(class_sizes):
+        holders = rng.permutation(np.flatnonzero(holds[:, column]))
+        if holders.size:
+            share, rest = divmod(size, holders.size)
+            counts[holders, column] = share
+            counts[holders[:rest], column] += 1
+    return _deal(rng, labels, classes, counts)
+
+
+def iid_partition(num_rows: int, num_users: int, seed: int) -> list[np.ndarray]:
+    """Divides all rows evenly (to one) and without regard to their labels.
+
+    Raises:
+      DataError: if there are fewer rows than users.
+    """
+    _check_counts("iid_partition", users=num_users)
+    _check_enough("iid_partition", num_rows, num_users)
+    shuffled = np.random.default_rng(seed).permutation(num_rows)
+    return np.array_split(shuffled, num_users)
+
+
+def quantity_skew_partition(
+    num_rows: int, concentration: float, num_users: int, seed: int
+) -> list[np.ndarray]:
+    """Divides all rows into unequal shares, without regard to their labels.
+
+    Every user gets one row; the others are divided in proportions drawn from a
+    symmetric Dirichlet distribution (Li et al., arXiv 2102.02079, sec. 4.3).
+
+    Args:
+      num_rows: rows to divide.
+      concentration: near 0 a few users have nearly all, large all have alike.
+      num_users: number of users.
+      seed: of shares and rows.
+
+    Raises:
+      DataError: if the concentration is not above 0 or there are fewer rows than
+        users.
+    """
+    _check_counts("quantity_skew_partition", users=num_users)
+    _check_enough("quantity_skew_partition", num_rows, num_users)
+    if not (np.isfinite(concentration) and concentration > 0):
+        raise errors.DataError(
+            f"quantity_skew_partition: concentration is {concentration}; it must be "
+            "a finite number above 0."
+        )
+    rng = np.random.default_rng(seed)
+    log_share = _log_gamma_draws(rng, np.full([num_users], concentration))
+    share = np.exp(log_share - log_share.max())
+    # Cutting at rounded cumulative shares keeps the sum exact.
+    ends = np.cumsum(share / share.sum()) * (num_rows - num_users)
+    ends = np.rint(ends).astype(np.int64) + np.arange(1, num_users + 1)
+    return np.split(rng.permutation(num_rows), ends[:-1])
+
+
+def natural_partition(keys: np.ndarray) -> dict:
+    """Groups rows by whose they are.
+
+    Args:
+      keys: `[rows]`, the writer, person or speaker of each row.
+
+    Returns:
+      From each key, in ascending order, to the int64 numbers of its rows, in
+      ascending order.
+    """
+    values, inverse = np.unique(np.asarray(keys), return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(np.bincount(inverse, minlength=len(values)))
+    return dict(zip(values.tolist(), np.split(order, ends[:-1]), strict=True))
 
 
 def split_by_class(
@@ -104,7 +270,53 @@ def split_by_class(
     return np.concatenate(first), np.concatenate(second)
 
 
-def _paper_counts(rng: np.random.Generator, num_users: int) -> np.ndarray:
+def split_by_group(
+    rows: np.ndarray,
+    groups: np.ndarray,
+    evaluation_fraction: float,
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits one user's rows in two, every group of rows wholly on one side.
+
+    Rows of one group must not be separated where they share content, as windows of
+    one recording do. Each row a group of its own gives a plain random split.
+
+    Args:
+      rows: the user's row numbers.
+      groups: `[rows of the data set]`, the group of each row.
+      evaluation_fraction: the share of the groups that goes to the second split,
+        rounded; each split gets at least one group, the first before the second.
+      seed: decides which groups.
+      labels: `[rows of the data set]`; where given, the share is taken among the
+        groups of each class (that of a group's first row) by itself.
+
+    Returns:
+      The row numbers of the two splits, each in ascending order of their place in
+      `rows`.
+    """
+    if not 0 < evaluation_fraction < 1:
+        raise errors.DataError(
+            f"split_by_group: evaluation_fraction is {evaluation_fraction}; it must "
+            "be between 0 and 1."
+        )
+    rng = np.random.default_rng(seed)
+    names, first_row, inverse = np.unique(
+        groups[rows], return_index=True, return_inverse=True
+    )
+    kind = np.zeros([len(names)]) if labels is None else labels[rows[first_row]]
+    in_second = np.zeros([len(names)], bool)
+    for value in np.unique(kind):
+        candidates = rng.permutation(np.flatnonzero(kind == value))
+        count = max(1, round(len(candidates) * evaluation_fraction))
+        in_second[candidates[: min(count, len(candidates) - 1)]] = True
+    return rows[~in_second[inverse]], rows[in_second[inverse]]
+
+
+def _paper_counts(
+    rng: np.random.Generator, num_users: int, diff_hetero: bool
+) -> np.ndarray:
     """Returns int `[users, 10]`: rows of each class, in units of a / 2."""
     half = num_users // 2
     counts = np.zeros([num_users, 10], np.int64)
@@ -114,6 +326,40 @@ def _paper_counts(rng: np.random.Generator, num_users: int) -> np.ndarray:
         low = low_order[turn % 5]
         # Moves on by one each time round, so that all 25 pairs come up.
         high = high_order[(turn + turn // 5) % 5]
-        counts[half + turn, low] = 1
+        counts[half + turn, low] = 0 if diff_hetero else 1
         counts[half + turn, 5 + high] = 4
     return counts
+
+
+def _deal(
+    rng: np.random.Generator,
+    labels: np.ndarray,
+    classes: np.ndarray,
+    counts: np.ndarray,
+) -> list[np.ndarray]:
+    """Deals each class's rows, shuffled, by counts `[users, classes]`."""
+    per_user: list[list[np.ndarray]] = [[] for _ in counts]
+    for column, label in enumerate(classes):
+        shuffled = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.cumsum(counts[:, column])
+        for user, piece in enumerate(np.split(shuffled[: ends[-1]], ends[:-1])):
+            per_user[user].append(piece)
+    return [np.concatenate(pieces) for pieces in per_user]
+
+
+def _log_gamma_draws(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
+    """Draws log Gamma(shape) without underflow: Gamma(s) = Gamma(s + 1) U^(1/s)."""
+    return np.log(rng.gamma(shape + 1)) + np.log(rng.random(shape.shape)) / shape
+
+
+def _check_counts(where: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise errors.DataError(f"{where}: {name} is {count}; give at least 1.")
+
+
+def _check_enough(where: str, num_rows: int, num_users: int) -> None:
+    if num_rows < num_users:
+        raise errors.DataError(
+            f"{where}: {num_rows} rows are not one for each of {num_users} users."
+        )

@@ -1,9 +1,9 @@
-"""A small convolutional network for images."""
+"""Small convolutional networks: for images, sensor readings and characters."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -47,15 +47,8 @@ def cnn(
     depths = [channels, *filters]
     flat = (height // shrink) * (width // shrink) * depths[-1]
 
-    def init(seed: int) -> list[np.ndarray]:
-        rng = np.random.default_rng(seed)
-        shapes = [[3, 3, i, o] for i, o in itertools.pairwise(depths)]
-        shapes += [[flat, hidden], [hidden, num_classes]]
-        weights = []
-        for shape in shapes:
-            weights.append(glorot_uniform(rng, shape))
-            weights.append(np.zeros([shape[-1]], np.float32))
-        return weights
+    shapes = [[3, 3, i, o] for i, o in itertools.pairwise(depths)]
+    shapes += [[flat, hidden], [hidden, num_classes]]
 
     def apply(weights, x):
         features = tf.reshape(x, [-1, height, width, channels])
@@ -64,14 +57,155 @@ def cnn(
             features = tf.nn.conv2d(features, kernel, strides=1, padding="SAME")
             features = tf.nn.relu(features + bias)
             features = tf.nn.max_pool2d(features, 2, strides=2, padding="VALID")
-        features = tf.reshape(features, [-1, flat])
-        features = tf.nn.relu(tf.matmul(features, dense[0]) + dense[1])
-        return tf.matmul(features, dense[2]) + dense[3]
+        return _dense_layers(tf.reshape(features, [-1, flat]), dense)
 
     return Model(
         name="cnn",
-        init=init,
+        init=_initializer(shapes),
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
     )
+
+
+def conv1d(
+    input_shape: Sequence[int],
+    num_classes: int,
+    filters: Sequence[int] = (24, 32),
+    hidden: int = 64,
+    width: int = 8,
+    stride: int = 4,
+) -> Model:
+    """Builds strided convolutions over time with ReLU, then a dense layer.
+
+    For windows of sensor readings, such as a phone's accelerometer and gyroscope.
+
+    Args:
+      input_shape: `[time, channels]` of a window.
+      num_classes: number of logits.
+      filters: filters of each convolution.
+      hidden: units of the dense layer.
+      width: readings under each convolution.
+      stride: readings each convolution moves on by; time shrinks by as much.
+
+    Weights are kernel and bias of each layer in turn; a convolution's kernel is
+    `[width, channels, filters]`.
+
+    Raises:
+      ModelError: if the window is too short.
+    """
+    if len(input_shape) != 2:
+        raise errors.ModelError(
+            f"conv1d: input_shape is {tuple(input_shape)}; give (time, channels)."
+        )
+    time, channels = input_shape
+    left = time
+    for _ in filters:
+        left = -(-left // stride)
+    if time < width:
+        raise errors.ModelError(
+            f"conv1d: a window of {time} readings is shorter than a convolution's "
+            f"width of {width}."
+        )
+    depths = [channels, *filters]
+    flat = left * depths[-1]
+    shapes = [[width, i, o] for i, o in itertools.pairwise(depths)]
+    shapes += [[flat, hidden], [hidden, num_classes]]
+
+    def apply(weights, x):
+        features = tf.reshape(x, [-1, time, channels])
+        features = _conv1d_layers(features, weights[:-4], stride)
+        return _dense_layers(tf.reshape(features, [-1, flat]), weights[-4:])
+
+    return Model(
+        name="conv1d",
+        init=_initializer(shapes),
+        apply=apply,
+        input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
+        num_classes=num_classes,
+    )
+
+
+def char_cnn(
+    input_shape: Sequence[int],
+    num_classes: int,
+    embedding: int = 16,
+    filters: Sequence[int] = (32, 48),
+    hidden: int = 64,
+) -> Model:
+    """Builds a convolutional network that predicts the next character.
+
+    Characters before the one predicted are embedded (as a product with one-hot rows,
+    whose gradient is dense), then read by strided convolutions.
+
+    Args:
+      input_shape: `[context]` characters, given as the numbers 0 to num_classes - 1
+        in floating point.
+      num_classes: size of the alphabet, and number of logits.
+      embedding: size of a character's vector.
+      filters: filters of each convolution, five characters wide, moving by two.
+      hidden: units of the dense layer.
+
+    Weights are the embedding `[num_classes, embedding]`, then kernel and bias of
+    each layer in turn.
+    """
+    if len(input_shape) != 1:
+        raise errors.ModelError(
+            f"char_cnn: input_shape is {tuple(input_shape)}; give (context,)."
+        )
+    (context,) = input_shape
+    left = context
+    for _ in filters:
+        left = -(-left // 2)
+    depths = [embedding, *filters]
+    flat = left * depths[-1]
+    shapes = [[5, i, o] for i, o in itertools.pairwise(depths)]
+    shapes += [[flat, hidden], [hidden, num_classes]]
+    rest = _initializer(shapes)
+
+    def init(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng([seed, 1])
+        table = glorot_uniform(rng, [num_classes, embedding])
+        return [table, *rest(seed)]
+
+    def apply(weights, x):
+        table, *others = weights
+        characters = tf.one_hot(tf.cast(x, tf.int32), num_classes, dtype=table.dtype)
+        features = tf.reshape(characters, [-1, num_classes]) @ table
+        features = tf.reshape(features, [-1, context, embedding])
+        features = _conv1d_layers(features, others[:-4], stride=2)
+        return _dense_layers(tf.reshape(features, [-1, flat]), others[-4:])
+
+    return Model(
+        name="char_cnn",
+        init=init,
+        apply=apply,
+        input_spec=tf.TensorSpec([None, context], tf.float32),
+        num_classes=num_classes,
+    )
+
+
+def _initializer(shapes: Sequence[Sequence[int]]) -> Callable[[int], list[np.ndarray]]:
+    """Glorot kernels of the given shapes, each followed by a bias of zeros."""
+
+    def init(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        weights = []
+        for shape in shapes:
+            weights.append(glorot_uniform(rng, shape))
+            weights.append(np.zeros([shape[-1]], np.float32))
+        return weights
+
+    return init
+
+
+def _conv1d_layers(features, weights, stride):
+    for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
+        features = tf.nn.conv1d(features, kernel, stride=stride, padding="SAME")
+        features = tf.nn.relu(features + bias)
+    return features
+
+
+def _dense_layers(features, weights):
+    features = tf.nn.relu(tf.matmul(features, weights[0]) + weights[1])
+    return tf.matmul(features, weights[2]) + weights[3]

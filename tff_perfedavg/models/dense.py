@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tff_perfedavg.models.model import Model, glorot_uniform
+from tff_perfedavg.models.model import Model, glorot_uniform, masked_squared_error
 
 
 def mlp(
@@ -37,6 +38,25 @@ def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
     Weights are the kernel `[inputs, num_classes]` and the bias `[num_classes]`.
     """
     return _dense_stack("logistic_regression", input_shape, [num_classes])
+
+
+def mlp_regressor(
+    input_shape: Sequence[int], num_outputs: int = 1, hidden: Sequence[int] = (40, 40)
+) -> Model:
+    """Builds a regressor with ELU layers and the mean squared error.
+
+    Args:
+      input_shape: shape of one example; it is flattened.
+      num_outputs: numbers predicted; labels are float32 `[batch, num_outputs]`.
+      hidden: units of each hidden layer.
+    """
+    stack = _dense_stack("mlp_regressor", input_shape, [*hidden, num_outputs])
+    return dataclasses.replace(
+        stack,
+        num_classes=None,
+        label_spec=tf.TensorSpec([None, num_outputs], tf.float32),
+        loss=masked_squared_error,
+    )
 
 
 def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) -> Model:

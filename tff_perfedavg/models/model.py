@@ -38,6 +38,20 @@ def masked_cross_entropy(
     return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
 
+def masked_squared_error(
+    outputs: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor
+) -> tf.Tensor:
+    """Returns the mean squared error of the rows that count.
+
+    Args:
+      outputs: `[batch, numbers]`.
+      labels: `[batch, numbers]`.
+      mask: `[batch]` of the outputs' dtype, 1 or 0. All 0 gives a loss of 0.
+    """
+    losses = tf.reduce_mean(tf.math.squared_difference(outputs, labels), -1)
+    return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
+
+
 # One class number per row.
 CLASS_LABELS = tf.TensorSpec([None], tf.int32)
 

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import math
+import pathlib
 from collections.abc import Callable
 
 import tensorflow_federated as tff
 
+from tff_perfedavg.algorithms.client_data import StoreClientData
 from tff_perfedavg.algorithms.client_work import ClientWeighting
 from tff_perfedavg.algorithms.fed_avg import build_fed_avg
 from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
-from tff_perfedavg.data import catalog
-from tff_perfedavg.data.population import Population
-from tff_perfedavg.models.convolutional import cnn
-from tff_perfedavg.models.dense import logistic_regression, mlp
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
+from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.prepare import prepare_once
 
 
-def build_population(experiment: Experiment) -> Population:
-    """Loads and divides the experiment's data set."""
-    datasets: dict[str, Callable[..., Population]] = {"digits": catalog.digits}
-    return datasets[experiment.dataset](seed=experiment.base_random_seed)
+def build_population(experiment: Experiment, root: pathlib.Path) -> UserStore:
+    """Opens the experiment's store, or prepares its data set under `root`/stores."""
+    if experiment.store:
+        return UserStore.open(experiment.store)
+    name = f"{experiment.dataset}-seed{experiment.base_random_seed}"
+    return prepare_once(experiment.data_config(), root / "stores" / name)
 
 
-def build_model(experiment: Experiment, population: Population) -> Model:
+def build_model(experiment: Experiment, population: UserStore) -> Model:
     """Builds the experiment's model for the population's features and labels."""
     builders: dict[str, Callable[..., Model]] = {
         "mlp": mlp,
         "logistic_regression": logistic_regression,
         "cnn": cnn,
+        "conv1d": conv1d,
+        "char_cnn": char_cnn,
+        "mlp_regressor": mlp_regressor,
     }
-    return builders[experiment.model](population.input_shape, population.num_classes)
+    num_outputs = population.description.num_classes
+    if num_outputs is None:
+        num_outputs = math.prod(population.label_shape)
+    return builders[experiment.model](population.input_shape, num_outputs)
 
 
 def build_process(
-    experiment: Experiment, model: Model
+    experiment: Experiment, model: Model, population: UserStore
 ) -> tff.learning.templates.LearningProcess:
     """Builds the experiment's learning process."""
     builders: dict[str, Callable[..., tff.learning.templates.LearningProcess]] = {
@@ -45,6 +56,7 @@ def build_process(
     return builders[experiment.algorithm](
         model,
         experiment.client_config(),
+        client_data=StoreClientData(population, model),
         client_weighting=ClientWeighting(experiment.client_weighting),
         seed=experiment.base_random_seed,
     )

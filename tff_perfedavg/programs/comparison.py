@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import pandas as pd
@@ -20,7 +21,10 @@ from tff_perfedavg.programs.training import train
 
 
 def compare(
-    base: Experiment, seeds: Sequence[int], adaptation_steps: int
+    base: Experiment,
+    seeds: Sequence[int],
+    adaptation_steps: int,
+    root: pathlib.Path,
 ) -> pd.DataFrame:
     """Trains and evaluates every algorithm on every seed.
 
@@ -32,6 +36,7 @@ def compare(
       seeds: one run per algorithm and seed.
       adaptation_steps: m; every user adapts by full-batch steps at the inner
         learning rate.
+      root: directory under which the users' stores are kept.
 
     Returns:
       The rows of `evaluate_users` of every run, with `algorithm` and `seed`.
@@ -45,7 +50,7 @@ def compare(
             experiment = dataclasses.replace(
                 base, algorithm=algorithm, variant=variant, base_random_seed=seed
             )
-            population = build_population(experiment)
+            population = build_population(experiment, root)
             result = train(experiment, population)
             model = build_model(experiment, population)
             frame = evaluate_users(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,14 +9,14 @@ import pandas as pd
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.client_data import client_dataset
+from tff_perfedavg.algorithms.client_data import StoreClientData
 from tff_perfedavg.algorithms.personalization_eval import build_personalization_eval
-from tff_perfedavg.data.population import Population
+from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model, build_population
-from tff_perfedavg.programs.files import RunPaths
+from tff_perfedavg.programs.run_paths import RunPaths
 
 SEEN, NEW = "seen", "new"
 
@@ -25,7 +24,7 @@ SEEN, NEW = "seen", "new"
 def evaluate_users(
     model: Model,
     weights: Sequence[np.ndarray],
-    population: Population,
+    population: UserStore,
     config: AdaptationConfig,
     *,
     seed: int = 0,
@@ -44,7 +43,9 @@ def evaluate_users(
       `user`, `step`, `loss`, `accuracy` (from 0 to 1), `num_adaptation_examples`
       and `num_evaluation_examples`.
     """
-    evaluate = build_personalization_eval(model, config, seed=seed)
+    evaluate = build_personalization_eval(
+        model, config, client_data=StoreClientData(population, model), seed=seed
+    )
     server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
     frames = []
     for group, users in (
@@ -53,15 +54,7 @@ def evaluate_users(
     ):
         if not len(users):
             continue
-        clients = [
-            collections.OrderedDict(
-                adaptation=client_dataset(user, rows.x, rows.y),
-                evaluation=client_dataset(user, held_out.x, held_out.y),
-            )
-            for user, rows, held_out in (
-                (u, population.adaptation[u], population.evaluation[u]) for u in users
-            )
-        ]
+        clients = [np.int32(user) for user in users]
         for result in evaluate(server_weights, clients):
             frame = pd.DataFrame(
                 {"loss": result["loss"], "accuracy": result["accuracy"]}
@@ -106,7 +99,7 @@ def evaluate_runs(
         labels = [run.name for run in runs]
     frames = []
     for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
-        population = build_population(experiment)
+        population = build_population(experiment, run.root)
         model = build_model(experiment, population)
         if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
             raise errors.CheckpointError(

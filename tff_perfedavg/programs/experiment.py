@@ -9,6 +9,7 @@ import dataclasses
 import re
 
 from tff_perfedavg import errors
+from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.optimization.config import (
     EXACT,
     FIRST_ORDER,
@@ -20,8 +21,14 @@ from tff_perfedavg.optimization.config import (
 FED_AVG = "fed_avg"
 PER_FED_AVG = "per_fed_avg"
 ALGORITHMS = (FED_AVG, PER_FED_AVG)
-DATASETS = ("digits",)
-MODELS = ("mlp", "logistic_regression", "cnn")
+MODELS = (
+    "mlp",
+    "logistic_regression",
+    "cnn",
+    "conv1d",
+    "char_cnn",
+    "mlp_regressor",
+)
 CLIENT_WEIGHTINGS = ("uniform", "num_examples")
 
 _LABELS = {
@@ -36,7 +43,9 @@ class Experiment:
     """The settings of one training run.
 
     Attributes:
-      dataset: one of `DATASETS`.
+      dataset: of `data.config.DATASETS`, divided in its own way with the seed;
+        ignored if there is a store.
+      store: directory of the user store to train on; empty to prepare the data set.
       model: one of `MODELS`.
       algorithm: one of `ALGORITHMS`.
       variant: Per-FedAvg's meta-gradient; FedAvg ignores it.
@@ -51,6 +60,7 @@ class Experiment:
     """
 
     dataset: str = "digits"
+    store: str = ""
     model: str = "mlp"
     algorithm: str = PER_FED_AVG
     variant: str = EXACT
@@ -65,7 +75,6 @@ class Experiment:
 
     def __post_init__(self):
         for field, known in (
-            ("dataset", DATASETS),
             ("model", MODELS),
             ("algorithm", ALGORITHMS),
             ("client_weighting", CLIENT_WEIGHTINGS),
@@ -80,6 +89,8 @@ class Experiment:
             if value < 1:
                 raise errors.ConfigError(f"{field} is {value}; it must be at least 1.")
         self.client_config()
+        if not self.store:
+            self.data_config()
 
     def client_config(self) -> PerFedAvgConfig | FedAvgConfig:
         """Returns a user's part of a round."""
@@ -99,6 +110,10 @@ class Experiment:
             num_local_steps=self.num_local_steps,
             batch_size=self.batch_size,
         )
+
+    def data_config(self) -> DataConfig:
+        """Returns which data set the experiment prepares, divided how."""
+        return DataConfig.of(self.dataset, seed=self.base_random_seed)
 
     @property
     def label(self) -> str:

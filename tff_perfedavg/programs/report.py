@@ -9,7 +9,7 @@ from collections.abc import Collection
 import matplotlib.figure
 import pandas as pd
 
-from tff_perfedavg.programs.files import atomic_write
+from tff_perfedavg.files import atomic_write
 
 _GROUPS = {"seen": "users seen in training", "new": "new users"}
 # Told apart by more than colour, for curves that coincide.
@@ -22,32 +22,30 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     Args:
       per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
         `seed` if there is more than one run of an algorithm. A user counts once
-        per run; a user without accuracy (no evaluation rows) does not count.
+        per run; a user without evaluation rows does not count.
 
     Returns:
       One row per (`users`, `algorithm`, `step`), in the order they first appear,
       with `accuracy`, `accuracy_sd` (standard deviation over users),
-      `worst_decile` (mean over the worst tenth of users), `made_worse` (fraction
-      of users less accurate than before adapting), `loss` and `num_users`.
+      `worst_decile` (mean accuracy of the worst tenth of users), `made_worse`
+      (fraction of users worse off than before adapting: less accurate or, where
+      labels are no classes, with a higher loss), `loss` and `num_users`.
     """
     run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
-    per_user = per_user.dropna(subset=["accuracy"])
-    before = per_user[per_user["step"] == 0].set_index(run)["accuracy"]
+    per_user = per_user.dropna(subset=["loss"])
+    merit = per_user["accuracy"].fillna(-per_user["loss"])
+    per_user = per_user.assign(merit=merit)
+    before = per_user[per_user["step"] == 0].set_index(run)["merit"]
     per_user = per_user.join(before.rename("before"), on=run)
-    keys = ["users", "algorithm", "step"]
-    groups = per_user.groupby(keys, sort=False)
-    summary = groups.agg(
+    per_user["is_worse"] = per_user["merit"] < per_user["before"]
+    return per_user.groupby(["users", "algorithm", "step"], sort=False).agg(
         accuracy=("accuracy", "mean"),
         accuracy_sd=("accuracy", "std"),
         worst_decile=("accuracy", _worst_decile),
+        made_worse=("is_worse", "mean"),
         loss=("loss", "mean"),
-        num_users=("accuracy", "size"),
+        num_users=("loss", "size"),
     )
-    summary["made_worse"] = groups.apply(
-        lambda g: (g["accuracy"] < g["before"]).mean(), include_groups=False
-    )
-    columns = ["accuracy", "accuracy_sd", "worst_decile", "made_worse", "loss"]
-    return summary[[*columns, "num_users"]]
 
 
 def _worst_decile(accuracy: pd.Series) -> float:
@@ -66,7 +64,7 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
             "made worse %": 100 * chosen["made_worse"],
             "loss": chosen["loss"],
         }
-    )
+    ).dropna(axis="columns", how="all")
     parts = []
     for group in percent.index.unique("users"):
         table = percent.xs(group, level="users")
@@ -82,11 +80,16 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
 def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:
     """Draws mean accuracy by adaptation step, one panel a group, as a PNG.
 
+    Where labels are no classes, the mean loss is drawn.
+
     Args:
       per_user: as for `summarize`.
       path: the file to write.
     """
     groups = per_user["users"].unique()
+    has_accuracy = per_user["accuracy"].notna().any()
+    column, scale = ("accuracy", 100) if has_accuracy else ("loss", 1)
+    quantity = "accuracy on held-out rows (%)" if has_accuracy else "loss"
     figure = matplotlib.figure.Figure(figsize=(4.8 * len(groups), 4.2))
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for panel, group in zip(panels, groups, strict=True):
@@ -95,8 +98,8 @@ def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:
         for (algorithm, rows), style in zip(
             by_algorithm, itertools.cycle(_STYLES), strict=False
         ):
-            by_step = rows.groupby("step")["accuracy"]
-            mean, error = 100 * by_step.mean(), 100 * by_step.sem()
+            by_step = rows.groupby("step")[column]
+            mean, error = scale * by_step.mean(), scale * by_step.sem()
             (line,) = panel.plot(
                 mean.index, mean, style, fillstyle="none", label=algorithm
             )
@@ -111,8 +114,8 @@ def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("accuracy on held-out rows (%),\nmean ± standard error")
-    panels[-1].legend(loc="lower right")
+    panels[0].set_ylabel(f"{quantity},\nmean ± standard error")
+    panels[-1].legend()
     figure.tight_layout()
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150)

@@ -11,8 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tff_perfedavg import errors
+from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.files import atomic_write
 
 _FORMAT_VERSION = 1
 

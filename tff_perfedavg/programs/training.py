@@ -10,8 +10,8 @@ import pandas as pd
 import tqdm
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.client_data import client_dataset
-from tff_perfedavg.data.population import Population
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import (
     build_model,
@@ -19,7 +19,7 @@ from tff_perfedavg.programs.build import (
     build_process,
 )
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.files import RunPaths, atomic_write
+from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.cohort import sample_cohort
 
 
@@ -35,7 +35,7 @@ class TrainingResult(NamedTuple):
     metrics: pd.DataFrame
 
 
-def train(experiment: Experiment, population: Population) -> TrainingResult:
+def train(experiment: Experiment, population: UserStore) -> TrainingResult:
     """Runs all rounds of an experiment on TFF's default context.
 
     Args:
@@ -49,13 +49,8 @@ def train(experiment: Experiment, population: Population) -> TrainingResult:
     users = population.training_users
     # Before anything is traced, let a cohort that cannot be drawn fail.
     sample_cohort(users, experiment.clients_per_round, 0, 0)
-    process = build_process(experiment, build_model(experiment, population))
-    datasets = {
-        user: client_dataset(
-            user, population.adaptation[user].x, population.adaptation[user].y
-        )
-        for user in users
-    }
+    model = build_model(experiment, population)
+    process = build_process(experiment, model, population)
     state = process.initialize()
     lines = []
     with tqdm.trange(
@@ -68,7 +63,7 @@ def train(experiment: Experiment, population: Population) -> TrainingResult:
                 experiment.base_random_seed,
                 round_number,
             )
-            output = process.next(state, [datasets[user] for user in cohort])
+            output = process.next(state, [np.int32(user) for user in cohort])
             state = output.state
             metrics = output.metrics["client_work"]
             if not metrics["num_users_taken"]:
@@ -90,7 +85,7 @@ def train(experiment: Experiment, population: Population) -> TrainingResult:
 
 def train_and_save(experiment: Experiment, paths: RunPaths) -> TrainingResult:
     """Runs `train` on the experiment's own population and writes its files."""
-    result = train(experiment, build_population(experiment))
+    result = train(experiment, build_population(experiment, paths.root))
     with atomic_write(paths.metrics) as file:
         result.metrics.to_csv(file)
     with atomic_write(paths.hparams) as file:

@@ -1,0 +1,170 @@
+"""Which data, divided how. Plain Python, for checks before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tff_perfedavg import errors
+
+NATURAL = "natural"
+PAPER = "paper"
+PAPER_DIFF_HETERO = "paper_diff_hetero"
+DIRICHLET = "dirichlet"
+K_CLASSES = "k_classes"
+IID = "iid"
+QUANTITY_SKEW = "quantity_skew"
+PARTITIONS = (
+    NATURAL,
+    PAPER,
+    PAPER_DIFF_HETERO,
+    DIRICHLET,
+    K_CLASSES,
+    IID,
+    QUANTITY_SKEW,
+)
+
+# What each data set is divided by unless told otherwise. Those with the paper's rule
+# come without owners and take any partition but `natural`; the others take `natural`
+# and, but for the generated and TFF's own, any other.
+_PAPER_IMAGES = {"partition": PAPER, "num_users": 50, "evaluation_a": 34}
+_DEFAULTS: dict[str, dict] = {
+    "digits": {
+        "partition": PAPER,
+        "num_users": 26,
+        "num_new_users": 6,
+        "a": 8,
+        "evaluation_a": 4,
+    },
+    "mnist": {**_PAPER_IMAGES, "a": 196},
+    "mnist_by_writer": {"partition": NATURAL},
+    "fashion_mnist": {**_PAPER_IMAGES, "a": 196},
+    "cifar10": {**_PAPER_IMAGES, "a": 68},
+    "uci_har": {"partition": NATURAL, "evaluation_fraction": 0.3},
+    # Windows of 41 characters: speakers of a thousand characters and more.
+    "shakespeare": {"partition": NATURAL, "min_rows": 24, "num_new_users": 28},
+    "femnist": {"partition": NATURAL},
+    "cifar100": {"partition": NATURAL},
+    "stackoverflow": {"partition": NATURAL},
+    "synthetic": {"partition": NATURAL, "num_users": 100, "num_new_users": 20},
+    "sinusoid": {"partition": NATURAL, "num_users": 1000, "num_new_users": 200},
+}
+DATASETS = tuple(_DEFAULTS)
+# Their users are made, not found: only `natural` divides them.
+GENERATED = ("synthetic", "sinusoid")
+# Read through TFF's loaders, user by user: likewise.
+FROM_TFF = ("femnist", "cifar100", "stackoverflow")
+# What each partition goes by, beside the numbers of users and the seed.
+_FIELDS_OF = {
+    NATURAL: ["min_rows"],
+    PAPER: ["a", "evaluation_a"],
+    PAPER_DIFF_HETERO: ["a", "evaluation_a"],
+    DIRICHLET: ["concentration", "rows_per_user"],
+    K_CLASSES: ["classes_per_user"],
+    IID: [],
+    QUANTITY_SKEW: ["concentration"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A data set and how it is divided among users.
+
+    `DataConfig.of(dataset, ...)` takes what suits the data set for every field not
+    given.
+
+    Attributes:
+      dataset: one of `DATASETS`.
+      partition: one of `PARTITIONS`.
+      num_users: users to make, seen and new together; natural partitions have the
+        users they have.
+      num_new_users: how many of them are held out of training. Where the data set
+        says itself who is new (`mnist_by_writer`, `uci_har`), 0 leaves it to that.
+      a: the paper's rule: adaptation rows per class, even.
+      evaluation_a: the same for evaluation rows.
+      concentration: of `dirichlet` and `quantity_skew`.
+      rows_per_user: of `dirichlet`.
+      classes_per_user: of `k_classes`.
+      evaluation_fraction: share of a user's rows (or segments) kept for evaluation,
+        where the rule does not say.
+      min_rows: natural users with fewer rows are left out.
+      synthetic_alpha: how unlike the users' models are, of `synthetic`.
+      synthetic_beta: how unlike their features are, of `synthetic`.
+      seed: of every draw.
+    """
+
+    dataset: str
+    partition: str
+    num_users: int = 50
+    num_new_users: int = 0
+    a: int = 8
+    evaluation_a: int = 4
+    concentration: float = 0.5
+    rows_per_user: int = 100
+    classes_per_user: int = 2
+    evaluation_fraction: float = 0.2
+    min_rows: int = 2
+    synthetic_alpha: float = 1.0
+    synthetic_beta: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_known("dataset", self.dataset, DATASETS)
+        _check_known("partition", self.partition, PARTITIONS)
+        natural = _DEFAULTS[self.dataset]["partition"] == NATURAL
+        if self.partition == NATURAL and not natural:
+            raise errors.ConfigError(
+                f"partition is 'natural', but {self.dataset} does not say whose its "
+                "rows are; choose another partition."
+            )
+        if self.dataset in GENERATED + FROM_TFF and self.partition != NATURAL:
+            raise errors.ConfigError(
+                f"partition is {self.partition!r}, but {self.dataset} comes user by "
+                "user; only 'natural' divides it."
+            )
+        if not 0 <= self.num_new_users < self.num_users:
+            raise errors.ConfigError(
+                f"num_new_users is {self.num_new_users} of {self.num_users} users; "
+                "at least one user must be left to train."
+            )
+        if self.partition in (PAPER, PAPER_DIFF_HETERO):
+            for field in ("num_users", "num_new_users", "a", "evaluation_a"):
+                if getattr(self, field) % 2:
+                    raise errors.ConfigError(
+                        f"{field} is {getattr(self, field)}; the paper's rule needs "
+                        "an even number."
+                    )
+        if not 0 < self.evaluation_fraction < 1:
+            raise errors.ConfigError(
+                f"evaluation_fraction is {self.evaluation_fraction}; it must be "
+                "between 0 and 1."
+            )
+        for field in ("synthetic_alpha", "synthetic_beta"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise errors.ConfigError(f"{field} is {value}; it must be at least 0.")
+        if self.seed < 0:
+            raise errors.ConfigError(f"seed is {self.seed}; it must be at least 0.")
+
+    @classmethod
+    def of(cls, dataset: str, **fields) -> DataConfig:
+        """Returns the data set's own way of being divided, but for the fields given."""
+        _check_known("dataset", dataset, DATASETS)
+        return cls(dataset=dataset, **{**_DEFAULTS[dataset], **fields})
+
+    def __str__(self) -> str:
+        """Returns the fields that matter for this data set and partition."""
+        fields = ["dataset", "partition"]
+        if self.partition != NATURAL or self.dataset in GENERATED:
+            fields.append("num_users")
+        fields += ["num_new_users", *_FIELDS_OF[self.partition]]
+        if self.dataset == "synthetic":
+            fields += ["synthetic_alpha", "synthetic_beta"]
+        if self.partition not in (PAPER, PAPER_DIFF_HETERO):
+            fields.append("evaluation_fraction")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in [*fields, "seed"])
+
+
+def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise errors.ConfigError(f"{field} is {value!r}; known: {', '.join(known)}.")

@@ -1,0 +1,68 @@
+"""How unlike the users of a population are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tff_perfedavg.data.user_store import UserStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Heterogeneity:
+    """A summary of who holds what.
+
+    Attributes:
+      histograms: int `[users, classes]`, rows of each class, both splits together;
+        None if the labels are no classes.
+      sizes: int `[users]`, rows of each user.
+      total_variation: mean over users of the total-variation distance, from 0 to 1,
+        between a user's distribution of classes and the population's; None if the
+        labels are no classes.
+    """
+
+    histograms: np.ndarray | None
+    sizes: np.ndarray
+    total_variation: float | None
+
+    def __str__(self) -> str:
+        sizes = self.sizes
+        lines = [
+            f"users                 {len(sizes)}",
+            f"rows                  {sizes.sum()}",
+            f"rows per user         {sizes.min()} to {sizes.max()}, "
+            f"median {np.median(sizes):g}, mean {sizes.mean():.1f}",
+        ]
+        if self.histograms is not None:
+            classes = np.count_nonzero(self.histograms, axis=1)
+            lines += [
+                f"classes per user      {classes.min()} to {classes.max()}, "
+                f"mean {classes.mean():.1f}",
+                f"mean total variation  {self.total_variation:.3f} "
+                "(0: all alike, 1: nothing in common)",
+            ]
+        return "\n".join(lines)
+
+
+def label_histograms(store: UserStore) -> np.ndarray:
+    """Counts each user's rows of each class: int64 `[users, classes]`."""
+    num_classes = store.description.num_classes
+    assert num_classes is not None, "labels are no classes"
+    users = np.asarray(store.users)
+    owner = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
+    cells = owner * num_classes + np.asarray(store.labels, np.int64)
+    counts = np.bincount(cells, minlength=len(users) * num_classes)
+    return counts.reshape(len(users), num_classes)
+
+
+def summarize(store: UserStore) -> Heterogeneity:
+    """Summarizes a store's users, seen and new together."""
+    sizes = store.users[:, 2] - store.users[:, 0]
+    if store.description.num_classes is None or store.label_shape:
+        return Heterogeneity(None, sizes, None)
+    histograms = label_histograms(store)
+    population = histograms.sum(0) / histograms.sum()
+    own = histograms / histograms.sum(1, keepdims=True)
+    distance = 0.5 * np.abs(own - population).sum(1)
+    return Heterogeneity(histograms, sizes, float(distance.mean()))

@@ -1,0 +1,429 @@
+"""A population on disk, memory-mapped: what every user holds, for any number of users.
+
+A store is a directory:
+
+    store.json    format version, shapes, dtypes, scale, class names, and the size
+                  and SHA-256 of every other file
+    users.bin     int64 [users, 4]: first row, first evaluation row, end, is_new
+    features.bin  rows of all users, one user after the other
+    labels.bin    their labels
+    ids.npy       (where users have names) bytes [users]
+
+A user's rows are its adaptation rows, then its evaluation rows. Features stay in the
+type they have (uint8 images stay uint8); `scale` turns them into floating point when
+they are read. Opening reads `store.json` alone, whatever the store's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tff_perfedavg import errors
+from tff_perfedavg.files import atomic_directory
+
+FORMAT_VERSION = 1
+_JSON, _USERS, _FEATURES, _LABELS, _IDS = (
+    "store.json",
+    "users.bin",
+    "features.bin",
+    "labels.bin",
+    "ids.npy",
+)
+_BUFFER_BYTES = 1 << 20
+
+
+class Rows(NamedTuple):
+    """Some rows of one user.
+
+    Attributes:
+      x: `[rows, ...]` features as stored.
+      y: `[rows, ...]` labels.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class User(NamedTuple):
+    """One user, to be written to a store.
+
+    Attributes:
+      adaptation: the rows it trains and adapts on.
+      evaluation: the rows it is judged on; none may be an adaptation row.
+      is_new: held out of training.
+      name: what the data set calls it; either all users have names or none.
+    """
+
+    adaptation: Rows
+    evaluation: Rows
+    is_new: bool = False
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a store's rows mean.
+
+    Attributes:
+      name: of the data set.
+      num_classes: labels are 0 to num_classes - 1; None if they are no classes.
+      scale: features are multiplied by it when read; a number, or one for each
+        entry of the last axis.
+      class_names: names of the classes, if they have any.
+      provenance: how the store came about (data set, partition, seed), for reports.
+    """
+
+    name: str
+    num_classes: int | None
+    scale: float | Sequence[float] = 1.0
+    class_names: Sequence[str] = ()
+    provenance: str = ""
+
+
+class UserStore:
+    """An opened store. Rows are read where they are asked for, by memory map."""
+
+    def __init__(self, path: pathlib.Path, header: dict):
+        """Use `UserStore.open` or `UserStore.write`."""
+        self.path = path
+        self._header = header
+
+    # ------------------------------------------------------------------ writing
+
+    @classmethod
+    def write(
+        cls,
+        path: str | os.PathLike,
+        users: Iterable[User],
+        description: Description,
+    ) -> UserStore:
+        """Writes a store, user by user, in memory that does not grow with it.
+
+        The store appears whole when the last user is written; a run that fails
+        leaves nothing at `path`, a run that is killed a hidden directory beside it.
+
+        Args:
+          path: where the store will be; nothing may be there.
+          users: the users in the order of their numbers. The first decides dtypes
+            and shapes.
+          description: what the rows mean.
+
+        Raises:
+          DataError: naming the user, if it has no rows at all, rows and labels of
+            different number, another dtype or shape than the first user, features
+            that are not finite, or labels out of range; if there are no users; if
+            something is at `path`; or if the disk does not take it. A user may have
+            an empty split (a user with a single row has).
+        """
+        path = pathlib.Path(path)
+        try:
+            with atomic_directory(path) as directory:
+                writer = _Writer(directory, description)
+                for user in users:
+                    writer.add(user)
+                writer.finish()
+        except FileExistsError as e:
+            raise errors.DataError(
+                f"{path} exists already; remove it or choose another place."
+            ) from e
+        except OSError as e:
+            raise errors.DataError(
+                f"{path} could not be written ({e.strerror or e}); nothing of it was "
+                "kept. Free some space or choose another disk."
+            ) from e
+        return cls.open(path)
+
+    # ------------------------------------------------------------------ reading
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> UserStore:
+        """Opens a store; instant, whatever its size.
+
+        Raises:
+          DataError: naming the file, if it is missing, of another size than it was
+            written with, unreadable or of another format version.
+        """
+        path = pathlib.Path(path)
+        try:
+            header = json.loads((path / _JSON).read_text())
+            version = header["format_version"]
+            files = header["files"] if version == FORMAT_VERSION else {}
+        except FileNotFoundError as e:
+            raise errors.DataError(
+                f"No user store at {path} (it has no {_JSON}); write one with "
+                "scripts/prepare_data.py."
+            ) from e
+        except (OSError, ValueError, LookupError, TypeError) as e:
+            raise errors.DataError(f"{path / _JSON} is unreadable: {e}.") from e
+        if version != FORMAT_VERSION:
+            raise errors.DataError(
+                f"{path} has format version {version}; this version of the library "
+                f"reads {FORMAT_VERSION}. Prepare the data again."
+            )
+        for name, facts in files.items():
+            file = path / name
+            if not file.is_file():
+                raise errors.DataError(f"{file} is missing; prepare the data again.")
+            size = file.stat().st_size
+            if size != facts["bytes"]:
+                raise errors.DataError(
+                    f"{file} has {size} bytes where {facts['bytes']} were written; "
+                    "prepare the data again."
+                )
+        return cls(path, header)
+
+    def verify(self) -> None:
+        """Reads every file and checks its hash.
+
+        Raises:
+          DataError: naming the first file whose content has changed.
+        """
+        for name, facts in self._header["files"].items():
+            found = hashlib.sha256()
+            with open(self.path / name, "rb") as file:
+                while block := file.read(_BUFFER_BYTES):
+                    found.update(block)
+            if found.hexdigest() != facts["sha256"]:
+                raise errors.DataError(
+                    f"{self.path / name} is not what was written (its SHA-256 "
+                    "differs); prepare the data again."
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the files' hashes: equal for stores of equal content."""
+        text = json.dumps(self._header["files"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def description(self) -> Description:
+        """What the rows mean."""
+        return Description(**self._header["description"])
+
+    @property
+    def num_users(self) -> int:
+        """Number of users, seen and new."""
+        return self._header["num_users"]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all users."""
+        return self._header["num_rows"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row's features."""
+        return tuple(self._header["features"]["shape"])
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of one row's label."""
+        return tuple(self._header["labels"]["shape"])
+
+    @property
+    def feature_dtype(self) -> np.dtype:
+        """Type of the features on disk."""
+        return np.dtype(self._header["features"]["dtype"])
+
+    @property
+    def label_dtype(self) -> np.dtype:
+        """Type of the labels on disk."""
+        return np.dtype(self._header["labels"]["dtype"])
+
+    @functools.cached_property
+    def users(self) -> np.ndarray:
+        """int64 `[users, 4]`: first row, first evaluation row, end, is_new."""
+        return self._map(_USERS, np.dtype(np.int64), (self.num_users, 4))
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """`[rows, ...]` features of all users, as stored."""
+        return self._map(
+            _FEATURES, self.feature_dtype, (self.num_rows, *self.input_shape)
+        )
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """`[rows, ...]` labels of all users, as stored."""
+        return self._map(_LABELS, self.label_dtype, (self.num_rows, *self.label_shape))
+
+    @property
+    def training_users(self) -> np.ndarray:
+        """int64 numbers of the users that take part in training."""
+        return np.flatnonzero(self.users[:, 3] == 0)
+
+    @property
+    def new_users(self) -> np.ndarray:
+        """int64 numbers of the users held out of training."""
+        return np.flatnonzero(self.users[:, 3])
+
+    def adaptation(self, user: int) -> Rows:
+        """Returns the user's adaptation rows."""
+        start, split, _, _ = self._user(user)
+        return Rows(self.features[start:split], self.labels[start:split])
+
+    def evaluation(self, user: int) -> Rows:
+        """Returns the user's evaluation rows."""
+        _, split, end, _ = self._user(user)
+        return Rows(self.features[split:end], self.labels[split:end])
+
+    def user_name(self, user: int) -> str:
+        """Returns what the data set calls the user, else its number."""
+        self._user(user)
+        if _IDS not in self._header["files"]:
+            return str(user)
+        return np.load(self.path / _IDS, mmap_mode="r")[user].decode()
+
+    def file(self, name: str) -> str:
+        """Returns the path of `users`, `features` or `labels`, for memory maps."""
+        return str((self.path / f"{name}.bin").absolute())
+
+    def _user(self, user: int) -> np.ndarray:
+        if not 0 <= user < self.num_users:
+            raise errors.DataError(
+                f"{self.path} has users 0 to {self.num_users - 1}, not {user}."
+            )
+        return self.users[user]
+
+    def _map(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        if math.prod(shape) == 0:
+            return np.zeros(shape, dtype)
+        return np.memmap(self.path / name, dtype, "r", shape=shape)
+
+
+class _Writer:
+    """Writes a store's files into a directory."""
+
+    def __init__(self, directory: pathlib.Path, description: Description):
+        self._directory = directory
+        self._description = description
+        self._files = {
+            name: _HashedFile(directory / name) for name in (_USERS, _FEATURES, _LABELS)
+        }
+        self._first: Rows | None = None
+        self._names: list[bytes] = []
+        self._num_users = 0
+        self._num_rows = 0
+
+    def add(self, user: User) -> None:
+        label = f"user {self._num_users}"
+        if user.name is not None:
+            label += f" ({user.name})"
+        adaptation, evaluation = (
+            Rows(np.asarray(split.x), np.asarray(split.y)) for split in user[:2]
+        )
+        if self._first is None:
+            self._first = Rows(adaptation.x[:0], adaptation.y[:0])
+        for split in (adaptation, evaluation):
+            self._check(label, split)
+        start = self._num_rows
+        split_at = start + len(adaptation.y)
+        end = split_at + len(evaluation.y)
+        if end == start:
+            raise errors.DataError(f"{self._description.name}: {label} has no rows.")
+        # As many names as users so far: none, or one each.
+        if len(self._names) != (self._num_users if user.name is not None else 0):
+            raise errors.DataError(
+                f"{self._description.name}: {label}: either all users have names or "
+                "none has."
+            )
+        for split in (adaptation, evaluation):
+            self._files[_FEATURES].write(np.ascontiguousarray(split.x))
+            self._files[_LABELS].write(np.ascontiguousarray(split.y))
+        self._files[_USERS].write(
+            np.array([start, split_at, end, user.is_new], np.int64)
+        )
+        if user.name is not None:
+            self._names.append(user.name.encode())
+        self._num_users += 1
+        self._num_rows = end
+
+    def finish(self) -> None:
+        if self._first is None:
+            raise errors.DataError(f"{self._description.name}: there are no users.")
+        if self._names:
+            self._files[_IDS] = _HashedFile(self._directory / _IDS)
+            np.lib.format.write_array(self._files[_IDS], np.array(self._names))
+        files = {name: file.close() for name, file in self._files.items()}
+        header = {
+            "format_version": FORMAT_VERSION,
+            "description": dataclasses.asdict(self._description),
+            "num_users": self._num_users,
+            "num_rows": self._num_rows,
+            "features": _spec(self._first.x),
+            "labels": _spec(self._first.y),
+            "files": files,
+        }
+        with open(self._directory / _JSON, "w") as file:
+            json.dump(header, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _check(self, label: str, rows: Rows) -> None:
+        name = f"{self._description.name}: {label}"
+        assert self._first is not None
+        if rows.x.ndim == 0 or rows.y.ndim == 0 or len(rows.x) != len(rows.y):
+            raise errors.DataError(
+                f"{name} has features of shape {rows.x.shape} and labels of shape "
+                f"{rows.y.shape}; the first axis of both must be its rows."
+            )
+        for kind, array, first in (
+            ("features", rows.x, self._first.x),
+            ("labels", rows.y, self._first.y),
+        ):
+            if _spec(array) != _spec(first):
+                raise errors.DataError(
+                    f"{name} has {kind} {_spec(array)}, user 0 has {_spec(first)}."
+                )
+            if array.dtype.kind not in "biuf":
+                raise errors.DataError(
+                    f"{name} has {kind} of type {array.dtype}; numbers are needed."
+                )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise errors.DataError(
+                    f"{name} has {kind} that are not finite numbers; remove or fill "
+                    "those rows."
+                )
+        classes = self._description.num_classes
+        if (
+            classes is not None
+            and rows.y.size
+            and not (rows.y.min() >= 0 and rows.y.max() < classes)
+        ):
+            raise errors.DataError(f"{name} has a label outside 0 to {classes - 1}.")
+
+
+class _HashedFile:
+    """A file that knows the hash of what was written to it."""
+
+    def __init__(self, path: pathlib.Path):
+        self._file = open(path, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data) -> None:
+        view = memoryview(data).cast("B") if len(data) else b""
+        self._hash.update(view)
+        self._size += len(view)
+        self._file.write(view)
+
+    def close(self) -> dict:
+        """Makes the file durable and returns its size and hash."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"bytes": self._size, "sha256": self._hash.hexdigest()}
+
+
+def _spec(array: np.ndarray) -> dict:
+    return {"dtype": array.dtype.name, "shape": list(array.shape[1:])}

@@ -1,0 +1,39 @@
+"""Where a run's files are."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPaths:
+    """The files of one run, laid out as in google-research/federated.
+
+    Attributes:
+      root: directory of all runs (`--root_output_dir`).
+      name: of the run (`--experiment_name`).
+    """
+
+    root: pathlib.Path
+    name: str
+
+    @property
+    def model(self) -> pathlib.Path:
+        """The trained initial model."""
+        return self.root / "checkpoints" / self.name / "model.npz"
+
+    @property
+    def results(self) -> pathlib.Path:
+        """Directory of the run's tables and figures."""
+        return self.root / "results" / self.name
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """One line per round."""
+        return self.results / "experiment.metrics.csv"
+
+    @property
+    def hparams(self) -> pathlib.Path:
+        """The run's settings."""
+        return self.results / "hparams.csv"
