@@ -5,8 +5,8 @@ import tensorflow as tf
 from tests import reference
 from tests.helpers import batch_of, relative_error, toy_user
 from tff_perfedavg import errors
-from tff_perfedavg.models.convolutional import cnn
-from tff_perfedavg.models.dense import logistic_regression, mlp
+from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
+from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.optimization.config import PerFedAvgConfig
 from tff_perfedavg.optimization.meta_gradient import meta_gradient
@@ -38,6 +38,9 @@ def test_mlp_is_the_papers():
         (logistic_regression((8, 8), 10), np.ones([3, 8, 8])),
         (cnn((8, 8), 10), np.ones([3, 8, 8])),
         (cnn((9, 13, 3), 10), np.ones([3, 9, 13, 3])),
+        (conv1d((128, 9), 10), np.ones([3, 128, 9])),
+        (char_cnn((40,), 10), np.ones([3, 40])),
+        (mlp_regressor((1,), 10), np.ones([3, 1])),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -86,6 +89,51 @@ def test_cnn_equals_keras():
     assert np.allclose(model.apply(weights, x), twin(x), atol=1e-6)
 
 
+def test_conv1d_equals_keras():
+    model = conv1d((30, 2), 5, filters=(3, 4), hidden=6)
+    twin = tf.keras.Sequential(
+        [
+            tf.keras.Input([30, 2]),
+            layers.Conv1D(3, 8, strides=4, padding="same", activation="relu"),
+            layers.Conv1D(4, 8, strides=4, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(6, activation="relu"),
+            layers.Dense(5),
+        ]
+    )
+    weights = model.init(0)
+    twin.set_weights(weights)
+    x = np.random.default_rng(0).normal(size=[4, 30, 2]).astype(np.float32)
+    assert np.allclose(model.apply(weights, x), twin(x), atol=1e-6)
+
+
+def test_char_cnn_equals_keras():
+    model = char_cnn((12,), 7)
+    twin = tf.keras.Sequential(
+        [
+            tf.keras.Input([12]),
+            layers.Embedding(7, 16),
+            layers.Conv1D(32, 5, strides=2, padding="same", activation="relu"),
+            layers.Conv1D(48, 5, strides=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(7),
+        ]
+    )
+    weights = model.init(0)
+    twin.set_weights(weights)
+    x = np.random.default_rng(0).integers(0, 7, [4, 12]).astype(np.float32)
+    assert np.allclose(model.apply(weights, x), twin(x), atol=1e-6)
+
+
+def test_squared_error_counts_only_rows_that_count():
+    model = mlp_regressor((1,), 2)
+    outputs = np.array([[1, 2], [3, 5], [9, 9]], np.float32)
+    labels = np.array([[1, 0], [2, 2], [0, 0]], np.float32)
+    loss = model.loss(outputs, labels, np.array([1, 1, 0], np.float32))
+    assert np.isclose(loss, (4 / 2 + 10 / 2) / 2)
+
+
 def test_evaluate_counts_only_rows_that_count():
     model = logistic_regression((2,), 2)
     weights = [np.eye(2, dtype=np.float32), np.zeros(2, np.float32)]
@@ -103,6 +151,12 @@ def test_a_cnn_for_too_small_images_is_refused():
         cnn((3, 8), 10)
     with pytest.raises(errors.ModelError, match=r"input_shape is \(64,\)"):
         cnn((64,), 10)
+    with pytest.raises(errors.ModelError, match="window of 5 readings is shorter"):
+        conv1d((5, 3), 10)
+    with pytest.raises(errors.ModelError, match=r"input_shape is \(5,\); give \(time"):
+        conv1d((5,), 10)
+    with pytest.raises(errors.ModelError, match=r"input_shape is \(5, 3\); give \(con"):
+        char_cnn((5, 3), 10)
 
 
 KERAS_MODELS = {

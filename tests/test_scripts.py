@@ -21,7 +21,9 @@ def run(script, *flags):
     )
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "demo.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "evaluate.py", "demo.py", "prepare_data.py"]
+)
 def test_help_answers_without_loading_a_framework(script):
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", ROOT / "scripts" / script, "--help"],
@@ -29,7 +31,7 @@ def test_help_answers_without_loading_a_framework(script):
         text=True,
         cwd=ROOT,
     )
-    assert "--root_output_dir" in answer.stdout
+    assert "_dir" in answer.stdout
     loaded = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
     assert "tff_perfedavg" in loaded
     assert not loaded & {"tensorflow", "tensorflow_federated", "pandas", "numpy"}
@@ -52,6 +54,13 @@ def test_help_answers_without_loading_a_framework(script):
             ["--experiment_name=a", "--inner_learning_rate=0"],
             "inner_learning_rate is 0.0",
         ),
+        ("prepare_data.py", ["--output_dir=x"], "--dataset is missing; known"),
+        (
+            "prepare_data.py",
+            ["--output_dir=x", "--dataset=digits", "--partition=natural"],
+            "digits does not say whose",
+        ),
+        ("prepare_data.py", ["--output_dir=x", "--describe"], "No user store at"),
         (
             "evaluate.py",
             ["--experiment_name=a", "--adaptation_steps=-1"],
@@ -90,6 +99,31 @@ def test_train_from_a_flagfile_then_evaluate(tmp_path):
     table = pd.read_csv(tmp_path / "results" / "short" / "evaluation.table.csv")
     assert len(table) == 2 * 6
     assert not evaluated.stderr
+
+
+def test_prepare_then_describe_then_train_on_the_store(tmp_path):
+    place = f"--output_dir={tmp_path / 'store'}"
+    prepared = run(
+        "prepare_data.py",
+        place,
+        "--dataset=digits",
+        "--partition=iid",
+        "--num_users=30",
+    )
+    assert prepared.returncode == 0, prepared.stderr
+    assert "divided by            dataset=digits, partition=iid" in prepared.stdout
+    assert (tmp_path / "store.png").read_bytes().startswith(b"\x89PNG")
+    described = run("prepare_data.py", place, "--describe", "--verify")
+    assert described.stdout.splitlines()[1:] == prepared.stdout.splitlines()
+    again = run("prepare_data.py", place, "--dataset=digits")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+    flags = ["--experiment_name=a", "--total_rounds=2", f"--root_output_dir={tmp_path}"]
+    trained = run("train.py", f"--store={tmp_path / 'store'}", *flags)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = run("evaluate.py", *flags[::2], "--adaptation_steps=1")
+    assert "Users seen in training (24):" in evaluated.stdout
 
 
 def test_the_demo_prints_and_writes_its_report(tmp_path):

@@ -166,9 +166,10 @@ class SequenceClientData:
         )
 
     def read_evaluation(self, value) -> tuple[tf.Tensor, UserRows, UserRows]:
+        # A split without rows does not say whose it is; the other does.
         user, adaptation = self.read_training(value["adaptation"])
-        _, evaluation = self.read_training(value["evaluation"])
-        return user, adaptation, evaluation
+        same_user, evaluation = self.read_training(value["evaluation"])
+        return tf.maximum(user, same_user), adaptation, evaluation
 
 
 def client_dataset(user: int, x, y) -> tf.data.Dataset:

@@ -153,7 +153,7 @@ class UserStore:
           DataError: naming the file, if it is missing, of another size than it was
             written with, unreadable or of another format version.
         """
-        path = pathlib.Path(path)
+        path = pathlib.Path(path).absolute()
         try:
             header = json.loads((path / _JSON).read_text())
             version = header["format_version"]
@@ -286,7 +286,7 @@ class UserStore:
 
     def file(self, name: str) -> str:
         """Returns the path of `users`, `features` or `labels`, for memory maps."""
-        return str((self.path / f"{name}.bin").absolute())
+        return str(self.path / f"{name}.bin")
 
     def _user(self, user: int) -> np.ndarray:
         if not 0 <= user < self.num_users:

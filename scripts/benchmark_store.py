@@ -1,0 +1,165 @@
+"""Measures the user store at a million users: writing, opening, reading through TFF.
+
+Prints a table and writes it as JSON. Each part runs in a process of its own, so that
+peak memory is that part's.
+"""
+
+import json
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs import command
+
+_DIR = flags.DEFINE_string(
+    "store_dir", "results/benchmark_store", "Where the store is written."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/benchmark_store.json", "File of the figures."
+)
+_KEEP = flags.DEFINE_bool("keep", False, "Keep the store, and use one that is there.")
+_USERS = flags.DEFINE_integer("num_users", 1_000_000, "Users.", lower_bound=1)
+_ROWS = flags.DEFINE_integer("rows_per_user", 20, "Rows per user.", lower_bound=2)
+_FEATURES = flags.DEFINE_integer("num_features", 32, "uint8 features.", lower_bound=1)
+_COHORT = flags.DEFINE_integer("cohort", 10_000, "Users read.", lower_bound=1)
+_PART = flags.DEFINE_enum(
+    "part", None, ["write", "open", "read"], "Run one part and print its JSON."
+)
+_OPENINGS = 20
+
+
+def write(path):
+    """Writes the store; seconds."""
+    import numpy as np
+
+    from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+
+    end = max(1, _ROWS.value * 4 // 5)
+
+    def users():
+        for number in range(_USERS.value):
+            rng = np.random.Generator(np.random.SFC64(number))
+            x = rng.integers(0, 256, [_ROWS.value, _FEATURES.value], np.uint8)
+            y = rng.integers(0, 10, [_ROWS.value], np.int32)
+            yield User(Rows(x[:end], y[:end]), Rows(x[end:], y[end:]))
+
+    start = time.perf_counter()
+    UserStore.write(path, users(), Description("benchmark", 10, scale=1 / 255))
+    return {"seconds": time.perf_counter() - start}
+
+
+def open_store(path):
+    """Opens the store; median seconds."""
+    from tff_perfedavg.data.user_store import UserStore
+
+    taken = []
+    for _ in range(_OPENINGS):
+        start = time.perf_counter()
+        UserStore.open(path).adaptation(_USERS.value - 1)
+        taken.append(time.perf_counter() - start)
+    return {"seconds": sorted(taken)[_OPENINGS // 2], "first_seconds": taken[0]}
+
+
+def read(path):
+    """Reads all rows of a cohort's users in a federated computation; seconds."""
+    command.load_frameworks()
+    import numpy as np
+    import psutil
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.data.user_store import UserStore
+    from tff_perfedavg.models.dense import logistic_regression
+    from tff_perfedavg.optimization.batches import all_rows
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    runtime = use_local_runtime()
+    store = UserStore.open(path)
+    client_data = StoreClientData(store, logistic_regression((_FEATURES.value,), 10))
+
+    @tff.tensorflow.computation(client_data.training_type)
+    def total(value):
+        _, rows = client_data.read_training(value)
+        return tf.reduce_sum(all_rows(rows).x)
+
+    @tff.federated_computation(
+        tff.FederatedType(client_data.training_type, tff.CLIENTS)
+    )
+    def total_of_all(values):
+        return tff.federated_sum(tff.federated_map(total, values))
+
+    chosen = np.random.default_rng(0).choice(
+        _USERS.value, min(_COHORT.value, _USERS.value), replace=False
+    )
+    total_of_all([np.int32(chosen[0])])
+    start = time.perf_counter()
+    found = total_of_all([np.int32(user) for user in chosen])
+    seconds = time.perf_counter() - start
+    expected = sum(
+        float(store.adaptation(user).x.sum(dtype=np.int64)) for user in chosen
+    )
+    assert np.isclose(found, expected / 255, rtol=1e-4), (found, expected / 255)
+    # Kept by the kernel: the worker's largest resident size so far.
+    status = pathlib.Path(f"/proc/{runtime.worker.pid}/status").read_text()
+    (line,) = [x for x in status.splitlines() if x.startswith("VmHWM")]
+    rss = psutil.Process(runtime.worker.pid).memory_full_info()
+    return {
+        "seconds": seconds,
+        "milliseconds_per_user": 1e3 * seconds / len(chosen),
+        "worker_peak_mb": int(line.split()[1]) / 1e3,
+        "worker_private_mb": rss.uss / 1e6,
+    }
+
+
+def main():
+    path = pathlib.Path(_DIR.value)
+    if _PART.value:
+        part = {"write": write, "open": open_store, "read": read}[_PART.value]
+        figures = part(path)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({**figures, "peak_mb": peak / 1e3}))
+        return
+    if path.exists() and not _KEEP.value:
+        shutil.rmtree(path)
+    settings = [f"--{flag.name}={flag.value}" for flag in (_USERS, _ROWS, _FEATURES)]
+    settings += [f"--cohort={_COHORT.value}", f"--store_dir={path}"]
+    parts = ["open", "read"] if path.exists() else ["write", "open", "read"]
+    results = {"num_users": _USERS.value, "cohort": _COHORT.value}
+    for part in parts:
+        answer = subprocess.run(
+            [sys.executable, __file__, f"--part={part}", *settings],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        results[part] = json.loads(answer.stdout.splitlines()[-1])
+    results["store_mb"] = sum(f.stat().st_size for f in path.iterdir()) / 1e6
+    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+        file.write(json.dumps(results, indent=1).encode())
+
+    print(f"{_USERS.value} users, {results['store_mb']:.0f} MB on disk")
+    print(f"{'part':8}{'seconds':>12}{'peak MB':>10}{'worker peak MB':>16}")
+    for part in parts:
+        figures = results[part]
+        worker = figures.get("worker_peak_mb")
+        print(
+            f"{part:8}{figures['seconds']:12.4f}{figures['peak_mb']:10.0f}"
+            + (f"{worker:16.0f}" if worker else "")
+        )
+    if "read" in results:
+        per_user = results["read"]["milliseconds_per_user"]
+        print(f"reading: {per_user:.3f} ms per user of {_COHORT.value}")
+    print(f"Written: {_OUTPUT.value}")
+    if not _KEEP.value:
+        shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    command.run(main)

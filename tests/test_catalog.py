@@ -1,0 +1,279 @@
+"""Data sets by name: embedded, generated, from files, and what is said of others."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from tff_perfedavg import errors
+from tff_perfedavg.data import catalog, division
+from tff_perfedavg.data.config import DataConfig
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.programs.prepare import prepare, prepare_once, summary
+
+DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
+needs_data = pytest.mark.skipif(
+    not DATA_DIR, reason=f"{catalog.DATA_DIR_VARIABLE} is not set"
+)
+
+
+def counts(rows):
+    return np.bincount(rows.y, minlength=10)
+
+
+def test_digits_gives_no_row_twice_and_keeps_the_rule_in_both_splits(tmp_path):
+    store = prepare(DataConfig.of("digits"), tmp_path / "digits")
+    assert store.num_users == 26
+    seen = set()
+    for user in range(26):
+        for rows, a in ((store.adaptation(user), 8), (store.evaluation(user), 4)):
+            seen |= {x.tobytes() for x in rows.x}
+            if user < 13:
+                assert counts(rows).tolist() == [a] * 5 + [0] * 5
+            else:
+                assert sorted(counts(rows)) == [0] * 8 + [a // 2, 2 * a]
+    # No two images of the data set are equal, so rows are told apart by content.
+    assert len(seen) == store.num_rows == 13 * 12 * 5 + 13 * 30
+    # Half of the new users are of either kind.
+    assert store.new_users.tolist() == [10, 11, 12, 23, 24, 25]
+    assert store.feature_dtype == np.uint8
+    assert store.features.max() * store.description.scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_new_users": 5}, "num_new_users is 5"),
+        ({"num_users": 25}, "num_users is 25"),
+        ({"a": 7}, "a is 7"),
+        ({"num_new_users": 26}, "num_new_users is 26 of 26"),
+        ({"partition": "natural"}, "does not say whose"),
+        ({"partition": "papers"}, "partition is 'papers'; known: natural, paper"),
+        ({"evaluation_fraction": 1.0}, "evaluation_fraction is 1.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_loaded(fields, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        DataConfig.of("digits", **fields)
+
+
+def test_data_sets_that_come_user_by_user_take_no_partition():
+    with pytest.raises(errors.ConfigError, match="sinusoid comes user by user"):
+        DataConfig.of("sinusoid", partition="iid")
+    with pytest.raises(errors.ConfigError, match="dataset is 'minst'; known: digits"):
+        DataConfig.of("minst")
+
+
+def test_too_many_rows_are_refused_with_the_largest_number_feasible(tmp_path):
+    config = DataConfig.of("digits", a=40)
+    with pytest.raises(errors.DataError, match="largest feasible a is 12"):
+        prepare(config, tmp_path / "digits")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"partition": "dirichlet", "num_users": 15, "rows_per_user": 30},
+        {"partition": "k_classes", "num_users": 15, "classes_per_user": 3},
+        {"partition": "iid", "num_users": 30},
+        {"partition": "quantity_skew", "num_users": 30},
+        {"partition": "paper_diff_hetero"},
+    ],
+)
+def test_every_partition_makes_a_store_of_disjoint_splits(tmp_path, fields):
+    config = DataConfig.of("digits", **fields)
+    store = prepare(config, tmp_path / "one")
+    assert prepare(config, tmp_path / "two").fingerprint == store.fingerprint
+    assert len(store.new_users) == 6
+    assert len({x.tobytes() for x in store.features}) == store.num_rows
+    for user in range(store.num_users):
+        adaptation, evaluation = store.adaptation(user), store.evaluation(user)
+        assert len(adaptation.y)
+        if len(adaptation.y) > 1:
+            assert len(evaluation.y)
+    assert "mean total variation" in summary(store)
+
+
+def test_a_store_is_prepared_once(tmp_path):
+    config = DataConfig.of("digits")
+    first = prepare_once(config, tmp_path / "digits")
+    inode = (first.path / "users.bin").stat().st_ino
+    again = prepare_once(config, tmp_path / "digits")
+    assert (again.path / "users.bin").stat().st_ino == inode
+    other = dataclasses.replace(config, seed=1)
+    with pytest.raises(errors.DataError, match="exists already"):
+        prepare_once(other, tmp_path / "digits")
+
+
+def test_synthetic_users_differ_as_told(tmp_path):
+    def centres(beta):
+        config = DataConfig.of("synthetic", synthetic_beta=beta, num_users=60)
+        _, users = division.generate(config)
+        return np.array([user.adaptation.x.mean() for user in users])
+
+    # A user's features are centred on a draw of variance beta (and what the mean of
+    # 60 draws of variance 1 adds).
+    assert np.isclose(centres(0.0).std(), 1 / np.sqrt(60), rtol=0.4)
+    assert np.isclose(centres(4.0).std(), 2, rtol=0.4)
+    store = prepare(DataConfig.of("synthetic"), tmp_path / "synthetic")
+    assert store.input_shape == (60,)
+    sizes = store.users[:, 2] - store.users[:, 0]
+    assert sizes.min() >= 50
+
+
+def test_sinusoid_users_are_sinusoids(tmp_path):
+    store = prepare(
+        DataConfig.of("sinusoid", num_users=20, num_new_users=4), tmp_path / "s"
+    )
+    assert store.description.num_classes is None
+    for user in range(20):
+        x, y = store.adaptation(user)
+        # y = p sin(x) + q cos(x) for some p and q.
+        basis = np.concatenate([np.sin(x), np.cos(x)], 1).astype(np.float64)
+        residual = np.linalg.lstsq(basis, y.astype(np.float64), rcond=None)[1]
+        assert residual < 1e-8
+
+
+def test_a_data_set_found_nowhere_says_what_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv(catalog.DATA_DIR_VARIABLE, raising=False)
+    with pytest.raises(
+        errors.DataError,
+        match=r"no uci_har_inertial_i16\.npz or UCI HAR Dataset/ .*is not set.*unpack",
+    ):
+        catalog.load("uci_har")
+    with pytest.raises(errors.DataError, match=f"tinyshakespeare.* in {tmp_path}"):
+        catalog.load("shakespeare", tmp_path)
+    with pytest.raises(errors.DataError, match="There is no data set 'x'; known: dig"):
+        catalog.load("x")
+    with pytest.raises(errors.DataError, match="nowhere is no directory"):
+        catalog.load("digits", tmp_path / "nowhere")
+
+
+def test_a_failed_download_is_told_with_its_reason(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    def fail():
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(tf.keras.datasets.fashion_mnist, "load_data", fail)
+    with pytest.raises(
+        errors.DataError,
+        match=r"no fashion_mnist\.npz in .*no route to host.*load_data\(\) where there",
+    ):
+        catalog.load("fashion_mnist", tmp_path)
+
+
+def test_a_damaged_file_is_told_by_name(tmp_path):
+    (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(errors.DataError, match=r"cifar10\.npz is damaged"):
+        catalog.load("cifar10", tmp_path)
+
+
+def test_the_har_archive_is_read_as_uci_gives_it_out(tmp_path):
+    root = tmp_path / "UCI HAR Dataset"
+    rng = np.random.default_rng(0)
+    signals = {}
+    for part, subjects, labels in (
+        ("train", [1, 1, 1, 1, 3, 3], [5, 5, 4, 4, 4, 4]),
+        ("test", [2, 2], [1, 2]),
+    ):
+        folder = root / part / "Inertial Signals"
+        folder.mkdir(parents=True)
+        for signal in ("body_acc", "body_gyro", "total_acc"):
+            for axis in "xyz":
+                values = rng.normal(size=[len(labels), 128])
+                signals[part, f"{signal}_{axis}"] = values
+                np.savetxt(folder / f"{signal}_{axis}_{part}.txt", values)
+        np.savetxt(root / part / f"y_{part}.txt", labels, fmt="%d")
+        np.savetxt(root / part / f"subject_{part}.txt", subjects, fmt="%d")
+    data = catalog.load("uci_har", tmp_path)
+    assert data.x.shape == (8, 128, 9)
+    assert np.allclose(data.x[:6, :, 3], signals["train", "body_gyro_x"])
+    assert data.y.tolist() == [4, 4, 3, 3, 3, 3, 0, 1]
+    assert data.new_keys == {2}
+    # Runs of one person at one activity.
+    assert len(set(data.groups)) == 5
+    assert len(set(data.groups[:2])) == 1
+    (root / "test" / "y_test.txt").write_text("walking\n")
+    with pytest.raises(errors.DataError, match="UCI HAR Dataset is damaged"):
+        catalog.load("uci_har", tmp_path)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "a", "num_rows"), [("mnist", 196, 36750), ("cifar10", 68, 12750)]
+)
+def test_the_papers_partition_of_images_has_the_papers_counts(
+    tmp_path, name, a, num_rows
+):
+    store = prepare(DataConfig.of(name), tmp_path / name, DATA_DIR)
+    assert store.num_users == 50
+    # 25 users of 5 a and 25 of 5 a / 2.
+    assert sum(len(store.adaptation(u).y) for u in range(50)) == num_rows
+    for user in range(50):
+        for rows, size in ((store.adaptation(user), a), (store.evaluation(user), 34)):
+            if user < 25:
+                assert counts(rows).tolist() == [size] * 5 + [0] * 5
+            else:
+                assert sorted(counts(rows)) == [0] * 8 + [size // 2, 2 * size]
+        own = [
+            set(np.flatnonzero(counts(r)))
+            for r in (store.adaptation(user), store.evaluation(user))
+        ]
+        assert own[0] == own[1]
+    # Evaluation rows are the data set's own test rows.
+    with np.load(
+        pathlib.Path(DATA_DIR) / f"{'mnist_by_writer' if name == 'mnist' else name}.npz"
+    ) as arrays:
+        test_rows = {x.tobytes() for x in arrays["x_test"]}
+    assert all(x.tobytes() in test_rows for x in store.evaluation(30).x)
+
+
+@needs_data
+def test_writers_people_and_speakers_are_users(tmp_path):
+    stores = {
+        name: prepare(DataConfig.of(name), tmp_path / name, DATA_DIR)
+        for name in ("mnist_by_writer", "uci_har", "shakespeare")
+    }
+    writers = stores["mnist_by_writer"]
+    assert (len(writers.training_users), len(writers.new_users)) == (539, 297)
+    assert writers.num_rows == 70000
+    people = stores["uci_har"]
+    assert (len(people.training_users), len(people.new_users)) == (21, 9)
+    assert people.num_rows == 10299
+    assert people.user_name(people.new_users[0]) == "2"
+    for user in range(30):
+        splits = (people.adaptation(user), people.evaluation(user))
+        assert all(set(rows.y) == set(range(6)) for rows in splits)
+    speakers = stores["shakespeare"]
+    assert speakers.num_users == 141
+    assert "ROMEO" in {speakers.user_name(user) for user in range(141)}
+    # Evaluation comes after adaptation in the speaker's text.
+    data = catalog.load("shakespeare", DATA_DIR)
+    own = data.x[data.keys == speakers.user_name(0)]
+    read = [speakers.adaptation(0).x, speakers.evaluation(0).x]
+    assert np.array_equal(np.concatenate(read), own)
+
+
+@needs_data
+def test_overlapping_windows_never_meet_across_the_splits(tmp_path):
+    # Windows overlap by half, so the second half of one is the first of the next.
+    people = prepare(DataConfig.of("uci_har"), tmp_path / "har", DATA_DIR)
+    for user in range(people.num_users):
+        halves = []
+        for rows in (people.adaptation(user), people.evaluation(user)):
+            halves.append({half.tobytes() for x in rows.x for half in (x[:64], x[64:])})
+        assert not halves[0] & halves[1]
+
+
+def test_stores_of_the_catalogue_open_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare(DataConfig.of("digits"), "digits")
+    store = UserStore.open("digits")
+    monkeypatch.chdir("/")
+    assert len(store.adaptation(0).y) == 40
+    assert pathlib.Path(store.file("users")).is_absolute()

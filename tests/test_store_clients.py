@@ -1,0 +1,260 @@
+"""Users of a store inside TFF: the same users by another way."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers import relative_error
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+from tff_perfedavg.models.dense import mlp, mlp_regressor
+from tff_perfedavg.optimization.config import (
+    AdaptationConfig,
+    FedAvgConfig,
+    PerFedAvgConfig,
+)
+
+MODEL = mlp((4, 2), 3, hidden=(5,))
+SCALE = [0.01, 0.02]
+CONFIG = PerFedAvgConfig(0.3, 0.07, 3, 4, 5, 6)
+# Adaptation and evaluation rows; from plenty to a single row and none.
+SIZES = [(30, 5), (3, 1), (12, 20), (1, 0), (0, 4)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng = np.random.default_rng(0)
+
+    def rows(count):
+        x = rng.integers(0, 256, [count, 4, 2]).astype(np.uint8)
+        return Rows(x, rng.integers(0, 3, [count]).astype(np.int32))
+
+    users = [User(rows(a), rows(e)) for a, e in SIZES]
+    path = tmp_path_factory.mktemp("stores") / "store"
+    return UserStore.write(path, users, Description("toy", 3, scale=SCALE))
+
+
+def as_sequence(user, rows):
+    from tff_perfedavg.algorithms.client_data import client_dataset
+
+    x = rows.x.astype(np.float32) * np.array(SCALE, np.float32)
+    return client_dataset(user, x, np.asarray(rows.y))
+
+
+def train_two_rounds(build, config, client_data, clients):
+    process = build(MODEL, config, client_data=client_data, seed=3)
+    state, metrics = process.initialize(), None
+    for _ in range(2):
+        state, metrics = process.next(state, clients)
+    return process.get_model_weights(state).trainable, metrics["client_work"]
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, FedAvgConfig(0.07, 3, 4)], ids=["per_fed_avg", "fed_avg"]
+)
+def test_training_from_a_store_equals_training_from_sequences(tff, store, config):
+    import tff_perfedavg as pfa
+    from tff_perfedavg.algorithms.client_data import StoreClientData
+
+    build = (
+        pfa.build_per_fed_avg
+        if isinstance(config, PerFedAvgConfig)
+        else pfa.build_fed_avg
+    )
+    users = range(store.num_users)
+    by_sequence, sequence_metrics = train_two_rounds(
+        build, config, None, [as_sequence(u, store.adaptation(u)) for u in users]
+    )
+    by_store, metrics = train_two_rounds(
+        build, config, StoreClientData(store, MODEL), [np.int32(u) for u in users]
+    )
+    assert relative_error(by_store, by_sequence) < 1e-6
+    assert metrics["num_users_taken"] == 4
+    for name, value in sequence_metrics.items():
+        assert np.isclose(metrics[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_evaluating_a_store_equals_evaluating_sequences(tff, store, batch_size):
+    import tff_perfedavg as pfa
+    from tff_perfedavg.algorithms.client_data import StoreClientData
+
+    config = AdaptationConfig(0.3, num_steps=3, batch_size=batch_size)
+    weights = tff.learning.models.ModelWeights(tuple(MODEL.init(0)), ())
+    users = range(store.num_users)
+    by_sequence = pfa.build_personalization_eval(MODEL, config)(
+        weights,
+        [
+            collections.OrderedDict(
+                adaptation=as_sequence(user, store.adaptation(user)),
+                evaluation=as_sequence(user, store.evaluation(user)),
+            )
+            for user in users
+        ],
+    )
+    by_store = pfa.build_personalization_eval(
+        MODEL, config, client_data=StoreClientData(store, MODEL)
+    )(weights, [np.int32(user) for user in users])
+    for user, (ours, theirs) in enumerate(zip(by_store, by_sequence, strict=True)):
+        assert ours["user"] == user
+        for name in ours:
+            assert np.allclose(ours[name], theirs[name], rtol=1e-5, equal_nan=True)
+
+
+def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
+    import tff_perfedavg as pfa
+    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+
+    config = DataConfig.of("sinusoid", num_users=6, num_new_users=2)
+    store = prepare(config, tmp_path / "store")
+    model = mlp_regressor((1,))
+    client_data = StoreClientData(store, model)
+    process = pfa.build_per_fed_avg(
+        model, PerFedAvgConfig(0.01, 0.01), client_data=client_data
+    )
+    clients = [np.int32(u) for u in range(6)]
+    state, losses = process.initialize(), []
+    for _ in range(8):
+        state, metrics = process.next(state, clients)
+        losses.append(metrics["client_work"]["query_loss"])
+    assert losses[-1] < 0.9 * losses[0]
+    evaluate = pfa.build_personalization_eval(
+        model, AdaptationConfig(0.01), client_data=client_data
+    )
+    result = evaluate(process.get_model_weights(state), clients)[0]
+    x, y = store.evaluation(0)
+    weights = process.get_model_weights(state).trainable
+    expected = np.mean((model.apply(weights, x) - y) ** 2)
+    assert np.isclose(result["loss"][0], expected, rtol=1e-5)
+    assert np.isnan(result["accuracy"]).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (mlp((8,), 3), r"features \(4, 2\), the model 'mlp' takes \(8,\)"),
+        (mlp((4, 2), 4), "classes 3, the model 'mlp' takes 4"),
+        (mlp_regressor((4, 2)), r"labels \(\), the model 'mlp_regressor' takes \(1,\)"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_store_is_refused(tff, store, model, message):
+    from tff_perfedavg.algorithms.client_data import StoreClientData
+
+    with pytest.raises(errors.DataError, match=message):
+        StoreClientData(store, model)
+
+
+def test_client_data_of_tff_becomes_a_store_and_a_store_client_data(tff, tmp_path):
+    from tff_perfedavg.simulation import tff_datasets
+
+    rng = np.random.default_rng(0)
+    clients = {
+        name: collections.OrderedDict(
+            pixels=rng.random([size, 3, 3]).astype(np.float32),
+            label=rng.integers(0, 5, [size]).astype(np.int32),
+        )
+        for name, size in (("ann", 10), ("bob", 5), ("cy", 1))
+    }
+    data = tff.simulation.datasets.TestClientData(clients)
+    users = tff_datasets.users_from_client_data(
+        data, tff_datasets.image_rows("pixels", "label"), num_new_users=1
+    )
+    store = UserStore.write(tmp_path / "store", users, Description("toy", 5, 1 / 255))
+    assert [store.user_name(u) for u in range(3)] == ["ann", "bob", "cy"]
+    assert len(store.new_users) == 1
+    sizes = [(len(store.adaptation(u).y), len(store.evaluation(u).y)) for u in range(3)]
+    assert sizes == [(8, 2), (4, 1), (1, 0)]
+    pixels = np.concatenate([store.adaptation(0).x, store.evaluation(0).x]) / 255
+    assert np.abs(pixels - clients["ann"]["pixels"]).max() <= 0.5 / 255 + 1e-6
+
+    back = tff_datasets.client_data_from_store(store)
+    assert back.client_ids == ["0", "1", "2"]
+    x, y = next(iter(back.create_tf_dataset_for_client("1").batch(100)))
+    assert np.array_equal(x, store.adaptation(1).x)
+    assert np.array_equal(y, store.adaptation(1).y)
+    held_out = tff_datasets.client_data_from_store(store, evaluation=True)
+    x, _ = next(iter(held_out.create_tf_dataset_for_client("0").batch(100)))
+    assert np.array_equal(x, store.evaluation(0).x)
+
+    @tff.tensorflow.computation(
+        tff.SequenceType((tff.TensorType(np.uint8, [3, 3]), tff.TensorType(np.int32)))
+    )
+    def count(dataset):
+        return dataset.reduce(0, lambda n, _: n + 1)
+
+    assert count(back.create_tf_dataset_for_client("0")) == 8
+
+
+def test_sqlite_client_data_becomes_a_store(tff, tmp_path):
+    from tff_perfedavg.simulation import tff_datasets
+
+    path = str(tmp_path / "clients.sqlite")
+    rng = np.random.default_rng(0)
+    kept = {}
+
+    def dataset_fn(client):
+        size = 3 + int(client[-1])
+        kept[client] = rng.integers(0, 256, [size, 4]).astype(np.uint8)
+        return tf.data.Dataset.from_tensor_slices(
+            collections.OrderedDict(
+                image=kept[client], label=np.arange(size, dtype=np.int64) % 3
+            )
+        )
+
+    tff.simulation.datasets.save_to_sql_client_data(
+        client_ids=["c1", "c2"], dataset_fn=dataset_fn, database_filepath=path
+    )
+    data = tff.simulation.datasets.load_and_parse_sql_client_data(
+        path,
+        element_spec=collections.OrderedDict(
+            image=tf.TensorSpec([4], tf.uint8), label=tf.TensorSpec([], tf.int64)
+        ),
+    )
+    users = tff_datasets.users_from_client_data(
+        data, tff_datasets.image_rows("image", "label"), test=data
+    )
+    store = UserStore.write(tmp_path / "store", users, Description("sql", 3))
+    for number, client in enumerate(["c1", "c2"]):
+        assert store.user_name(number) == client
+        assert np.array_equal(store.adaptation(number).x, kept[client])
+        assert np.array_equal(store.evaluation(number).x, kept[client])
+
+
+def test_sentences_become_the_words_before_and_the_word_that_follows(tff):
+    from tff_perfedavg.simulation.tff_datasets import sentence_rows
+
+    words = {b"a": 1, b"b": 2}
+    sentences = np.array([b"a b c", b"a", b"a b a b a b", b""], object)
+    rows = sentence_rows("tokens", words, context=3)({"tokens": sentences})
+    assert rows.x.tolist() == [[0, 1, 2], [1, 2, 1]]
+    assert rows.y.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("name", ["femnist", "cifar100", "stackoverflow"])
+def test_tff_data_sets_that_cannot_be_loaded_say_what_was_tried(
+    tff, tmp_path, monkeypatch, name
+):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+    from tff_perfedavg.simulation import tff_datasets
+
+    def fail(*arguments, **named):
+        raise OSError("no route to host")
+
+    datasets = tff.simulation.datasets
+    for module, function in (
+        (datasets.emnist, "load_data"),
+        (datasets.cifar100, "load_data"),
+        (datasets.stackoverflow, "load_word_counts"),
+    ):
+        monkeypatch.setattr(module, function, fail)
+    with pytest.raises(
+        errors.DataError,
+        match=rf"{name} was not found: TFF's loader .*no route to host",
+    ):
+        prepare(DataConfig.of(name), tmp_path / name, tmp_path)
+    assert tff_datasets is not None

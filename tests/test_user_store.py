@@ -1,0 +1,297 @@
+"""The store on disk: what is written is read, and nothing half-written opens."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tff_perfedavg import errors
+from tff_perfedavg.data import heterogeneity
+from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+
+CLASSES = Description("toy", num_classes=3)
+
+
+def user(rng, num_adaptation, num_evaluation, dtype=np.uint8, **more):
+    def rows(count):
+        x = rng.integers(0, 200, [count, 4, 2]).astype(dtype)
+        return Rows(x, rng.integers(0, 3, [count]).astype(np.int32))
+
+    return User(rows(num_adaptation), rows(num_evaluation), **more)
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+    users = [user(rng, 5, 2), user(rng, 1, 0, is_new=True), user(rng, 3, 4)]
+    return UserStore.write(tmp_path / "store", users, CLASSES)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()).filter(
+            lambda s: s[0] + s[1]
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    dtype=st.sampled_from([np.uint8, np.int16, np.float32]),
+    named=st.booleans(),
+)
+def test_what_is_written_is_read(tmp_path_factory, sizes, dtype, named):
+    rng = np.random.default_rng(0)
+    users = [
+        user(rng, a, e, dtype, is_new=new, name=f"user ü{i}" if named else None)
+        for i, (a, e, new) in enumerate(sizes)
+    ]
+    path = tmp_path_factory.mktemp("stores") / "store"
+    description = Description(
+        "toy", 3, scale=[0.5, 2.0], class_names=["a", "b", "c"], provenance="a test"
+    )
+    UserStore.write(path, iter(users), description)
+    store = UserStore.open(path)
+    store.verify()
+    assert store.description == description
+    assert store.num_users == len(users)
+    assert store.num_rows == sum(a + e for a, e, _ in sizes)
+    assert store.input_shape == (4, 2)
+    assert store.feature_dtype == dtype
+    assert [*store.new_users] == [i for i, u in enumerate(users) if u.is_new]
+    assert [*store.training_users] == [i for i, u in enumerate(users) if not u.is_new]
+    for number, written in enumerate(users):
+        for read, rows in (
+            (store.adaptation(number), written.adaptation),
+            (store.evaluation(number), written.evaluation),
+        ):
+            assert np.array_equal(read.x, rows.x)
+            assert np.array_equal(read.y, rows.y)
+        assert store.user_name(number) == (f"user ü{number}" if named else str(number))
+
+
+def test_equal_content_has_an_equal_fingerprint(store, tmp_path):
+    rng = np.random.default_rng(0)
+    users = [user(rng, 5, 2), user(rng, 1, 0, is_new=True), user(rng, 3, 4)]
+    twin = UserStore.write(tmp_path / "twin", users, CLASSES)
+    assert twin.fingerprint == store.fingerprint
+    other = UserStore.write(tmp_path / "other", users[:2], CLASSES)
+    assert other.fingerprint != store.fingerprint
+
+
+@pytest.mark.parametrize("name", ["features.bin", "labels.bin", "users.bin"])
+def test_truncated_and_missing_files_are_refused_by_name(store, name):
+    file = store.path / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(errors.DataError, match=f"{name} has .* bytes where"):
+        UserStore.open(store.path)
+    file.unlink()
+    with pytest.raises(errors.DataError, match=f"{name} is missing"):
+        UserStore.open(store.path)
+
+
+@pytest.mark.parametrize("name", ["features.bin", "labels.bin", "users.bin"])
+def test_a_flipped_bit_is_found_by_name(store, name):
+    file = store.path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(errors.DataError, match=f"{name} is not what was written"):
+        UserStore.open(store.path).verify()
+
+
+def test_another_version_and_an_unreadable_header_are_refused(store):
+    header = store.path / "store.json"
+    content = json.loads(header.read_text())
+    header.write_text(json.dumps({**content, "format_version": 7}))
+    with pytest.raises(errors.DataError, match=r"format version 7.*reads 1"):
+        UserStore.open(store.path)
+    header.write_text("{")
+    with pytest.raises(errors.DataError, match=r"store\.json is unreadable"):
+        UserStore.open(store.path)
+    header.write_text("{}")
+    with pytest.raises(errors.DataError, match=r"store\.json is unreadable"):
+        UserStore.open(store.path)
+
+
+def test_a_place_without_a_store_is_refused(tmp_path):
+    with pytest.raises(errors.DataError, match=r"No user store at .*prepare_data\.py"):
+        UserStore.open(tmp_path)
+
+
+def test_a_place_taken_is_refused(store):
+    with pytest.raises(errors.DataError, match="exists already; remove it"):
+        UserStore.write(store.path, [], CLASSES)
+    assert UserStore.open(store.path).num_users == 3
+
+
+def rows(x, y):
+    return Rows(np.asarray(x, np.float32), np.asarray(y, np.int32))
+
+
+GOOD = User(rows([[1.0, 2.0]], [0]), rows([[1.0, 2.0]], [0]))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (User(rows([[np.nan, 0]], [0]), GOOD.evaluation), "user 1 has features that"),
+        (
+            User(rows([[0, 0]], [3]), GOOD.evaluation),
+            "user 1 has a label outside 0 to 2",
+        ),
+        (User(rows([[0, 0]], [-1]), GOOD.evaluation), "user 1 has a label outside"),
+        (User(GOOD.adaptation, rows([[0, 0]], [9])), "user 1 has a label outside"),
+        (User(rows([[0, 0]], []), GOOD.evaluation), "user 1 has features of shape"),
+        (User(rows([[0]], [0]), GOOD.evaluation), "user 1 has features .*user 0 has"),
+        (
+            User(Rows(np.zeros([1, 2]), np.zeros([1], np.int32)), GOOD.evaluation),
+            "user 1 has features .*float64.*user 0 has .*float32",
+        ),
+        (
+            User(rows(np.zeros([0, 2]), []), rows(np.zeros([0, 2]), [])),
+            "user 1 has no rows",
+        ),
+        (GOOD._replace(name="ann"), "user 1 .ann.: either all users have names"),
+    ],
+)
+def test_a_bad_user_is_refused_by_number_and_nothing_is_left(tmp_path, bad, message):
+    with pytest.raises(errors.DataError, match=message):
+        UserStore.write(tmp_path / "store", [GOOD, bad], CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_missing_later_is_refused(tmp_path):
+    users = [GOOD._replace(name="ann"), GOOD]
+    with pytest.raises(errors.DataError, match="user 1: either all users have names"):
+        UserStore.write(tmp_path / "store", users, CLASSES)
+
+
+def test_no_users_are_refused(tmp_path):
+    with pytest.raises(errors.DataError, match="there are no users"):
+        UserStore.write(tmp_path / "store", [], CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_that_is_not_there_is_refused(store):
+    for number in (-1, 3):
+        with pytest.raises(errors.DataError, match=f"users 0 to 2, not {number}"):
+            store.adaptation(number)
+
+
+WRITE_FOREVER = """
+import pathlib, sys
+import numpy as np
+from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+
+def users():
+    rows = Rows(np.zeros([100, 1000], np.uint8), np.zeros([100], np.int32))
+    number = 0
+    while True:
+        yield User(rows, rows)
+        number += 1
+        if number == 20:
+            print("under way", flush=True)
+
+try:
+    UserStore.write(sys.argv[1], users(), Description("endless", 3))
+except Exception as e:
+    print(type(e).__name__, e)
+"""
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path):
+    # The kernel refuses to let a file grow further, as it does on a full disk.
+    def limit_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
+
+    answer = subprocess.run(
+        [sys.executable, "-c", WRITE_FOREVER, tmp_path / "store"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit_files,
+        timeout=60,
+    )
+    assert "DataError" in answer.stdout
+    assert "store could not be written (File too large); nothing of it" in answer.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_no_store_that_opens(tmp_path):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOREVER, tmp_path / "store"],
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout.readline() == b"under way\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    left = list(tmp_path.iterdir())
+    assert left
+    for place in [tmp_path / "store", *left]:
+        with pytest.raises(errors.DataError, match="No user store at"):
+            UserStore.open(place)
+
+
+def test_writing_keeps_memory_flat(tmp_path):
+    # 400 MB of rows through a process that may have 300 MB more than it starts with.
+    program = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from tff_perfedavg.data.user_store import *\n"
+        "def users():\n"
+        "    for _ in range(400):\n"
+        "        x = np.zeros([1000, 1000], np.uint8)\n"
+        "        yield User(Rows(x, np.zeros([1000], np.int32)),\n"
+        "                   Rows(x[:0], np.zeros([0], np.int32)))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "UserStore.write(sys.argv[1], users(), Description('flat', 3))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(answer.stdout) < 50_000
+
+
+def test_heterogeneity_has_the_values_worked_out_by_hand(tmp_path):
+    def holding(labels):
+        y = np.array(labels, np.int32)
+        x = np.zeros([len(y), 1], np.uint8)
+        return User(Rows(x[:1], y[:1]), Rows(x[1:], y[1:]))
+
+    users = [holding([0, 0, 0, 0]), holding([1, 1]), holding([0, 1])]
+    store = UserStore.write(tmp_path / "store", users, Description("toy", 3))
+    found = heterogeneity.summarize(store)
+    assert found.histograms.tolist() == [[4, 0, 0], [0, 2, 0], [1, 1, 0]]
+    assert found.sizes.tolist() == [4, 2, 2]
+    # The population holds 5/8 and 3/8.
+    assert np.isclose(found.total_variation, (3 / 8 + 5 / 8 + 1 / 8) / 3)
+    assert "rows per user         2 to 4, median 2, mean 2.7" in str(found)
+
+
+def test_importing_the_store_loads_no_framework():
+    answer = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, tff_perfedavg.data.user_store, tff_perfedavg.data.division\n"
+            "print({'tensorflow', 'sklearn', 'pandas'} & set(sys.modules))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )
+    assert answer.stdout == "set()\n"
