@@ -166,18 +166,27 @@ def test_an_unsupported_python_is_told_in_one_sentence(tmp_path, python, message
     assert not (tmp_path / "venv").exists()
 
 
-def test_the_readmes_example_runs_as_printed():
+def run_example(document, directory):
+    """What the one Python example of a document prints."""
     (example,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL
     )
     answer = subprocess.run(
         [sys.executable, "-c", example],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=ROOT,
+        cwd=directory,
     )
     assert answer.returncode == 0, answer.stderr
-    metrics, accuracy = answer.stdout.splitlines()
+    return answer.stdout
+
+
+def test_the_example_of_the_data_guide_runs_as_printed(tmp_path):
+    assert run_example("docs/data.md", tmp_path) == "100 20 (20, 8)\n"
+
+
+def test_the_readmes_example_runs_as_printed(tmp_path):
+    metrics, accuracy = run_example("README.md", tmp_path).splitlines()
     assert "support_loss" in metrics
     assert len(accuracy.strip("[]").split()) == 4
