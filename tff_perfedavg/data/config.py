@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, dict] = {
     "fashion_mnist": {**_PAPER_IMAGES, "a": 196},
     "cifar10": {**_PAPER_IMAGES, "a": 68},
     "uci_har": {"partition": NATURAL, "evaluation_fraction": 0.3},
-    # Windows of 41 characters: speakers of a thousand characters and more.
+    # Windows of 41 characters: speakers of about a thousand and more.
     "shakespeare": {"partition": NATURAL, "min_rows": 24, "num_new_users": 28},
     "femnist": {"partition": NATURAL},
     "cifar100": {"partition": NATURAL},
