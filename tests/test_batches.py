@@ -11,6 +11,8 @@ from tests.helpers import rows_of
 from tff_perfedavg import errors
 from tff_perfedavg.optimization import batches
 
+STEPS = 20
+
 
 @functools.cache
 def _traced(sizes):
@@ -23,7 +25,7 @@ def _traced(sizes):
         numbers = tf.range(num_rows)
         rows = rows_of(tf.cast(numbers, tf.float32), numbers)
         key = batches.user_key(seed, round_number, user)
-        return batches.draw_batches(rows, key, step, sizes)
+        return batches.batch_source(rows, key, STEPS, sizes)(step)
 
     return compute
 
@@ -75,8 +77,9 @@ def test_a_role_draws_the_same_rows_whether_or_not_another_follows():
 def test_every_row_is_drawn_equally_often():
     counts = np.zeros(12)
     pairs = np.zeros([12, 12])
-    for step in range(600):
-        (first, _), (second, _) = draw(12, [3, 3], step=step)
+    for draw_number in range(600):
+        user, step = divmod(draw_number, STEPS)
+        (first, _), (second, _) = draw(12, [3, 3], user=user, step=step)
         counts[first] += 1
         counts[second] += 1
         pairs[first[0], second[0]] += 1
@@ -95,3 +98,26 @@ def test_a_seed_out_of_range_is_refused(seed):
 def test_large_seeds_differ_in_their_pairs():
     seeds = [0, 1, 2**31 - 1, 2**31, 2**32, 2**62 - 1]
     assert len({tuple(batches.seed_pair(s)) for s in seeds}) == len(seeds)
+
+
+def test_a_step_draws_the_same_rows_however_many_there_are():
+    key = tf.constant([3, 4])
+    few, many = (batches.draw_rows(50, key, steps, 24) for steps in (4, 9))
+    assert np.array_equal(few, many[:4])
+
+
+def test_several_users_draw_what_each_draws_alone():
+    sizes = [30, 3, 12]
+    keys = tf.constant([[1, 2], [3, 4], [5, 6]])
+    numbers = tf.constant(sizes)
+
+    def rows(num_rows):
+        return batches.UserRows(num_rows, lambda i: (tf.cast(i, tf.float32), i))
+
+    together = batches.batch_source(rows(numbers), keys, 4, (5, 2))
+    for step in range(4):
+        for user in range(3):
+            alone = batches.batch_source(rows(numbers[user]), keys[user], 4, (5, 2))
+            for a, b in zip(alone(step), together(step), strict=True):
+                assert np.array_equal(a.y, b.y[user])
+                assert np.array_equal(a.mask, b.mask[user])

@@ -12,10 +12,7 @@ from tests.helpers import relative_error, rows_of, toy_user
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.config import FedAvgConfig, PerFedAvgConfig
-from tff_perfedavg.optimization.local_update import (
-    fed_avg_update,
-    per_fed_avg_update,
-)
+from tff_perfedavg.optimization.local_update import local_update
 
 MODEL = mlp((4,), 3, hidden=(5,))
 SEED = 11
@@ -77,10 +74,8 @@ def drawn_rows(number, num_rows, round_number, config):
             tf.constant(round_number),
             tf.constant(number),
         )
-        return [
-            batches.draw_batches(rows, key, tf.constant(step), sizes)
-            for step in range(config.num_local_steps)
-        ]
+        draw_step = batches.batch_source(rows, key, config.num_local_steps, sizes)
+        return [draw_step(step) for step in range(config.num_local_steps)]
 
     return [[b.y.numpy()[b.mask.numpy() == 1] for b in roles] for roles in draw()]
 
@@ -98,15 +93,12 @@ def plain_round(weights, cohort, round_number, config):
                 tf.constant(round_number),
                 tf.constant(number),
             )
-            local = (
-                fed_avg_update
-                if isinstance(config, FedAvgConfig)
-                else per_fed_avg_update
-            )
-            return local(
+            return local_update(
                 MODEL.batch_loss,
                 [tf.constant(w) for w in weights],
-                lambda step, sizes: batches.draw_batches(rows, key, step, sizes),
+                batches.batch_source(
+                    rows, key, config.num_local_steps, config.batch_sizes
+                ),
                 config,
             )
 

@@ -12,8 +12,8 @@ from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.adaptation import adapt
 from tff_perfedavg.optimization.config import FedAvgConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import (
-    fed_avg_update,
-    per_fed_avg_update,
+    local_update,
+    vectorized_local_update,
 )
 
 MODEL = mlp((4,), 3, hidden=(5,))
@@ -43,12 +43,12 @@ def steps_of_batches(seed, num_steps, sizes):
 def fed_from(steps):
     """A `draw_batches` that hands out prepared batches by step number."""
 
-    def draw(number, sizes):
+    def draw(number):
         roles = []
-        for role, size in enumerate(sizes):
+        for role, (first, _) in enumerate(steps[0]):
+            size = len(first)
             xs = tf.stack([step[role][0] for step in steps])
             ys = tf.stack([step[role][1] for step in steps])
-            assert xs.shape[1] == size
             batch = batch_of(np.zeros([size, 4]), np.zeros([size]))
             roles.append(batch._replace(x=xs[number], y=ys[number]))
         return roles
@@ -56,10 +56,10 @@ def fed_from(steps):
     return draw
 
 
-def run(update, weights, steps, config):
+def run(weights, steps, config):
     @tf.function
     def compute():
-        return update(
+        return local_update(
             MODEL.batch_loss,
             [tf.constant(w) for w in weights],
             fed_from(steps),
@@ -72,8 +72,8 @@ def run(update, weights, steps, config):
 @pytest.mark.parametrize("variant", ["exact", "first_order", "hessian_free"])
 def test_tau_local_steps_equal_the_reference(variant):
     config = dataclasses.replace(CONFIG, variant=variant)
-    steps = steps_of_batches(1, 3, (4, 5, 6))
-    result = run(per_fed_avg_update, initial_weights(), steps, config)
+    steps = steps_of_batches(1, 3, (4, 5, 6)[: len(config.batch_sizes)])
+    result = run(initial_weights(), steps, config)
     expected = reference.local_weights(BY_HAND, initial_weights(), steps, config)
     assert relative_error(result.weights, expected) < 1e-9
 
@@ -81,10 +81,7 @@ def test_tau_local_steps_equal_the_reference(variant):
 @pytest.mark.parametrize("user_weights", [[1, 1, 1], [3, 10, 1]])
 def test_a_round_of_users_equals_the_reference(user_weights):
     users = [steps_of_batches(seed, 3, (4, 5, 6)) for seed in (1, 2, 3)]
-    ours = [
-        [w.numpy() for w in run(per_fed_avg_update, initial_weights(), u, CONFIG)[0]]
-        for u in users
-    ]
+    ours = [[w.numpy() for w in run(initial_weights(), u, CONFIG)[0]] for u in users]
     theirs = [
         reference.local_weights(BY_HAND, initial_weights(), u, CONFIG) for u in users
     ]
@@ -98,7 +95,7 @@ def test_a_round_of_users_equals_the_reference(user_weights):
 
 def test_losses_are_means_over_the_local_steps():
     steps = steps_of_batches(1, 3, (4, 5, 6))
-    result = run(per_fed_avg_update, initial_weights(), steps, CONFIG)
+    result = run(initial_weights(), steps, CONFIG)
     weights, support, query = initial_weights(), [], []
     for batches in steps:
         support.append(BY_HAND.loss(weights, *batches[0]))
@@ -113,7 +110,7 @@ def test_losses_are_means_over_the_local_steps():
 def test_fed_avg_takes_tau_plain_gradient_steps():
     config = FedAvgConfig(learning_rate=0.07, num_local_steps=3, batch_size=4)
     steps = steps_of_batches(1, 3, (4,))
-    result = run(fed_avg_update, initial_weights(), steps, config)
+    result = run(initial_weights(), steps, config)
     weights = initial_weights()
     for ((x, y),) in steps:
         weights = reference.axpy(-0.07, BY_HAND.gradient(weights, x, y), weights)
@@ -132,7 +129,7 @@ def test_adaptation_takes_one_step_per_step_and_measures_around_each():
         return adapt(
             MODEL.batch_loss,
             [tf.constant(w) for w in initial_weights()],
-            lambda number: draw(number, [4])[0],
+            lambda number: draw(number)[0],
             0.3,
             3,
             lambda weights: MODEL.batch_loss(weights, held_out),
@@ -165,3 +162,29 @@ def test_no_adaptation_step_measures_once():
     adapted, measured = compute()
     assert measured.shape == [1]
     assert relative_error(adapted, initial_weights()) == 0
+
+
+@pytest.mark.parametrize("variant", ["exact", "first_order", "hessian_free"])
+def test_users_side_by_side_equal_users_one_by_one(variant):
+    config = dataclasses.replace(CONFIG, variant=variant)
+    users = [steps_of_batches(seed, 3, (4, 5, 6)) for seed in (1, 2, 3)]
+    roles = len(config.batch_sizes)
+    draws = [fed_from([step[:roles] for step in user]) for user in users]
+
+    def draw(number):
+        each = [of_user(number) for of_user in draws]
+        return tf.nest.map_structure(lambda *t: tf.stack(t), *each)
+
+    @tf.function
+    def compute():
+        weights = [tf.constant(w) for w in initial_weights()]
+        return vectorized_local_update(
+            MODEL.batch_loss, weights, draw, config, tf.constant(3)
+        )
+
+    together = compute()
+    for number, user in enumerate(users):
+        alone = run(initial_weights(), [step[:roles] for step in user], config)
+        assert relative_error([w[number] for w in together.weights], alone[0]) < 1e-9
+        assert np.isclose(together.support_loss[number], alone.support_loss)
+        assert np.isclose(together.query_loss[number], alone.query_loss)

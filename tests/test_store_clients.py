@@ -1,6 +1,7 @@
 """Users of a store inside TFF: the same users by another way."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -74,6 +75,131 @@ def test_training_from_a_store_equals_training_from_sequences(tff, store, config
     assert metrics["num_users_taken"] == 4
     for name, value in sequence_metrics.items():
         assert np.isclose(metrics[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def many_users(tmp_path_factory):
+    """Seventy users of one to twenty rows, one of them without training rows."""
+    rng = np.random.default_rng(1)
+
+    def rows(count):
+        x = rng.integers(0, 256, [count, 4, 2]).astype(np.uint8)
+        return Rows(x, rng.integers(0, 3, [count]).astype(np.int32))
+
+    users = [User(rows(n % 20 + 1), rows(3)) for n in range(69)]
+    users.append(User(rows(0), rows(2)))
+    path = tmp_path_factory.mktemp("stores") / "many"
+    return UserStore.write(path, users, Description("toy", 3, scale=SCALE))
+
+
+@pytest.mark.parametrize("layout", ["loop", "vectorized"])
+@pytest.mark.parametrize(
+    ("config", "weighting"),
+    [
+        (CONFIG, "uniform"),
+        (dataclasses.replace(CONFIG, variant="first_order"), "num_examples"),
+        (dataclasses.replace(CONFIG, variant="hessian_free"), "uniform"),
+        (FedAvgConfig(0.07, 3, 4), "num_examples"),
+    ],
+    ids=["exact", "first_order", "hessian_free", "fed_avg"],
+)
+def test_blocks_of_any_size_and_order_equal_users_one_by_one(
+    tff, many_users, layout, weighting, config
+):
+    import tff_perfedavg as pfa
+
+    build = (
+        pfa.build_per_fed_avg
+        if isinstance(config, PerFedAvgConfig)
+        else pfa.build_fed_avg
+    )
+    shuffled = np.random.default_rng(0).permutation(many_users.num_users)
+
+    def run(client_data, users):
+        process = build(
+            MODEL,
+            config,
+            client_data=client_data,
+            client_weighting=pfa.ClientWeighting(weighting),
+            update_transform=pfa.clip_update(0.1),
+        )
+        state, metrics = process.next(process.initialize(), client_data.clients(users))
+        return process.get_model_weights(state).trainable, metrics["client_work"]
+
+    alone = pfa.StoreClientData(many_users, MODEL)
+    expected, expected_metrics = run(alone, range(many_users.num_users))
+    assert expected_metrics["num_users_excluded"] == 1
+    # The transform acts on each user's update: most exceed its norm.
+    assert 0.05 < expected_metrics["update_norm"] < 0.1001
+    for size in (1, 7, 64):
+        blocks = pfa.BlockClientData(many_users, MODEL, size, layout)
+        found, metrics = run(blocks, shuffled)
+        change = [f - w for f, w in zip(found, MODEL.init(0), strict=True)]
+        wanted = [e - w for e, w in zip(expected, MODEL.init(0), strict=True)]
+        assert relative_error(change, wanted) < 1e-5
+        for name, value in expected_metrics.items():
+            assert np.isclose(metrics[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_evaluating_blocks_equals_evaluating_users(tff, many_users, batch_size):
+    import tff_perfedavg as pfa
+
+    config = AdaptationConfig(0.3, num_steps=3, batch_size=batch_size)
+    weights = tff.learning.models.ModelWeights(tuple(MODEL.init(0)), ())
+    users = range(many_users.num_users)
+    one, blocks = (
+        pfa.build_personalization_eval(MODEL, config, client_data=data)(
+            weights, data.clients(users)
+        )
+        for data in (
+            pfa.StoreClientData(many_users, MODEL),
+            pfa.BlockClientData(many_users, MODEL, 16),
+        )
+    )
+    assert len(blocks) == 5
+    for name in one[0]:
+        alone = np.stack([result[name] for result in one])
+        together = np.concatenate([result[name] for result in blocks])
+        assert np.allclose(alone, together, rtol=1e-5, equal_nan=True)
+
+
+def test_a_users_broken_rows_leave_out_that_user_alone(tff, tmp_path):
+    import tff_perfedavg as pfa
+
+    rng = np.random.default_rng(2)
+    rows = [
+        Rows(rng.random([6, 4, 2]), rng.integers(0, 3, [6], np.int32)) for _ in "abc"
+    ]
+    # Finite on disk, not so once squared and summed in float32.
+    broken = Rows(np.full([6, 4, 2], 1e38), rows[0].y)
+    users = [User(r, r) for r in (rows[0], broken, rows[1])]
+    store = UserStore.write(tmp_path / "store", users, Description("toy", 3))
+    found = []
+    for client_data, chosen in (
+        (pfa.StoreClientData(store, MODEL), [0, 2]),
+        (pfa.BlockClientData(store, MODEL, 3, "loop"), [0, 1, 2]),
+        (pfa.BlockClientData(store, MODEL, 3, "vectorized"), [0, 1, 2]),
+    ):
+        process = pfa.build_per_fed_avg(MODEL, CONFIG, client_data=client_data)
+        state, metrics = process.next(process.initialize(), client_data.clients(chosen))
+        found.append(process.get_model_weights(state).trainable)
+        assert metrics["client_work"]["num_users_excluded"] == len(chosen) - 2
+    assert relative_error(found[1], found[0]) < 1e-6
+    assert relative_error(found[2], found[0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0,), "block_size is 0"), ((5, "spiral"), "layout is 'spiral'; known: loop")],
+)
+def test_bad_blocks_are_refused(tff, store, arguments, message):
+    import tff_perfedavg as pfa
+
+    with pytest.raises(errors.ConfigError, match=message):
+        pfa.BlockClientData(store, MODEL, *arguments)
+    with pytest.raises(errors.ConfigError, match="norm is 0"):
+        pfa.clip_update(0)
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdaptationConfig": "optimization.config",
+    "BlockClientData": "algorithms.client_data",
     "ClientWeighting": "algorithms.client_work",
     "Description": "data.user_store",
     "FedAvgConfig": "optimization.config",
@@ -26,6 +27,7 @@ _HOMES = {
     "build_per_fed_avg": "algorithms.per_fed_avg",
     "build_personalization_eval": "algorithms.personalization_eval",
     "client_dataset": "algorithms.client_data",
+    "clip_update": "optimization.update_transforms",
     "char_cnn": "models.convolutional",
     "cnn": "models.convolutional",
     "conv1d": "models.convolutional",

@@ -1,15 +1,15 @@
 """The seam between federated computations and where clients' rows are kept.
 
 A client work or an evaluation knows its data only as `UserRows`. A form of client
-data says what TFF type one client's value has and turns such a value, inside the
-graph, into the user's number and its rows.
+data says what TFF type one client's value has, for which users a client stands, and
+how their rows are found inside the graph. All forms give the same result.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,14 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.batches import UserRows
+
+Users = Sequence[int] | np.ndarray
+# What is done for one user: from its number (int32 scalar) and its rows.
+TrainUser = Callable[[tf.Tensor, UserRows], Any]
+# The same for several at once: from `[users]` numbers and rows with that leading axis.
+TrainUsers = Callable[[tf.Tensor, UserRows], Any]
+# From a user's number, its adaptation and its evaluation rows to its results.
+EvaluateUser = Callable[[tf.Tensor, UserRows, UserRows], Any]
 
 
 class ClientData(Protocol):
@@ -32,11 +40,23 @@ class ClientData(Protocol):
     def evaluation_type(self) -> tff.Type:
         """Type of one client's value in evaluation."""
 
-    def read_training(self, value: Any) -> tuple[tf.Tensor, UserRows]:
-        """Returns the user's number (int32 scalar) and its training rows."""
+    def sum_users(self, value: Any, one: TrainUser, side_by_side: TrainUsers) -> Any:
+        """Returns the sum over the client's users of what training gives for each.
 
-    def read_evaluation(self, value: Any) -> tuple[tf.Tensor, UserRows, UserRows]:
-        """Returns the user's number, its adaptation and its evaluation rows."""
+        Args:
+          value: of `training_type`.
+          one: trains one user; returns a structure of tensors.
+          side_by_side: trains several; returns the same with a leading axis.
+        """
+
+    def map_users(self, value: Any, evaluate: EvaluateUser) -> Any:
+        """Returns what evaluation gives for each of the client's users.
+
+        Args:
+          value: of `evaluation_type`.
+          evaluate: evaluates one user; returns a structure of tensors. A form whose
+            clients stand for several users gives it a leading axis.
+        """
 
 
 class StoreClientData:
@@ -73,32 +93,132 @@ class StoreClientData:
 
     @property
     def evaluation_type(self) -> tff.TensorType:
-        return tff.TensorType(np.int32)
+        return self.training_type
 
-    def read_training(self, value: tf.Tensor) -> tuple[tf.Tensor, UserRows]:
+    def clients(
+        self, users: Sequence[int] | np.ndarray
+    ) -> Sequence[np.int32 | np.ndarray]:
+        """Returns the clients' values that stand for these users, in their order."""
+        return [np.int32(user) for user in users]
+
+    def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
         bounds = self._bounds(value)
-        return value, self._rows(bounds[0], bounds[1])
+        return one(value, self._rows(bounds[0], bounds[1]))
 
-    def read_evaluation(self, value) -> tuple[tf.Tensor, UserRows, UserRows]:
+    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
         bounds = self._bounds(value)
         adaptation = self._rows(bounds[0], bounds[1])
-        return value, adaptation, self._rows(bounds[1], bounds[2])
+        return evaluate(value, adaptation, self._rows(bounds[1], bounds[2]))
 
-    def _bounds(self, user: tf.Tensor) -> tf.Tensor:
-        return tf.gather(mapped_file(self._store, "users")(), user)
+    def _bounds(self, users: tf.Tensor) -> tf.Tensor:
+        """First row, first evaluation row, end, is_new: int64 `[..., 4]`."""
+        return tf.gather(mapped_file(self._store, "users")(), users)
 
     def _rows(self, start: tf.Tensor, end: tf.Tensor) -> UserRows:
+        """The rows between two bounds, `[]` or `[users]`."""
         store, model = self._store, self._model
         features = mapped_file(store, "features")()
         labels = mapped_file(store, "labels")()
         scale = tf.constant(store.description.scale, model.input_spec.dtype)
 
         def take(numbers):
-            chosen = start + tf.cast(numbers, tf.int64)
+            chosen = start[..., tf.newaxis] + tf.cast(numbers, tf.int64)
+            # Row 0 of a user without rows may lie behind the last row of all.
+            chosen = tf.minimum(chosen, store.num_rows - 1)
             x = tf.cast(tf.gather(features, chosen), model.input_spec.dtype) * scale
             return x, tf.cast(tf.gather(labels, chosen), model.label_spec.dtype)
 
         return UserRows(tf.cast(end - start, tf.int32), take)
+
+
+class BlockClientData(StoreClientData):
+    """Clients as blocks of users of a store: a client's value is their numbers.
+
+    For tiny models and very large cohorts, where TFF's cost per client shows. Blocks
+    may be of different sizes; each user is trained and excluded as if it were a
+    client of its own, and the block's update is the mean over its users, with their
+    total weight.
+    """
+
+    def __init__(
+        self,
+        store: UserStore,
+        model: Model,
+        block_size: int,
+        layout: Literal["loop", "vectorized"] = "loop",
+    ):
+        """Checks that the model fits the store.
+
+        Args:
+          store: the users.
+          model: what is trained.
+          block_size: the most users a client stands for.
+          layout: train a block's users one after the other, or side by side.
+
+        Raises:
+          DataError: as `StoreClientData`.
+          ConfigError: if the block size is below 1 or the layout unknown.
+        """
+        super().__init__(store, model)
+        if block_size < 1:
+            raise errors.ConfigError(
+                f"block_size is {block_size}; it must be at least 1."
+            )
+        if layout not in BLOCK_LAYOUTS:
+            raise errors.ConfigError(
+                f"block layout is {layout!r}; known: {', '.join(BLOCK_LAYOUTS)}."
+            )
+        self._block_size = block_size
+        self._layout = layout
+
+    @property
+    def training_type(self) -> tff.TensorType:
+        return tff.TensorType(np.int32, [None])
+
+    def clients(
+        self, users: Sequence[int] | np.ndarray
+    ) -> Sequence[np.int32 | np.ndarray]:
+        users = np.asarray(users, np.int32)
+        # Even blocks, so that none is left for the end alone.
+        return np.array_split(users, -(-len(users) // self._block_size))
+
+    def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
+        if self._layout == "vectorized":
+            bounds = self._bounds(value)
+            each = side_by_side(value, self._rows(bounds[:, 0], bounds[:, 1]))
+            return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
+        train = tf.function(
+            lambda user: super(BlockClientData, self).sum_users(user, one, side_by_side)
+        )
+        outputs = train.get_concrete_function(_USER_SPEC).structured_outputs
+        zeros = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), outputs)
+        _, sums = tf.while_loop(
+            lambda number, _: number < tf.size(value),
+            lambda number, sums: (
+                number + 1,
+                tf.nest.map_structure(tf.add, sums, train(value[number])),
+            ),
+            (tf.constant(0), zeros),
+            # One after the other: side by side they would contend for the cores.
+            parallel_iterations=1,
+        )
+        return sums
+
+    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
+        of_user = tf.function(
+            lambda user: super(BlockClientData, self).map_users(user, evaluate)
+        )
+        outputs = of_user.get_concrete_function(_USER_SPEC).structured_outputs
+        specs = tf.nest.map_structure(
+            lambda t: tf.TensorSpec(t.shape, t.dtype), outputs
+        )
+        return tf.map_fn(
+            of_user, value, fn_output_signature=specs, parallel_iterations=1
+        )
+
+
+BLOCK_LAYOUTS = ("loop", "vectorized")
+_USER_SPEC = tf.TensorSpec([], tf.int32)
 
 
 def mapped_file(store: UserStore, name: str) -> Callable[[], tf.Tensor]:
@@ -142,7 +262,18 @@ class SequenceClientData:
             )
         )
 
-    def read_training(self, value: tf.data.Dataset) -> tuple[tf.Tensor, UserRows]:
+    def sum_users(
+        self, value: tf.data.Dataset, one: TrainUser, side_by_side: TrainUsers
+    ):
+        return one(*self._read(value))
+
+    def map_users(self, value, evaluate: EvaluateUser):
+        # A split without rows does not say whose it is; the other does.
+        user, adaptation = self._read(value["adaptation"])
+        same_user, evaluation = self._read(value["evaluation"])
+        return evaluate(tf.maximum(user, same_user), adaptation, evaluation)
+
+    def _read(self, value: tf.data.Dataset) -> tuple[tf.Tensor, UserRows]:
         # Every row carries its user's number, so that one pass gathers all.
         rows = value.map(
             lambda b: (tf.fill([tf.shape(b["x"])[0]], b["user"]), b["x"], b["y"])
@@ -160,16 +291,20 @@ class SequenceClientData:
         rows = rows.with_options(_plain_iteration())
         users, x, y = rows.reduce(empty, lambda _, all_rows: all_rows)
         user = tf.reduce_max(tf.concat([users, [0]], 0))
+        num_rows = tf.shape(x)[0]
+        # Row 0 may be asked for where there is none.
+        x, y = (
+            tf.cond(
+                num_rows > 0,
+                lambda t=t: t,
+                lambda t=t: tf.zeros([1, *t.shape[1:]], t.dtype),
+            )
+            for t in (x, y)
+        )
         return user, UserRows(
-            num_rows=tf.shape(x)[0],
+            num_rows=num_rows,
             take=lambda numbers: (tf.gather(x, numbers), tf.gather(y, numbers)),
         )
-
-    def read_evaluation(self, value) -> tuple[tf.Tensor, UserRows, UserRows]:
-        # A split without rows does not say whose it is; the other does.
-        user, adaptation = self.read_training(value["adaptation"])
-        same_user, evaluation = self.read_training(value["evaluation"])
-        return tf.maximum(user, same_user), adaptation, evaluation
 
 
 def client_dataset(user: int, x, y) -> tf.data.Dataset:

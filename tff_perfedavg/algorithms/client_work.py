@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,14 @@ import tensorflow_federated as tff
 from tff_perfedavg.algorithms.client_data import ClientData
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.local_update import DrawBatches, LocalUpdate
+from tff_perfedavg.optimization.config import LocalConfig
+from tff_perfedavg.optimization.local_update import (
+    local_update,
+    vectorized_local_update,
+)
+
+# From one user's update, tensors shaped like the weights, to what is sent of it.
+UpdateTransform = Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
 
 class ClientWeighting(enum.Enum):
@@ -25,12 +32,13 @@ class ClientWeighting(enum.Enum):
 
 def build_client_work(
     model: Model,
-    local_update: Callable[[Sequence[tf.Tensor], DrawBatches], LocalUpdate],
+    config: LocalConfig,
     client_data: ClientData,
     client_weighting: ClientWeighting,
+    update_transform: UpdateTransform | None,
     seed: int,
 ) -> tff.templates.MeasuredProcess:
-    """Builds the client work that runs `local_update` on every user of a cohort.
+    """Builds the client work that takes every user's local steps.
 
     The process counts rounds in its state, since every draw of a user is keyed by
     (seed, round, user, step, role).
@@ -39,11 +47,11 @@ def build_client_work(
     update is not finite or if it has no rows.
 
     Args:
-      model: gives the weights' shapes.
-      local_update: from the server's weights and a source of batches to the
-        update of tau local steps.
+      model: what to train.
+      config: the local steps: Per-FedAvg's or FedAvg's.
       client_data: the form of the clients' data.
       client_weighting: what a user counts for.
+      update_transform: applied to each user's update before any is summed.
       seed: the run's seed.
 
     Returns:
@@ -55,47 +63,74 @@ def build_client_work(
     weights_type = model_weights_type(model)
     seed_pair = batches.seed_pair(seed)
 
+    def finish_user(initial, trained, num_rows):
+        """One user's update times its weight, the weight, and its measurements."""
+        update = [w - t for w, t in zip(initial, trained.weights, strict=True)]
+        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(u)) for u in update])
+        taken = tf.logical_and(num_rows > 0, is_finite)
+
+        def if_taken(value):
+            # Selected, not multiplied: 0 times NaN is NaN.
+            return tf.where(taken, value, tf.zeros_like(value))
+
+        update = [if_taken(u) for u in update]
+        if update_transform is not None:
+            update = update_transform(update)
+        weight = 1.0 if client_weighting is ClientWeighting.UNIFORM else num_rows
+        weight = if_taken(tf.cast(weight, tf.float32))
+        return collections.OrderedDict(
+            update=[u * tf.cast(weight, u.dtype) for u in update],
+            weight=weight,
+            measurements=collections.OrderedDict(
+                support_loss=if_taken(tf.cast(trained.support_loss, tf.float32)),
+                query_loss=if_taken(tf.cast(trained.query_loss, tf.float32)),
+                update_norm=tf.cast(tf.linalg.global_norm(update), tf.float32),
+                num_users_taken=tf.cast(taken, tf.int32),
+                num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
+            ),
+        )
+
     @tff.tensorflow.computation(
         weights_type, client_data.training_type, tff.TensorType(np.int32)
     )
     def client_update(model_weights, value, round_number):
         initial = list(model_weights.trainable)
-        user, rows = client_data.read_training(value)
-        key = batches.user_key(tf.constant(seed_pair), round_number, user)
 
-        def train():
-            return local_update(
-                initial,
-                lambda step, sizes: batches.draw_batches(rows, key, step, sizes),
+        def key_of(user):
+            return batches.user_key(tf.constant(seed_pair), round_number, user)
+
+        def source(rows, key):
+            return batches.batch_source(
+                rows, key, config.num_local_steps, config.batch_sizes
             )
 
-        def idle():
-            zero = tf.zeros([], initial[0].dtype)
-            return LocalUpdate([tf.identity(w) for w in initial], zero, zero)
+        def one_user(user, rows):
+            draw = source(rows, key_of(user))
+            trained = local_update(model.batch_loss, initial, draw, config)
+            return finish_user(initial, trained, rows.num_rows)
 
-        has_rows = rows.num_rows > 0
-        trained = tf.cond(has_rows, train, idle)
-        update = [w - t for w, t in zip(initial, trained.weights, strict=True)]
-        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(u)) for u in update])
-        taken = tf.logical_and(has_rows, is_finite)
-        # Selected, not multiplied: 0 times NaN is NaN.
-        update = [tf.where(taken, u, tf.zeros_like(u)) for u in update]
+        def users_side_by_side(users, rows):
+            keys = tf.map_fn(
+                key_of, users, fn_output_signature=tf.TensorSpec([2], tf.int32)
+            )
+            trained = vectorized_local_update(
+                model.batch_loss, initial, source(rows, keys), config, tf.size(users)
+            )
+            return tf.vectorized_map(
+                lambda of_user: finish_user(initial, *of_user), (trained, rows.num_rows)
+            )
 
-        def if_taken(value):
-            return tf.where(taken, tf.cast(value, tf.float32), 0.0)
-
-        weight = 1 if client_weighting is ClientWeighting.UNIFORM else rows.num_rows
-        sums = collections.OrderedDict(
-            support_loss=if_taken(trained.support_loss),
-            query_loss=if_taken(trained.query_loss),
-            update_norm=if_taken(tf.linalg.global_norm(update)),
-            num_users_taken=tf.cast(taken, tf.int32),
-            num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
+        sums = client_data.sum_users(value, one_user, users_side_by_side)
+        # A mean over the client's users, whose weight is theirs together: TFF's mean
+        # over clients is then the mean over users, however many a client stands for.
+        update = tuple(
+            tf.math.divide_no_nan(u, tf.cast(sums["weight"], u.dtype))
+            for u in sums["update"]
         )
         result = tff.learning.templates.ClientResult(
-            update=tuple(update), update_weight=if_taken(weight)
+            update=update, update_weight=sums["weight"]
         )
-        return result, sums
+        return result, sums["measurements"]
 
     @tff.tensorflow.computation(client_update.type_signature.result[1])
     def finish_measurements(sums):

@@ -11,10 +11,13 @@ import tensorflow_federated as tff
 
 from tff_perfedavg.algorithms import learning_process
 from tff_perfedavg.algorithms.client_data import ClientData, SequenceClientData
-from tff_perfedavg.algorithms.client_work import ClientWeighting, build_client_work
+from tff_perfedavg.algorithms.client_work import (
+    ClientWeighting,
+    UpdateTransform,
+    build_client_work,
+)
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import FedAvgConfig
-from tff_perfedavg.optimization.local_update import fed_avg_update
 
 
 def build_fed_avg(
@@ -25,6 +28,7 @@ def build_fed_avg(
     model_aggregator: tff.aggregators.AggregationFactory | None = None,
     client_weighting: ClientWeighting = ClientWeighting.UNIFORM,
     client_data: ClientData | None = None,
+    update_transform: UpdateTransform | None = None,
     seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
     """Builds FedAvg as a learning process; arguments as in `build_per_fed_avg`.
@@ -33,9 +37,10 @@ def build_fed_avg(
     """
     client_work = build_client_work(
         model,
-        lambda weights, draw: fed_avg_update(model.batch_loss, weights, draw, config),
+        config,
         client_data or SequenceClientData(model),
         client_weighting,
+        update_transform,
         seed,
     )
     return learning_process.compose(

@@ -10,10 +10,13 @@ import tensorflow_federated as tff
 
 from tff_perfedavg.algorithms import learning_process
 from tff_perfedavg.algorithms.client_data import ClientData, SequenceClientData
-from tff_perfedavg.algorithms.client_work import ClientWeighting, build_client_work
+from tff_perfedavg.algorithms.client_work import (
+    ClientWeighting,
+    UpdateTransform,
+    build_client_work,
+)
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import PerFedAvgConfig
-from tff_perfedavg.optimization.local_update import per_fed_avg_update
 
 
 def build_per_fed_avg(
@@ -24,6 +27,7 @@ def build_per_fed_avg(
     model_aggregator: tff.aggregators.AggregationFactory | None = None,
     client_weighting: ClientWeighting = ClientWeighting.UNIFORM,
     client_data: ClientData | None = None,
+    update_transform: UpdateTransform | None = None,
     seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
     """Builds Per-FedAvg as a learning process.
@@ -37,6 +41,8 @@ def build_per_fed_avg(
         with the weights of `client_weighting`.
       client_weighting: uniform, as in the paper, unless told otherwise.
       client_data: the form of the clients' data, by default sequences of batches.
+      update_transform: applied to each user's update before any is summed, for
+        example `clip_update`.
       seed: of the initial weights and of every batch drawn.
 
     Returns:
@@ -45,11 +51,10 @@ def build_per_fed_avg(
     """
     client_work = build_client_work(
         model,
-        lambda weights, draw: per_fed_avg_update(
-            model.batch_loss, weights, draw, config
-        ),
+        config,
         client_data or SequenceClientData(model),
         client_weighting,
+        update_transform,
         seed,
     )
     return learning_process.compose(

@@ -38,49 +38,48 @@ def build_personalization_eval(
 
     Returns:
       A computation from (`tff.learning.models.ModelWeights` at the server, users
-      at the clients) to one result per user, in the order given: `user` int32,
+      at the clients) to one result per client, in the order given: `user` int32,
       `loss` and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where
       the user has no evaluation rows or the model no classes),
       `num_adaptation_examples` and `num_evaluation_examples` int32. A user
-      without adaptation rows keeps the initial weights.
+      without adaptation rows keeps the initial weights. Where clients are blocks of
+      users, all have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
     weights_type = model_weights_type(model)
     seed_pair = batches.seed_pair(seed)
 
     @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
-    def evaluate_user(model_weights, value):
-        user, adaptation, evaluation = client_data.read_evaluation(value)
-        key = batches.user_key(
-            tf.constant(seed_pair), tf.constant(_EVALUATION_ROUND), user
-        )
-        evaluation_batch = batches.all_rows(evaluation)
-
-        def draw(step):
+    def evaluate_users(model_weights, value):
+        def evaluate_user(user, adaptation, evaluation):
+            evaluation_batch = batches.all_rows(evaluation)
             if config.batch_size is None:
-                return batches.all_rows(adaptation)
-            sizes = [config.batch_size]
-            return tf.cond(
-                adaptation.num_rows > 0,
-                lambda: batches.draw_batches(adaptation, key, step, sizes)[0],
-                lambda: batches.all_rows(adaptation),
+                everything = batches.all_rows(adaptation)
+                draw = lambda step: [everything]  # noqa: E731
+            else:
+                key = batches.user_key(
+                    tf.constant(seed_pair), tf.constant(_EVALUATION_ROUND), user
+                )
+                draw = batches.batch_source(
+                    adaptation, key, config.num_steps, [config.batch_size]
+                )
+            _, measured = adapt(
+                model.batch_loss,
+                model_weights.trainable,
+                lambda step: draw(step)[0],
+                config.inner_learning_rate,
+                config.num_steps,
+                lambda weights: model.evaluate(weights, evaluation_batch),
+            )
+            return collections.OrderedDict(
+                user=user,
+                loss=measured[:, 0],
+                accuracy=measured[:, 1],
+                num_adaptation_examples=adaptation.num_rows,
+                num_evaluation_examples=evaluation.num_rows,
             )
 
-        _, measured = adapt(
-            model.batch_loss,
-            model_weights.trainable,
-            draw,
-            config.inner_learning_rate,
-            config.num_steps,
-            lambda weights: model.evaluate(weights, evaluation_batch),
-        )
-        return collections.OrderedDict(
-            user=user,
-            loss=measured[:, 0],
-            accuracy=measured[:, 1],
-            num_adaptation_examples=adaptation.num_rows,
-            num_evaluation_examples=evaluation.num_rows,
-        )
+        return client_data.map_users(value, evaluate_user)
 
     @tff.federated_computation(
         tff.FederatedType(weights_type, tff.SERVER),
@@ -88,7 +87,7 @@ def build_personalization_eval(
     )
     def evaluate(weights, values):
         return tff.federated_map(
-            evaluate_user, (tff.federated_broadcast(weights), values)
+            evaluate_users, (tff.federated_broadcast(weights), values)
         )
 
     return evaluate

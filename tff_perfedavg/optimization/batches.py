@@ -18,14 +18,20 @@ from tff_perfedavg.models.model import Batch
 _ALGORITHM = "philox"
 
 
+# From the int32 scalar step number to the batches of that step, one per role.
+DrawBatches = Callable[[tf.Tensor], Sequence[Batch]]
+
+
 @dataclasses.dataclass(frozen=True)
 class UserRows:
-    """One split of one user's data, wherever the rows are kept.
+    """One split of one user's data, or of several users', wherever it is kept.
 
     Attributes:
-      num_rows: int32 scalar tensor.
-      take: from int32 `[k]` row numbers, each in [0, num_rows), to the pair
-        (x `[k, ...]`, y `[k, ...]`).
+      num_rows: int32 scalar; for several users `[users]`.
+      take: from int32 `[k]` row numbers to the pair (x `[k, ...]`, y `[k, ...]`);
+        for several users all with a leading axis `[users]`. Row numbers are in
+        [0, num_rows), but that a user without rows may be asked for row 0: any
+        finite row will do, since it counts nowhere.
     """
 
     num_rows: tf.Tensor
@@ -53,47 +59,90 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
     return _fold_in(_fold_in(seed, round_number), user)
 
 
-def draw_batches(
-    rows: UserRows, key: tf.Tensor, step: tf.Tensor, batch_sizes: Sequence[int]
-) -> tuple[Batch, ...]:
-    """Draws one step's batches, one per role, from a fresh shuffle of the rows.
+def draw_rows(
+    num_rows: tf.Tensor, key: tf.Tensor, num_steps: int, total: int
+) -> tf.Tensor:
+    """Draws the rows of all of a user's steps: a fresh shuffle for each.
 
-    The roles take consecutive slices of the shuffle, so a step's batches are
-    disjoint, hence independent samples of the user's distribution, whenever the
-    user has rows enough. A user with fewer goes round the shuffle again: its
-    batches overlap, but within a batch no row counts twice; a batch larger than
-    the user's rows is padded and masked.
+    A step's roles take consecutive slices of its shuffle, so that its batches are
+    disjoint, hence independent samples of the user's distribution, whenever the user
+    has rows enough. A user with fewer goes round the shuffle again: its batches
+    overlap, but within a batch no row comes twice before all have come once.
 
     Args:
-      rows: the user's rows; there must be at least one.
+      num_rows: int32 scalar, rows of the user.
       key: int32 `[2]` from `user_key`.
-      step: int32 scalar, the local step.
-      batch_sizes: rows of each role's batch, in the order of the roles.
+      num_steps: number of steps.
+      total: rows of all roles together.
 
     Returns:
-      One `Batch` for each entry of `batch_sizes`.
+      int32 `[num_steps, total]` row numbers (zeros for a user without rows). A
+      step's do not depend on how many steps there are, nor a role's on the roles
+      behind it.
     """
-    total = sum(batch_sizes)
+    num_rows = tf.maximum(num_rows, 1)
     bits = tf.random.stateless_uniform(
-        tf.reshape(rows.num_rows, [1]),
-        _fold_in(key, step),
+        tf.stack([num_steps, num_rows]),
+        key,
         minval=None,
         maxval=None,
         dtype=tf.int32,
         alg=_ALGORITHM,
     )
-    _, shuffled = tf.math.top_k(bits, k=tf.minimum(total, rows.num_rows))
-    positions = tf.range(total) % rows.num_rows
-    chosen = tf.ensure_shape(tf.gather(shuffled, positions), [total])
-    x, y = rows.take(chosen)
-    batches = []
-    offset = 0
-    for size in batch_sizes:
-        piece = slice(offset, offset + size)
-        mask = tf.cast(tf.range(size) < rows.num_rows, x.dtype)
-        batches.append(Batch(x[piece], y[piece], mask))
-        offset += size
-    return tuple(batches)
+    _, shuffled = tf.math.top_k(bits, k=tf.minimum(total, num_rows))
+    chosen = tf.gather(shuffled, tf.range(total) % num_rows, axis=1)
+    return tf.ensure_shape(chosen, [num_steps, total])
+
+
+def batch_source(
+    rows: UserRows, key: tf.Tensor, num_steps: int, batch_sizes: Sequence[int]
+) -> DrawBatches:
+    """Returns the batches of a user's steps, drawn by `draw_rows`.
+
+    A batch larger than the user's rows is padded to its size and masked.
+
+    Args:
+      rows: one user's rows, or several users'.
+      key: int32 `[2]` from `user_key`, or `[users, 2]`.
+      num_steps: steps there will be.
+      batch_sizes: rows of each role's batch, in the order of the roles.
+    """
+    total = sum(batch_sizes)
+
+    def draw_one(num_rows_and_key):
+        return draw_rows(*num_rows_and_key, num_steps, total)
+
+    if rows.num_rows.shape.rank:
+        # `[steps, users, total]`, so that a step's rows lie together.
+        table = tf.transpose(
+            tf.map_fn(
+                draw_one,
+                (rows.num_rows, key),
+                fn_output_signature=tf.TensorSpec([num_steps, total], tf.int32),
+            ),
+            [1, 0, 2],
+        )
+    else:
+        table = draw_one((rows.num_rows, key))
+
+    def draw(step):
+        x, y = rows.take(table[step])
+        batches = []
+        offset = 0
+        for size in batch_sizes:
+            # `[..., rows, ...]`: behind the users' axis, where there is one.
+            x_role, y_role = (
+                t[:, offset : offset + size]
+                if rows.num_rows.shape.rank
+                else t[offset : offset + size]
+                for t in (x, y)
+            )
+            mask = tf.range(size) < rows.num_rows[..., tf.newaxis]
+            batches.append(Batch(x_role, y_role, tf.cast(mask, x.dtype)))
+            offset += size
+        return batches
+
+    return draw
 
 
 def all_rows(rows: UserRows) -> Batch:

@@ -63,6 +63,14 @@ class PerFedAvgConfig:
                 f"{', '.join(VARIANTS)}."
             )
 
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Rows of a step's batches: D, D' and, unless `first_order`, D''."""
+        sizes = (self.support_batch_size, self.query_batch_size)
+        if self.variant == FIRST_ORDER:
+            return sizes
+        return (*sizes, self.hessian_batch_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class FedAvgConfig:
@@ -82,6 +90,15 @@ class FedAvgConfig:
         _check_positive(self, "learning_rate", "for example 0.01")
         _check_at_least(self, "num_local_steps", 1)
         _check_at_least(self, "batch_size", 1)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Rows of a step's one batch."""
+        return (self.batch_size,)
+
+
+# What decides a user's part of a round.
+LocalConfig = PerFedAvgConfig | FedAvgConfig
 
 
 @dataclasses.dataclass(frozen=True)

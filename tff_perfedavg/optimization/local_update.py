@@ -12,7 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization import config as config_lib
+from tff_perfedavg.optimization.batches import DrawBatches
+from tff_perfedavg.optimization.config import LocalConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
     Weights,
@@ -21,12 +22,9 @@ from tff_perfedavg.optimization.meta_gradient import (
     meta_gradient,
 )
 
-# From the int32 scalar step number and the roles' batch sizes to their batches.
-DrawBatches = Callable[[tf.Tensor, Sequence[int]], Sequence[Batch]]
-
 
 class LocalUpdate(NamedTuple):
-    """What a user's local steps produced.
+    """What a user's local steps produced; for several users, with a leading axis.
 
     Attributes:
       weights: the weights after the last step.
@@ -40,61 +38,79 @@ class LocalUpdate(NamedTuple):
     query_loss: tf.Tensor
 
 
-def per_fed_avg_update(
-    loss: Loss,
-    weights: Weights,
-    draw_batches: DrawBatches,
-    config: config_lib.PerFedAvgConfig,
+def local_update(
+    loss: Loss, weights: Weights, draw_batches: DrawBatches, config: LocalConfig
 ) -> LocalUpdate:
-    """Takes tau meta-gradient steps (Per-FedAvg, Algorithm 1, lines 4 to 8).
+    """Takes a user's tau local steps.
+
+    With a `PerFedAvgConfig` these are steps along the meta-gradient (Per-FedAvg,
+    arXiv 2002.07948, Algorithm 1, lines 4 to 8); with a `FedAvgConfig`, SGD steps
+    (FedAvg, arXiv 1602.05629, Algorithm 1, ClientUpdate).
 
     Args:
       loss: the user's loss.
       weights: w_k, the server's weights.
-      draw_batches: gives D, D' and, unless the variant is `first_order`, D''.
-      config: rates, tau, batch sizes, variant.
+      draw_batches: gives a step's batches, of `config.batch_sizes`.
+      config: rates, tau, variant.
     """
-    batch_sizes = [config.support_batch_size, config.query_batch_size]
-    if config.variant != config_lib.FIRST_ORDER:
-        batch_sizes.append(config.hessian_batch_size)
 
     def step(number, weights):
-        support, query, *hessian = draw_batches(number, batch_sizes)
+        return _local_step(loss, weights, draw_batches(number), config)
+
+    zero = tf.zeros([], weights[0].dtype)
+    return _repeat(step, [tf.convert_to_tensor(w) for w in weights], zero, config)
+
+
+def vectorized_local_update(
+    loss: Loss,
+    weights: Weights,
+    draw_batches: DrawBatches,
+    config: LocalConfig,
+    num_users: tf.Tensor,
+) -> LocalUpdate:
+    """Takes the local steps of several users side by side.
+
+    Args:
+      loss: the users' loss.
+      weights: w_k, the same for all.
+      draw_batches: gives a step's batches with a leading axis `[users]`.
+      config: as in `local_update`.
+      num_users: int32 scalar.
+    """
+
+    def step(number, weights):
+        return tf.vectorized_map(
+            lambda of_user: _local_step(loss, *of_user, config),
+            (weights, draw_batches(number)),
+        )
+
+    stacked = [
+        tf.broadcast_to(w, tf.concat([[num_users], tf.shape(w)], 0)) for w in weights
+    ]
+    return _repeat(step, stacked, tf.zeros([num_users], weights[0].dtype), config)
+
+
+def _local_step(
+    loss: Loss, weights: Weights, batches: Sequence[Batch], config: LocalConfig
+) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Returns the weights after one step, the support and the query loss."""
+    if isinstance(config, PerFedAvgConfig):
+        support, query, *hessian = batches
         meta = meta_gradient(
             loss, weights, support, query, hessian[0] if hessian else None, config
         )
         stepped = descend(weights, meta.gradient, config.outer_learning_rate)
         return stepped, meta.support_loss, meta.query_loss
+    (batch,) = batches
+    batch_loss, gradient = loss_and_gradient(loss, weights, batch)
+    return descend(weights, gradient, config.learning_rate), batch_loss, batch_loss
 
-    return _repeat(step, weights, config.num_local_steps)
 
-
-def fed_avg_update(
-    loss: Loss,
-    weights: Weights,
-    draw_batches: DrawBatches,
-    config: config_lib.FedAvgConfig,
+def _repeat(
+    step: Callable, weights: Weights, zero: tf.Tensor, config: LocalConfig
 ) -> LocalUpdate:
-    """Takes tau SGD steps (FedAvg, arXiv 1602.05629, Algorithm 1, ClientUpdate).
-
-    Args:
-      loss: the user's loss.
-      weights: w_k, the server's weights.
-      draw_batches: gives one batch a step.
-      config: rate, tau, batch size.
-    """
-
-    def step(number, weights):
-        (batch,) = draw_batches(number, [config.batch_size])
-        batch_loss, gradient = loss_and_gradient(loss, weights, batch)
-        return descend(weights, gradient, config.learning_rate), batch_loss, batch_loss
-
-    return _repeat(step, weights, config.num_local_steps)
-
-
-def _repeat(step, weights: Weights, num_steps: int) -> LocalUpdate:
-    """Runs `step` num_steps times, in a graph loop: short to trace whatever tau."""
-    zero = tf.zeros([], weights[0].dtype)
+    """Runs tau steps in a graph loop: short to trace whatever tau."""
+    num_steps = config.num_local_steps
 
     def body(number, weights, support_sum, query_sum):
         weights, support_loss, query_loss = step(number, weights)
@@ -103,7 +119,7 @@ def _repeat(step, weights: Weights, num_steps: int) -> LocalUpdate:
     _, weights, support_sum, query_sum = tf.while_loop(
         lambda number, *_: number < num_steps,
         body,
-        (tf.constant(0), [tf.convert_to_tensor(w) for w in weights], zero, zero),
+        (tf.constant(0), weights, zero, zero),
         maximum_iterations=num_steps,
     )
     return LocalUpdate(list(weights), support_sum / num_steps, query_sum / num_steps)

@@ -1,0 +1,25 @@
+"""What may be done to one user's update before it is summed with others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tff_perfedavg import errors
+
+
+def clip_update(norm: float) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+    """Returns a transform that scales an update down to a norm it exceeds.
+
+    Args:
+      norm: the largest Euclidean norm over all tensors of an update, above 0.
+    """
+    if not norm > 0:
+        raise errors.ConfigError(f"clip_update: norm is {norm}; it must be above 0.")
+
+    def clip(update: list[tf.Tensor]) -> list[tf.Tensor]:
+        clipped, _ = tf.clip_by_global_norm(update, norm)
+        return clipped
+
+    return clip
