@@ -16,6 +16,7 @@ from tff_perfedavg.programs import command
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.simulation.client_forms import CLIENT_FORMS
 
 _DEFAULTS = Experiment()
 
@@ -55,6 +56,15 @@ flags.DEFINE_enum(
     _DEFAULTS.client_weighting,
     experiment_lib.CLIENT_WEIGHTINGS,
     "What a user counts for in the mean.",
+)
+flags.DEFINE_enum(
+    "client_form",
+    _DEFAULTS.client_form,
+    CLIENT_FORMS,
+    "Users per TFF client: speed only.",
+)
+flags.DEFINE_integer(
+    "block_size", _DEFAULTS.block_size, "The most users per TFF client; 0 to choose."
 )
 flags.DEFINE_integer(
     "base_random_seed",

@@ -28,6 +28,7 @@ def paths(tmp_path):
 
 def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
     from tff_perfedavg.programs.build import (
+        build_client_data,
         build_model,
         build_population,
         build_process,
@@ -41,11 +42,12 @@ def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
     assert result.metrics["query_loss"].idxmin() != 3, "choose another seed"
 
     model = build_model(experiment, population)
-    process = build_process(experiment, model, population)
+    client_data = build_client_data(experiment, model, population)
+    process = build_process(experiment, model, client_data)
     state = process.initialize()
     for round_number in range(4):
         cohort = sample_cohort(population.training_users, 1, 2, round_number)
-        state = process.next(state, [np.int32(user) for user in cohort]).state
+        state = process.next(state, client_data.clients(cohort)).state
     expected = process.get_model_weights(state).trainable
     assert relative_error(result.weights, expected) == 0
 

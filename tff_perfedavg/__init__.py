@@ -26,6 +26,7 @@ _HOMES = {
     "build_fed_avg": "algorithms.fed_avg",
     "build_per_fed_avg": "algorithms.per_fed_avg",
     "build_personalization_eval": "algorithms.personalization_eval",
+    "choose_client_data": "simulation.layout",
     "client_dataset": "algorithms.client_data",
     "clip_update": "optimization.update_transforms",
     "char_cnn": "models.convolutional",
@@ -36,6 +37,7 @@ _HOMES = {
     "logistic_regression": "models.dense",
     "mlp": "models.dense",
     "mlp_regressor": "models.dense",
+    "stack_results": "algorithms.personalization_eval",
     "to_tff": "algorithms.functional_model",
     "use_local_runtime": "simulation.local_runtime",
 }

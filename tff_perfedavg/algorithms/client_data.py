@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -145,7 +145,7 @@ class BlockClientData(StoreClientData):
         store: UserStore,
         model: Model,
         block_size: int,
-        layout: Literal["loop", "vectorized"] = "loop",
+        layout: str = "loop",
     ):
         """Checks that the model fits the store.
 
@@ -153,7 +153,8 @@ class BlockClientData(StoreClientData):
           store: the users.
           model: what is trained.
           block_size: the most users a client stands for.
-          layout: train a block's users one after the other, or side by side.
+          layout: `loop` trains a block's users one after the other, `vectorized`
+            side by side.
 
         Raises:
           DataError: as `StoreClientData`.

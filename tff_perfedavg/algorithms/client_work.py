@@ -18,6 +18,7 @@ from tff_perfedavg.optimization.local_update import (
     local_update,
     vectorized_local_update,
 )
+from tff_perfedavg.optimization.meta_gradient import global_norm
 
 # From one user's update, tensors shaped like the weights, to what is sent of it.
 UpdateTransform = Callable[[list[tf.Tensor]], list[tf.Tensor]]
@@ -84,7 +85,7 @@ def build_client_work(
             measurements=collections.OrderedDict(
                 support_loss=if_taken(tf.cast(trained.support_loss, tf.float32)),
                 query_loss=if_taken(tf.cast(trained.query_loss, tf.float32)),
-                update_norm=tf.cast(tf.linalg.global_norm(update), tf.float32),
+                update_norm=tf.cast(global_norm(update), tf.float32),
                 num_users_taken=tf.cast(taken, tf.int32),
                 num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
             ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -91,3 +94,11 @@ def build_personalization_eval(
         )
 
     return evaluate
+
+
+def stack_results(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Joins the results of users or of blocks of users along an axis `[users]`."""
+    # A block's numbers of users have an axis, a user's number has none.
+    if np.ndim(results[0]["user"]) == 0:
+        return {name: np.stack([r[name] for r in results]) for name in results[0]}
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}

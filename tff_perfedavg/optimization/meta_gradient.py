@@ -118,7 +118,7 @@ def finite_difference_hessian_vector_product(
     """
     if normalized:
         # No division by a zero norm: there, g(w) - g(w) = 0 whatever e is.
-        norm = tf.linalg.global_norm(vector)
+        norm = global_norm(vector)
         step = delta / tf.where(norm > 0, norm, tf.ones_like(norm))
     else:
         step = tf.constant(delta, vector[0].dtype)
@@ -136,6 +136,12 @@ def loss_and_gradient(
     weights = [tf.identity(w) for w in weights]
     value = loss(weights, batch)
     return value, _gradient(value, weights)
+
+
+def global_norm(tensors: Weights) -> tf.Tensor:
+    """Returns the Euclidean norm over all entries of all tensors, a scalar."""
+    # Not tf.linalg.global_norm, whose operation cannot be vectorized over users.
+    return tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(t)) for t in tensors]))
 
 
 def descend(weights: Weights, gradient: Weights, rate) -> list[tf.Tensor]:

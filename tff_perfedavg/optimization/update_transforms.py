@@ -7,6 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tff_perfedavg import errors
+from tff_perfedavg.optimization.meta_gradient import global_norm
 
 
 def clip_update(norm: float) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
@@ -19,7 +20,8 @@ def clip_update(norm: float) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
         raise errors.ConfigError(f"clip_update: norm is {norm}; it must be above 0.")
 
     def clip(update: list[tf.Tensor]) -> list[tf.Tensor]:
-        clipped, _ = tf.clip_by_global_norm(update, norm)
-        return clipped
+        # 1 for an update within the norm, one of zeros among them.
+        scale = norm / tf.maximum(global_norm(update), norm)
+        return [u * scale for u in update]
 
     return clip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_data import StoreClientData
+from tff_perfedavg.algorithms.client_data import ClientData, StoreClientData
 from tff_perfedavg.algorithms.client_work import ClientWeighting
 from tff_perfedavg.algorithms.fed_avg import build_fed_avg
 from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
@@ -19,6 +19,7 @@ from tff_perfedavg.models.model import Model
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.prepare import prepare_once
+from tff_perfedavg.simulation.layout import choose_client_data
 
 
 def build_population(experiment: Experiment, root: pathlib.Path) -> UserStore:
@@ -45,8 +46,21 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
     return builders[experiment.model](population.input_shape, num_outputs)
 
 
-def build_process(
+def build_client_data(
     experiment: Experiment, model: Model, population: UserStore
+) -> StoreClientData:
+    """Chooses how many users a TFF client stands for."""
+    return choose_client_data(
+        population,
+        model,
+        experiment.clients_per_round,
+        experiment.client_form,
+        experiment.block_size,
+    )
+
+
+def build_process(
+    experiment: Experiment, model: Model, client_data: ClientData
 ) -> tff.learning.templates.LearningProcess:
     """Builds the experiment's learning process."""
     builders: dict[str, Callable[..., tff.learning.templates.LearningProcess]] = {
@@ -56,7 +70,7 @@ def build_process(
     return builders[experiment.algorithm](
         model,
         experiment.client_config(),
-        client_data=StoreClientData(population, model),
+        client_data=client_data,
         client_weighting=ClientWeighting(experiment.client_weighting),
         seed=experiment.base_random_seed,
     )

@@ -9,14 +9,17 @@ import pandas as pd
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.client_data import StoreClientData
-from tff_perfedavg.algorithms.personalization_eval import build_personalization_eval
+from tff_perfedavg.algorithms.personalization_eval import (
+    build_personalization_eval,
+    stack_results,
+)
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model, build_population
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.simulation.layout import choose_client_data
 
 SEEN, NEW = "seen", "new"
 
@@ -43,29 +46,27 @@ def evaluate_users(
       `user`, `step`, `loss`, `accuracy` (from 0 to 1), `num_adaptation_examples`
       and `num_evaluation_examples`.
     """
+    client_data = choose_client_data(population, model, population.num_users)
     evaluate = build_personalization_eval(
-        model, config, client_data=StoreClientData(population, model), seed=seed
+        model, config, client_data=client_data, seed=seed
     )
     server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
-    frames = []
-    for group, users in (
-        (SEEN, population.training_users),
-        (NEW, population.new_users),
-    ):
-        if not len(users):
-            continue
-        clients = [np.int32(user) for user in users]
-        for result in evaluate(server_weights, clients):
-            frame = pd.DataFrame(
-                {"loss": result["loss"], "accuracy": result["accuracy"]}
-            )
-            frame.insert(0, "step", np.arange(len(frame)))
-            frame.insert(0, "user", result["user"])
-            frame.insert(0, "users", group)
-            for name in ("num_adaptation_examples", "num_evaluation_examples"):
-                frame[name] = result[name]
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    groups = {SEEN: population.training_users, NEW: population.new_users}
+    everyone = np.concatenate(list(groups.values()))
+    results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
+    steps = config.num_steps + 1
+    frame = pd.DataFrame(
+        {
+            "users": np.repeat(list(groups), [steps * len(u) for u in groups.values()]),
+            "user": np.repeat(results["user"], steps),
+            "step": np.tile(np.arange(steps), len(everyone)),
+            "loss": results["loss"].ravel(),
+            "accuracy": results["accuracy"].ravel(),
+        }
+    )
+    for name in ("num_adaptation_examples", "num_evaluation_examples"):
+        frame[name] = np.repeat(results[name], steps)
+    return frame
 
 
 def evaluate_runs(

@@ -17,6 +17,7 @@ from tff_perfedavg.optimization.config import (
     FedAvgConfig,
     PerFedAvgConfig,
 )
+from tff_perfedavg.simulation.client_forms import CLIENT_FORMS
 
 FED_AVG = "fed_avg"
 PER_FED_AVG = "per_fed_avg"
@@ -56,6 +57,9 @@ class Experiment:
       total_rounds: rounds of training.
       clients_per_round: users in a cohort.
       client_weighting: one of `CLIENT_WEIGHTINGS`.
+      client_form: how many users a TFF client stands for, one of `CLIENT_FORMS`; it
+        has no influence on the result but by rounding.
+      block_size: the most users per client where it stands for several; 0 to choose.
       base_random_seed: of partition, initial weights, cohorts and batches.
     """
 
@@ -71,6 +75,8 @@ class Experiment:
     total_rounds: int = 300
     clients_per_round: int = 5
     client_weighting: str = "uniform"
+    client_form: str = "auto"
+    block_size: int = 0
     base_random_seed: int = 0
 
     def __post_init__(self):
@@ -78,6 +84,7 @@ class Experiment:
             ("model", MODELS),
             ("algorithm", ALGORITHMS),
             ("client_weighting", CLIENT_WEIGHTINGS),
+            ("client_form", CLIENT_FORMS),
         ):
             value = getattr(self, field)
             if value not in known:
@@ -88,6 +95,10 @@ class Experiment:
             value = getattr(self, field)
             if value < 1:
                 raise errors.ConfigError(f"{field} is {value}; it must be at least 1.")
+        if self.block_size < 0:
+            raise errors.ConfigError(
+                f"block_size is {self.block_size}; it must be at least 0."
+            )
         self.client_config()
         if not self.store:
             self.data_config()

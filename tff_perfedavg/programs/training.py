@@ -14,6 +14,7 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import (
+    build_client_data,
     build_model,
     build_population,
     build_process,
@@ -50,7 +51,8 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
     # Before anything is traced, let a cohort that cannot be drawn fail.
     sample_cohort(users, experiment.clients_per_round, 0, 0)
     model = build_model(experiment, population)
-    process = build_process(experiment, model, population)
+    client_data = build_client_data(experiment, model, population)
+    process = build_process(experiment, model, client_data)
     state = process.initialize()
     lines = []
     with tqdm.trange(
@@ -63,7 +65,7 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
                 experiment.base_random_seed,
                 round_number,
             )
-            output = process.next(state, [np.int32(user) for user in cohort])
+            output = process.next(state, client_data.clients(cohort))
             state = output.state
             metrics = output.metrics["client_work"]
             if not metrics["num_users_taken"]:
