@@ -157,7 +157,7 @@ def test_evaluating_blocks_equals_evaluating_users(tff, many_users, batch_size):
             pfa.BlockClientData(many_users, MODEL, 16),
         )
     )
-    assert len(blocks) == 5
+    assert len(blocks) == 8
     for name in one[0]:
         alone = np.stack([result[name] for result in one])
         together = np.concatenate([result[name] for result in blocks])

@@ -180,8 +180,12 @@ class BlockClientData(StoreClientData):
         self, users: Sequence[int] | np.ndarray
     ) -> Sequence[np.int32 | np.ndarray]:
         users = np.asarray(users, np.int32)
-        # Even blocks, so that none is left for the end alone.
-        return np.array_split(users, -(-len(users) // self._block_size))
+        # Even blocks, so that none is left for the end alone; a power of two of them,
+        # since TFF compiles anew for every number of clients it has not seen.
+        num_blocks = 1
+        while num_blocks * self._block_size < len(users):
+            num_blocks *= 2
+        return np.array_split(users, min(num_blocks, len(users)))
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
         if self._layout == "vectorized":

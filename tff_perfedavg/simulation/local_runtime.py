@@ -10,6 +10,7 @@ endless retry.
 from __future__ import annotations
 
 import atexit
+import collections
 import ctypes
 import os
 import pathlib
@@ -30,6 +31,7 @@ _START_TIMEOUT_SECONDS = 120
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 2000
+_MOST_EXECUTORS = 8
 
 
 class WorkerError(errors.PerFedAvgError, RuntimeError):
@@ -106,6 +108,44 @@ class Worker:
             self._process.wait()
 
 
+class _FewExecutors(tff.framework.ExecutorFactory):
+    """Keeps an executor for each of the numbers of clients last seen.
+
+    The worker holds compiled graphs, some 25 MB for a small model, for every executor.
+    TFF's own factory forgets to close those it drops, so that cohorts of changing size
+    let the worker grow without end.
+    """
+
+    def __init__(self, worker: Worker, stub: tff.framework.RemoteExecutorStub):
+        self._worker = worker
+        self._stub = stub
+        self._executors: collections.OrderedDict[
+            tuple, tff.framework.RemoteExecutor
+        ] = collections.OrderedDict()
+
+    def create_executor(self, cardinalities):
+        self._worker.check_alive()
+        key = _key(cardinalities)
+        if key not in self._executors:
+            if len(self._executors) >= _MOST_EXECUTORS:
+                _, oldest = self._executors.popitem(last=False)
+                oldest.close()
+            executor = tff.framework.RemoteExecutor(self._stub)
+            executor.set_cardinalities({tff.CLIENTS: 0, **cardinalities})
+            self._executors[key] = executor
+        self._executors.move_to_end(key)
+        return self._executors[key]
+
+    def clean_up_executor(self, cardinalities):
+        executor = self._executors.pop(_key(cardinalities), None)
+        if executor is not None:
+            executor.close()
+
+
+def _key(cardinalities) -> tuple:
+    return tuple(sorted((str(place), count) for place, count in cardinalities.items()))
+
+
 class LocalRuntime:
     """One worker and the TFF context that runs computations on it."""
 
@@ -122,15 +162,8 @@ class LocalRuntime:
         stub = tff.framework.RemoteExecutorGrpcStub(channel)
         self._wait_until_ready(stub)
 
-        def executor(cardinalities):
-            self.worker.check_alive()
-            cardinalities.setdefault(tff.CLIENTS, 0)
-            remote = tff.framework.RemoteExecutor(stub)
-            remote.set_cardinalities(cardinalities)
-            return remote
-
         self.context = tff.framework.SyncExecutionContext(
-            executor_fn=tff.framework.ResourceManagingExecutorFactory(executor),
+            executor_fn=_FewExecutors(self.worker, stub),
             compiler_fn=tff.backends.native.desugar_and_transform_to_native,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
