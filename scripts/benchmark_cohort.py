@@ -1,0 +1,299 @@
+"""Measures a round's time per user against stock TFF, plain TensorFlow and peers.
+
+Contenders on the same work, a cohort of users with tau local steps on batches drawn
+from random rows, run in turn:
+
+  stock     tff.learning.algorithms.build_unweighted_fed_avg on tf.data.Datasets
+  sequence  ours, fed with tff.SequenceType batches
+  users     ours, one user of a store per TFF client
+  loop      ours, blocks of users, one after the other
+  vectorized  ours, blocks of users, side by side
+  plain     the same TensorFlow graph in a tf.function, outside TFF
+
+and, with --peers, a PyTorch loop and JAX's vmap and lax.map over users, each in an
+environment of its own that is made under --peers_dir. Prints a table, the ratios of
+medians, and the share of the machine's float32 matrix-product rate that is reached;
+writes all as JSON.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs import command
+
+ALGORITHMS = ("fed_avg", "first_order", "hessian_free", "exact")
+WORKS = ("mlp", "tiny", "cnn", "har")
+PEERS = ("torch", "jax_vmap", "jax_map")
+PEER_PACKAGES = {"torch": ["torch==2.13.0", "numpy"], "jax": ["jax", "numpy"]}
+# Gradients a local step needs; a Hessian-vector product needs the work of two.
+GRADIENTS = {"fed_avg": 1, "first_order": 2, "hessian_free": 4, "exact": 4}
+
+_WORKS = flags.DEFINE_multi_enum("work", ["mlp", "tiny"], WORKS, "Model and data.")
+_ALGORITHMS = flags.DEFINE_multi_enum(
+    "algorithm", list(ALGORITHMS), ALGORITHMS, "Algorithms."
+)
+_USERS = flags.DEFINE_integer("cohort", 100, "Users per round.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("num_local_steps", 10, "tau.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 20, "Rows of a batch.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds timed.", lower_bound=1)
+_PEERS = flags.DEFINE_bool("peers", False, "Measure the peers, too.")
+_PEERS_DIR = flags.DEFINE_string(
+    "peers_dir", "results/peers", "Where the peers' environments are."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/benchmark_cohort.json", "File of the figures."
+)
+
+
+def make_work(name, directory):
+    """A store of random rows and the model of a work."""
+    import numpy as np
+
+    import tff_perfedavg as pfa
+
+    shape, classes, build = {
+        "mlp": ((28, 28), 10, pfa.mlp),
+        "tiny": ((64,), 10, pfa.logistic_regression),
+        "cnn": ((28, 28), 10, pfa.cnn),
+        "har": ((128, 9), 6, pfa.conv1d),
+    }[name]
+    # As many rows as stock FedAvg walks in tau batches.
+    size = _STEPS.value * _BATCH.value
+
+    def users():
+        for number in range(_USERS.value):
+            rng = np.random.default_rng(number)
+            x = rng.integers(0, 256, (size, *shape), np.uint8)
+            y = rng.integers(0, classes, size, np.int32)
+            yield pfa.User(pfa.Rows(x, y), pfa.Rows(x[:0], y[:0]))
+
+    description = pfa.Description(name, classes, scale=1 / 255)
+    store = pfa.UserStore.write(directory / name, users(), description)
+    return store, build(shape, classes)
+
+
+def contenders(store, model, algorithm):
+    """From each contender's name to a function that runs one round."""
+    import numpy as np
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    import tff_perfedavg as pfa
+    from tff_perfedavg.optimization import batches
+    from tff_perfedavg.optimization.local_update import local_update
+
+    steps, batch = _STEPS.value, _BATCH.value
+    if algorithm == "fed_avg":
+        build, config = pfa.build_fed_avg, pfa.FedAvgConfig(0.01, steps, batch)
+    else:
+        build = pfa.build_per_fed_avg
+        config = pfa.PerFedAvgConfig(
+            0.01, 0.01, steps, batch, batch, batch, variant=algorithm
+        )
+    users = np.arange(_USERS.value, dtype=np.int32)
+    rows = [store.adaptation(user) for user in users]
+    pixels = [(r.x / np.float32(255), np.asarray(r.y)) for r in rows]
+
+    def rounds(process, clients):
+        state = process.initialize()
+
+        def run():
+            nonlocal state
+            state = process.next(state, clients).state
+
+        return run
+
+    half = -(-_USERS.value // 2)
+    forms = {
+        "users": pfa.StoreClientData(store, model),
+        "loop": pfa.choose_client_data(store, model, 2 * half, "blocks_loop"),
+        "vectorized": pfa.choose_client_data(
+            store, model, 2 * half, "blocks_vectorized"
+        ),
+    }
+    found = {}
+    if algorithm == "fed_avg":
+        stock = tff.learning.algorithms.build_unweighted_fed_avg(
+            pfa.to_tff(model), tff.learning.optimizers.build_sgdm(0.01)
+        )
+        datasets = [
+            tf.data.Dataset.from_tensor_slices(p).shuffle(len(p[1])).batch(batch)
+            for p in pixels
+        ]
+        found["stock"] = rounds(stock, datasets)
+    found["sequence"] = rounds(
+        build(model, config), [pfa.client_dataset(u, *p) for u, p in enumerate(pixels)]
+    )
+    for name, form in forms.items():
+        if (
+            name == "vectorized"
+            and len(model.input_spec.shape) > 2
+            and "cnn" in (model.name)
+        ):
+            continue  # Convolutions with filters of their own do not vectorize.
+        process = build(model, config, client_data=form)
+        found[name] = rounds(process, form.clients(users))
+
+    initial = [tf.constant(w) for w in model.init(0)]
+    in_memory = tf.constant(np.stack([p[0] for p in pixels]))
+    labels = tf.constant(np.stack([p[1] for p in pixels]))
+
+    @tf.function
+    def plain():
+        def train(user, total):
+            own = batches.UserRows(
+                tf.constant(in_memory.shape[1]),
+                lambda i: (tf.gather(in_memory[user], i), tf.gather(labels[user], i)),
+            )
+            key = batches.user_key(tf.constant([0, 0]), tf.constant(0), user)
+            source = batches.batch_source(own, key, steps, config.batch_sizes)
+            trained = local_update(model.batch_loss, initial, source, config)
+            sums = [t + w for t, w in zip(total, trained.weights, strict=True)]
+            return user + 1, sums
+
+        zeros = [tf.zeros_like(w) for w in initial]
+        return tf.while_loop(
+            lambda user, _: user < _USERS.value, train, (tf.constant(0), zeros)
+        )[1]
+
+    found["plain"] = lambda: plain()[0].numpy()
+    return found
+
+
+def measure(found):
+    """Milliseconds per user of every repeat, the contenders in turn."""
+    for run in found.values():
+        run()
+    taken = {name: [] for name in found}
+    for _ in range(_REPEATS.value):
+        for name, run in found.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(1e3 * (time.perf_counter() - start) / _USERS.value)
+    return taken
+
+
+def matrix_product_rate():
+    """The machine's float32 matrix-product rate, in 1e9 operations per second."""
+    import tensorflow as tf
+
+    size = 2048
+    a = tf.random.stateless_normal([size, size], [0, 0])
+    product = tf.function(lambda: tf.matmul(a, a))
+    product()
+    best = 0.0
+    for _ in range(10):
+        start = time.perf_counter()
+        product().numpy()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def operations_per_user(model, algorithm):
+    """Floating-point operations a user's round needs: three passes per gradient."""
+    import tensorflow as tf
+
+    shapes = [w.shape for w in model.init(0)]
+
+    @tf.function
+    def forward(x, *weights):
+        return model.apply(weights, x)
+
+    x_spec = tf.TensorSpec([_BATCH.value, *model.input_spec.shape[1:]])
+    graph = forward.get_concrete_function(x_spec, *map(tf.TensorSpec, shapes)).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    profile = tf.compat.v1.profiler.profile(graph, options=options)
+    return 3 * profile.total_float_ops * GRADIENTS[algorithm] * _STEPS.value
+
+
+def peer_python(package):
+    """The interpreter of a peer's environment, made at first use."""
+    directory = pathlib.Path(_PEERS_DIR.value) / package
+    python = directory / "bin" / "python"
+    if not (directory / ".installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *PEER_PACKAGES[package]],
+            check=True,
+        )
+        (directory / ".installed").touch()
+    return python
+
+
+def measure_peer(peer, algorithm, model):
+    """Milliseconds per user of every repeat of a peer."""
+    sizes = [str(w.shape[1]) for w in model.init(0)[::2]]
+    inputs = model.init(0)[0].shape[0]
+    arguments = [_USERS.value, _STEPS.value, _BATCH.value, _REPEATS.value, inputs]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    answer = subprocess.run(
+        [
+            peer_python(peer.split("_")[0]),
+            pathlib.Path(__file__).parent / "benchmark_peer.py",
+            peer,
+            algorithm,
+            *map(str, arguments),
+            ",".join(sizes),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return json.loads(answer.stdout)
+
+
+def main():
+    command.load_frameworks()
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    rate = matrix_product_rate()
+    print(f"matrix products: {rate:.0f} GFLOP/s; times in ms per user, medians")
+    results = {"gflops": rate, "cohort": _USERS.value, "rows": []}
+    with tempfile.TemporaryDirectory() as directory:
+        for work in _WORKS.value:
+            store, model = make_work(work, pathlib.Path(directory))
+            for algorithm in _ALGORITHMS.value:
+                taken = measure(contenders(store, model, algorithm))
+                if _PEERS.value and work in ("mlp", "tiny"):
+                    for peer in PEERS:
+                        taken[peer] = measure_peer(peer, algorithm, model)
+                median = {name: statistics.median(t) for name, t in taken.items()}
+                ours = ("users", "loop", "vectorized")
+                best = min((n for n in ours if n in median), key=median.get)
+                operations = operations_per_user(model, algorithm)
+                share = operations / (median[best] * 1e-3) / (rate * 1e9)
+                row = {
+                    "work": work,
+                    "algorithm": algorithm,
+                    "milliseconds_per_user": taken,
+                    "median": median,
+                    "best": best,
+                    "times_best": {n: m / median[best] for n, m in median.items()},
+                    "share_of_matrix_rate": share,
+                }
+                results["rows"].append(row)
+                cells = [
+                    f"{name} {value:.2f} ({value / median[best]:.2f}x)"
+                    for name, value in median.items()
+                ]
+                print(f"{work} {algorithm}: " + ", ".join(cells), end="")
+                print(f"; {best} reaches {100 * share:.0f} % of the rate", flush=True)
+    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+        file.write(json.dumps(results, indent=1).encode())
+    print(f"Written: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    command.run(main)
