@@ -71,6 +71,42 @@ def test_a_lost_worker_is_an_error_that_shows_its_log():
     assert "ended with code -9" in output
 
 
+def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
+    from tff_perfedavg.simulation.local_runtime import _MOST_EXECUTORS, _FewExecutors
+
+    class Stub:
+        """Counts what the worker is asked to keep."""
+
+        def __init__(self):
+            self.kept = set()
+
+        def get_executor(self, request):
+            from tensorflow_federated.proto.v0 import executor_pb2
+
+            (count,) = (c.cardinality for c in request.cardinalities)
+            self.kept.add(str(count))
+            executor = executor_pb2.ExecutorId(id=str(count))
+            return executor_pb2.GetExecutorResponse(executor=executor)
+
+        def dispose_executor(self, request):
+            self.kept.remove(request.executor.id)
+
+    class Worker:
+        def check_alive(self):
+            pass
+
+    stub = Stub()
+    factory = _FewExecutors(Worker(), stub)
+    for count in [*range(1, 30), 28, 29]:
+        factory.create_executor({tff.CLIENTS: count})
+    wanted = {str(count) for count in range(30 - _MOST_EXECUTORS, 30)}
+    assert stub.kept == wanted
+    again = factory.create_executor({tff.CLIENTS: 25})
+    assert again is factory.create_executor({tff.CLIENTS: 25})
+    factory.clean_up_executor({tff.CLIENTS: 25})
+    assert stub.kept == wanted - {"25"}
+
+
 def test_a_worker_is_started_from_the_main_thread_only(tff):
     from tff_perfedavg.simulation.local_runtime import Worker, WorkerError
 

@@ -22,7 +22,8 @@ def run(script, *flags):
 
 
 @pytest.mark.parametrize(
-    "script", ["train.py", "evaluate.py", "demo.py", "prepare_data.py"]
+    "script",
+    ["train.py", "evaluate.py", "demo.py", "prepare_data.py", "benchmark_scale.py"],
 )
 def test_help_answers_without_loading_a_framework(script):
     answer = subprocess.run(

@@ -189,6 +189,44 @@ def test_a_users_broken_rows_leave_out_that_user_alone(tff, tmp_path):
     assert relative_error(found[2], found[0]) < 1e-6
 
 
+def test_blocks_are_even_and_few_numbers_of_them_occur(tff, many_users):
+    import tff_perfedavg as pfa
+
+    blocks = pfa.BlockClientData(many_users, MODEL, 8)
+    for size in range(1, 71):
+        clients = blocks.clients(range(size))
+        assert np.array_equal(np.concatenate(clients), np.arange(size))
+        lengths = [len(block) for block in clients]
+        assert max(lengths) <= 8
+        assert min(lengths) >= 1
+        assert np.ptp(lengths) <= 1
+        assert len(clients) in {1, 2, 4, 8, 16}
+
+
+@pytest.mark.parametrize(
+    ("model", "cohort_size", "form", "block_size", "expected"),
+    [
+        (MODEL, 1000, "auto", 0, (64, "vectorized")),
+        (MODEL, 10, "auto", 0, (5, "vectorized")),
+        (MODEL, 1000, "auto", 20, (20, "vectorized")),
+        (mlp((4, 2), 3, hidden=(500,)), 1000, "auto", 0, (16, "loop")),
+        (mlp((4, 2), 3, hidden=(500,)), 5, "auto", 0, (3, "loop")),
+        (MODEL, 1000, "blocks_loop", 0, (16, "loop")),
+        (MODEL, 1000, "users", 0, None),
+    ],
+)
+def test_the_form_is_chosen_from_model_and_cohort(
+    tff, many_users, model, cohort_size, form, block_size, expected
+):
+    import tff_perfedavg as pfa
+
+    chosen = pfa.choose_client_data(many_users, model, cohort_size, form, block_size)
+    if expected is None:
+        assert type(chosen) is pfa.StoreClientData
+    else:
+        assert (chosen.block_size, chosen.layout) == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [((0,), "block_size is 0"), ((5, "spiral"), "layout is 'spiral'; known: loop")],

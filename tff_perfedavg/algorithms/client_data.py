@@ -169,8 +169,8 @@ class BlockClientData(StoreClientData):
             raise errors.ConfigError(
                 f"block layout is {layout!r}; known: {', '.join(BLOCK_LAYOUTS)}."
             )
-        self._block_size = block_size
-        self._layout = layout
+        self.block_size = block_size
+        self.layout = layout
 
     @property
     def training_type(self) -> tff.TensorType:
@@ -183,12 +183,12 @@ class BlockClientData(StoreClientData):
         # Even blocks, so that none is left for the end alone; a power of two of them,
         # since TFF compiles anew for every number of clients it has not seen.
         num_blocks = 1
-        while num_blocks * self._block_size < len(users):
+        while num_blocks * self.block_size < len(users):
             num_blocks *= 2
         return np.array_split(users, min(num_blocks, len(users)))
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
-        if self._layout == "vectorized":
+        if self.layout == "vectorized":
             bounds = self._bounds(value)
             each = side_by_side(value, self._rows(bounds[:, 0], bounds[:, 1]))
             return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
