@@ -112,12 +112,11 @@ def contenders(store, model, algorithm):
 
         return run
 
-    half = -(-_USERS.value // 2)
     forms = {
         "users": pfa.StoreClientData(store, model),
-        "loop": pfa.choose_client_data(store, model, 2 * half, "blocks_loop"),
+        "loop": pfa.choose_client_data(store, model, _USERS.value, "blocks_loop"),
         "vectorized": pfa.choose_client_data(
-            store, model, 2 * half, "blocks_vectorized"
+            store, model, _USERS.value, "blocks_vectorized"
         ),
     }
     found = {}
@@ -134,11 +133,7 @@ def contenders(store, model, algorithm):
         build(model, config), [pfa.client_dataset(u, *p) for u, p in enumerate(pixels)]
     )
     for name, form in forms.items():
-        if (
-            name == "vectorized"
-            and len(model.input_spec.shape) > 2
-            and "cnn" in (model.name)
-        ):
+        if name == "vectorized" and model.name == "cnn":
             continue  # Convolutions with filters of their own do not vectorize.
         process = build(model, config, client_data=form)
         found[name] = rounds(process, form.clients(users))

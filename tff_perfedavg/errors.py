@@ -19,3 +19,9 @@ class DataError(PerFedAvgError, ValueError):
 
 class CheckpointError(PerFedAvgError, ValueError):
     """A saved run cannot be read; names the file and what is wrong with it."""
+
+
+def check_known(field: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises `ConfigError`, listing the known values, if `value` is none of them."""
+    if value not in known:
+        raise ConfigError(f"{field} is {value!r}; known: {', '.join(known)}.")

@@ -112,13 +112,13 @@ class StoreClientData:
 
     def _bounds(self, users: tf.Tensor) -> tf.Tensor:
         """First row, first evaluation row, end, is_new: int64 `[..., 4]`."""
-        return tf.gather(mapped_file(self._store, "users")(), users)
+        return tf.gather(mapped_file(self._store, "users"), users)
 
     def _rows(self, start: tf.Tensor, end: tf.Tensor) -> UserRows:
         """The rows between two bounds, `[]` or `[users]`."""
         store, model = self._store, self._model
-        features = mapped_file(store, "features")()
-        labels = mapped_file(store, "labels")()
+        features = mapped_file(store, "features")
+        labels = mapped_file(store, "labels")
         scale = tf.constant(store.description.scale, model.input_spec.dtype)
 
         def take(numbers):
@@ -226,17 +226,18 @@ BLOCK_LAYOUTS = ("loop", "vectorized")
 _USER_SPEC = tf.TensorSpec([], tf.int32)
 
 
-def mapped_file(store: UserStore, name: str) -> Callable[[], tf.Tensor]:
-    """Returns a function that maps a file of a store where the graph runs.
+def mapped_file(store: UserStore, name: str) -> tf.Tensor:
+    """Returns a file of a store as a tensor, mapped where the graph runs.
 
     Args:
       store: the store.
       name: `users` (int64 `[users, 4]`), `features` or `labels` (`[rows, ...]`).
     """
     array = getattr(store, name)
-    dtype, shape, path = tf.as_dtype(array.dtype), array.shape, store.file(name)
-    return lambda: tf.raw_ops.ImmutableConst(
-        dtype=dtype, shape=shape, memory_region_name=path
+    return tf.raw_ops.ImmutableConst(
+        dtype=tf.as_dtype(array.dtype),
+        shape=array.shape,
+        memory_region_name=store.file(name),
     )
 
 

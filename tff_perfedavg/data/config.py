@@ -109,8 +109,8 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _check_known("dataset", self.dataset, DATASETS)
-        _check_known("partition", self.partition, PARTITIONS)
+        errors.check_known("dataset", self.dataset, DATASETS)
+        errors.check_known("partition", self.partition, PARTITIONS)
         natural = _DEFAULTS[self.dataset]["partition"] == NATURAL
         if self.partition == NATURAL and not natural:
             raise errors.ConfigError(
@@ -149,7 +149,7 @@ class DataConfig:
     @classmethod
     def of(cls, dataset: str, **fields) -> DataConfig:
         """Returns the data set's own way of being divided, but for the fields given."""
-        _check_known("dataset", dataset, DATASETS)
+        errors.check_known("dataset", dataset, DATASETS)
         return cls(dataset=dataset, **{**_DEFAULTS[dataset], **fields})
 
     def __str__(self) -> str:
@@ -163,8 +163,3 @@ class DataConfig:
         if self.partition not in (PAPER, PAPER_DIFF_HETERO):
             fields.append("evaluation_fraction")
         return ", ".join(f"{name}={getattr(self, name)}" for name in [*fields, "seed"])
-
-
-def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise errors.ConfigError(f"{field} is {value!r}; known: {', '.join(known)}.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg import errors
-from tff_perfedavg.models.model import Model, glorot_uniform
+from tff_perfedavg.models.model import Model, glorot_initializer, glorot_uniform
 
 
 def cnn(
@@ -61,7 +61,7 @@ def cnn(
 
     return Model(
         name="cnn",
-        init=_initializer(shapes),
+        init=glorot_initializer(shapes),
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
@@ -119,7 +119,7 @@ def conv1d(
 
     return Model(
         name="conv1d",
-        init=_initializer(shapes),
+        init=glorot_initializer(shapes),
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
@@ -161,7 +161,7 @@ def char_cnn(
     flat = left * depths[-1]
     shapes = [[5, i, o] for i, o in itertools.pairwise(depths)]
     shapes += [[flat, hidden], [hidden, num_classes]]
-    rest = _initializer(shapes)
+    rest = glorot_initializer(shapes)
 
     def init(seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng([seed, 1])
@@ -183,20 +183,6 @@ def char_cnn(
         input_spec=tf.TensorSpec([None, context], tf.float32),
         num_classes=num_classes,
     )
-
-
-def _initializer(shapes: Sequence[Sequence[int]]) -> Callable[[int], list[np.ndarray]]:
-    """Glorot kernels of the given shapes, each followed by a bias of zeros."""
-
-    def init(seed: int) -> list[np.ndarray]:
-        rng = np.random.default_rng(seed)
-        weights = []
-        for shape in shapes:
-            weights.append(glorot_uniform(rng, shape))
-            weights.append(np.zeros([shape[-1]], np.float32))
-        return weights
-
-    return init
 
 
 def _conv1d_layers(features, weights, stride):

@@ -7,10 +7,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from tff_perfedavg.models.model import Model, glorot_uniform, masked_squared_error
+from tff_perfedavg.models.model import Model, glorot_initializer, masked_squared_error
 
 
 def mlp(
@@ -63,14 +62,6 @@ def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) ->
     num_inputs = math.prod(input_shape)
     sizes = [num_inputs, *units]
 
-    def init(seed: int) -> list[np.ndarray]:
-        rng = np.random.default_rng(seed)
-        weights = []
-        for inputs, outputs in itertools.pairwise(sizes):
-            weights.append(glorot_uniform(rng, [inputs, outputs]))
-            weights.append(np.zeros([outputs], np.float32))
-        return weights
-
     def apply(weights, x):
         hidden = tf.reshape(x, [-1, num_inputs])
         for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
@@ -79,7 +70,7 @@ def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) ->
 
     return Model(
         name=name,
-        init=init,
+        init=glorot_initializer(list(itertools.pairwise(sizes))),
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=units[-1],

@@ -35,7 +35,7 @@ def masked_cross_entropy(
       mask: `[batch]` of the logits' dtype, 1 or 0. All 0 gives a loss of 0.
     """
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
+    return _masked_mean(losses, mask)
 
 
 def masked_squared_error(
@@ -49,6 +49,10 @@ def masked_squared_error(
       mask: `[batch]` of the outputs' dtype, 1 or 0. All 0 gives a loss of 0.
     """
     losses = tf.reduce_mean(tf.math.squared_difference(outputs, labels), -1)
+    return _masked_mean(losses, mask)
+
+
+def _masked_mean(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
 
@@ -113,3 +117,23 @@ def glorot_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray
     window = int(np.prod(shape[:-2]))
     limit = np.sqrt(6.0 / (window * (shape[-2] + shape[-1])))
     return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def glorot_initializer(
+    shapes: Sequence[Sequence[int]],
+) -> Callable[[int], list[np.ndarray]]:
+    """Returns an `init` of kernels by `glorot_uniform`, each with a bias of zeros.
+
+    Args:
+      shapes: of the kernels; a bias has the size of its kernel's last axis.
+    """
+
+    def init(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        weights = []
+        for shape in shapes:
+            weights.append(glorot_uniform(rng, shape))
+            weights.append(np.zeros([shape[-1]], np.float32))
+        return weights
+
+    return init

@@ -86,11 +86,7 @@ class Experiment:
             ("client_weighting", CLIENT_WEIGHTINGS),
             ("client_form", CLIENT_FORMS),
         ):
-            value = getattr(self, field)
-            if value not in known:
-                raise errors.ConfigError(
-                    f"{field} is {value!r}; known: {', '.join(known)}."
-                )
+            errors.check_known(field, getattr(self, field), known)
         for field in ("total_rounds", "clients_per_round"):
             value = getattr(self, field)
             if value < 1:

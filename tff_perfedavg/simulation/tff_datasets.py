@@ -81,14 +81,15 @@ def client_data_from_store(
       Client data whose client ids are the users' numbers, and whose elements are
       single examples (x, y), features as stored.
     """
-    mapped = {
-        name: mapped_file(store, name) for name in ("users", "features", "labels")
-    }
 
     def dataset(client_id):
-        bounds = tf.gather(mapped["users"](), tf.strings.to_number(client_id, tf.int64))
+        bounds = tf.gather(
+            mapped_file(store, "users"), tf.strings.to_number(client_id, tf.int64)
+        )
         rows = tf.range(*((bounds[1], bounds[2]) if evaluation else bounds[:2]))
-        x, y = (tf.gather(mapped[name](), rows) for name in ("features", "labels"))
+        x, y = (
+            tf.gather(mapped_file(store, name), rows) for name in ("features", "labels")
+        )
         return tf.data.Dataset.from_tensor_slices((x, y))
 
     return tff.simulation.datasets.ClientData.from_clients_and_tf_fn(
