@@ -16,6 +16,7 @@ medians, and the share of the machine's float32 matrix-product rate that is reac
 writes all as JSON.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -33,6 +34,8 @@ from tff_perfedavg.programs import command
 ALGORITHMS = ("fed_avg", "first_order", "hessian_free", "exact")
 WORKS = ("mlp", "tiny", "cnn", "har")
 PEERS = ("torch", "jax_vmap", "jax_map")
+# Whether a peer's round draws its batches, as ours does, or finds them ready.
+PEER_DRAWS = ("drawn", "given")
 PEER_PACKAGES = {"torch": ["torch==2.13.0", "numpy"], "jax": ["jax", "numpy"]}
 # Gradients a local step needs; a Hessian-vector product needs the work of two.
 GRADIENTS = {"fed_avg": 1, "first_order": 2, "hessian_free": 4, "exact": 4}
@@ -225,8 +228,8 @@ def peer_python(package):
     return python
 
 
-def measure_peer(peer, algorithm, model):
-    """Milliseconds per user of every repeat of a peer."""
+def measure_peer(peer, draws, algorithm, model):
+    """Milliseconds per user of every repeat of a peer; see benchmark_peer.py."""
     sizes = [str(w.shape[1]) for w in model.init(0)[::2]]
     inputs = model.init(0)[0].shape[0]
     arguments = [_USERS.value, _STEPS.value, _BATCH.value, _REPEATS.value, inputs]
@@ -236,6 +239,7 @@ def measure_peer(peer, algorithm, model):
             peer_python(peer.split("_")[0]),
             pathlib.Path(__file__).parent / "benchmark_peer.py",
             peer,
+            draws,
             algorithm,
             *map(str, arguments),
             ",".join(sizes),
@@ -262,8 +266,9 @@ def main():
             for algorithm in _ALGORITHMS.value:
                 taken = measure(contenders(store, model, algorithm))
                 if _PEERS.value and work in ("mlp", "tiny"):
-                    for peer in PEERS:
-                        taken[peer] = measure_peer(peer, algorithm, model)
+                    for peer, draws in itertools.product(PEERS, PEER_DRAWS):
+                        name = f"{peer}_{draws}"
+                        taken[name] = measure_peer(peer, draws, algorithm, model)
                 median = {name: statistics.median(t) for name, t in taken.items()}
                 ours = ("users", "loop", "vectorized")
                 best = min((n for n in ours if n in median), key=median.get)

@@ -3,10 +3,12 @@
 Run by scripts/benchmark_cohort.py --peers in an environment that has the peer and
 nothing of ours:
 
-  benchmark_peer.py PEER ALGORITHM USERS STEPS BATCH REPEATS INPUTS UNITS
+  benchmark_peer.py PEER DRAWS ALGORITHM USERS STEPS BATCH REPEATS INPUTS UNITS
 
 prints the milliseconds per user of every repeat as JSON. PEER is one of torch,
-jax_vmap, jax_map. INPUTS is the number of
+jax_vmap, jax_map. DRAWS is `drawn` if a round draws each step's batches from a user's
+rows, uint8, and scales them, which is the same work as ours; or `given` if they lie
+ready as float32, which leaves the steps alone. INPUTS is the number of
 features, UNITS the units of the dense layers, hidden ones with ELU, comma-separated.
 `torch` loops over users and steps as PFLlib's Per-FedAvg client does; `jax_vmap` and
 `jax_map` jit a round over all users, as FedJAX does, side by side or in turn.
@@ -23,8 +25,15 @@ INNER, OUTER, DELTA = 0.01, 0.01, 0.01
 NUM_BATCHES = {"fed_avg": 1, "first_order": 2, "hessian_free": 3, "exact": 3}
 
 
-def make_data(users, steps, batch, inputs, roles, classes):
-    """Every step's batches of every user, drawn beforehand: no peer pays for that."""
+def make_rows(users, steps, batch, inputs, classes):
+    """Every user's rows: uint8 `[users, rows, inputs]` and labels."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (users, steps * batch, inputs), np.uint8)
+    return x, rng.integers(0, classes, (users, steps * batch))
+
+
+def make_batches(users, steps, batch, inputs, roles, classes):
+    """Every step's batches of every user, drawn and scaled beforehand."""
     rng = np.random.default_rng(0)
     x = rng.random((users, steps, roles, batch, inputs), np.float32)
     y = rng.integers(0, classes, (users, steps, roles, batch))
@@ -41,7 +50,7 @@ def make_weights(sizes):
     return weights
 
 
-def torch_round(algorithm, x, y, initial):
+def torch_round(draws, algorithm, steps, batch, x, y, initial):
     """A round as a function without arguments."""
     import torch
 
@@ -80,20 +89,26 @@ def torch_round(algorithm, x, y, initial):
             v = [a - INNER * h for a, h in zip(v, product, strict=True)]
         return [w - OUTER * d for w, d in zip(weights, v, strict=True)]
 
+    def batches_of(user, number):
+        if draws == "given":
+            return list(zip(x[user, number], y[user, number], strict=True))
+        rows = torch.randperm(x.shape[1])[: NUM_BATCHES[algorithm] * batch]
+        features = x[user, rows].to(torch.float32) * (1 / 255)
+        return list(zip(features.split(batch), y[user, rows].split(batch), strict=True))
+
     def run():
         total = [torch.zeros_like(w) for w in initial]
         for user in range(len(x)):
             weights = initial
-            for number in range(x.shape[1]):
-                batches = list(zip(x[user, number], y[user, number], strict=True))
-                weights = step(weights, batches)
+            for number in range(steps):
+                weights = step(weights, batches_of(user, number))
             total = [t + w.detach() for t, w in zip(total, weights, strict=True)]
         return [t / len(x) for t in total]
 
     return run
 
 
-def jax_round(layout, algorithm, x, y, initial):
+def jax_round(layout, draws, algorithm, steps, batch, x, y, initial):
     """A round as a function without arguments."""
     import jax
     import jax.numpy as jnp
@@ -131,31 +146,44 @@ def jax_round(layout, algorithm, x, y, initial):
             v = moved(v, product, -INNER)
         return moved(weights, v, -OUTER), None
 
-    def user(data):
-        return jax.lax.scan(step, initial, data)[0]
+    def user(own):
+        x, y, key = own
+        if draws == "given":
+            return jax.lax.scan(step, initial, (x, y))[0]
+
+        def draw_and_step(weights, number):
+            # The first of the rows in the order of random bits.
+            bits = jax.random.bits(jax.random.fold_in(key, number), (x.shape[0],))
+            roles = NUM_BATCHES[algorithm]
+            rows = jax.lax.top_k(bits, roles * batch)[1].reshape(roles, batch)
+            features = x[rows].astype(jnp.float32) * (1 / 255)
+            return step(weights, (features, y[rows]))
+
+        return jax.lax.scan(draw_and_step, initial, jnp.arange(steps))[0]
 
     @jax.jit
-    def run(x, y):
+    def run(x, y, seed):
+        keys = jax.random.split(jax.random.key(seed), x.shape[0])
         if layout == "jax_vmap":
-            each = jax.vmap(user)((x, y))
+            each = jax.vmap(user)((x, y, keys))
         else:
-            each = jax.lax.map(user, (x, y))
+            each = jax.lax.map(user, (x, y, keys))
         return [w.mean(0) for w in each]
 
-    return lambda: jax.block_until_ready(run(x, y))
+    return lambda: jax.block_until_ready(run(x, y, 0))
 
 
 def main():
-    peer, algorithm, *numbers, units = sys.argv[1:]
+    peer, draws, algorithm, *numbers, units = sys.argv[1:]
     users, steps, batch, repeats, inputs = map(int, numbers)
     sizes = [inputs, *map(int, units.split(","))]
-    roles = NUM_BATCHES[algorithm]
-    x, y = make_data(users, steps, batch, inputs, roles, sizes[-1])
-    weights = make_weights(sizes)
-    if peer == "torch":
-        run = torch_round(algorithm, x, y, weights)
+    if draws == "drawn":
+        x, y = make_rows(users, steps, batch, inputs, sizes[-1])
     else:
-        run = jax_round(peer, algorithm, x, y, weights)
+        roles = NUM_BATCHES[algorithm]
+        x, y = make_batches(users, steps, batch, inputs, roles, sizes[-1])
+    work = (draws, algorithm, steps, batch, x, y, make_weights(sizes))
+    run = torch_round(*work) if peer == "torch" else jax_round(peer, *work)
     run()
     taken = []
     for _ in range(repeats):

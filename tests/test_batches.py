@@ -121,3 +121,13 @@ def test_several_users_draw_what_each_draws_alone():
             for a, b in zip(alone(step), together(step), strict=True):
                 assert np.array_equal(a.y, b.y[user])
                 assert np.array_equal(a.mask, b.mask[user])
+
+
+def test_keys_of_several_users_are_those_of_each():
+    seed = tf.constant(batches.seed_pair(5))
+    users = tf.constant([3, 0, 70_000])
+    together = batches.user_key(seed, tf.constant(2), users)
+    alone = [batches.user_key(seed, tf.constant(2), user) for user in users]
+    assert np.array_equal(together, alone)
+    assert len({tuple(key.numpy()) for key in together}) == 3
+    assert not np.array_equal(together, batches.user_key(seed, tf.constant(1), users))

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -121,3 +122,37 @@ def test_a_worker_is_started_from_the_main_thread_only(tff):
     thread.start()
     thread.join()
     assert caught
+
+
+def test_more_computations_than_are_kept_at_the_worker_all_answer(tff):
+    from tff_perfedavg.simulation.local_runtime import _MOST_COMPUTATIONS
+
+    def adding(number):
+        @tff.tensorflow.computation(tff.TensorType(np.int32))
+        def add(x):
+            return x + number
+
+        return add
+
+    added = [adding(number) for number in range(2 * _MOST_COMPUTATIONS)]
+    for _ in range(2):
+        assert [add(1) for add in added] == [1 + n for n in range(len(added))]
+
+
+def test_a_computation_is_sent_to_the_worker_once(tff, monkeypatch):
+    stub = tff.framework.RemoteExecutorGrpcStub
+    send, sizes = stub.create_value, []
+
+    def counted(self, request):
+        sizes.append(request.ByteSize())
+        return send(self, request)
+
+    monkeypatch.setattr(stub, "create_value", counted)
+
+    @tff.tensorflow.computation(tff.TensorType(np.int32))
+    def double(x):
+        return 2 * x
+
+    assert [double(x) for x in (1, 2, 3)] == [2, 4, 6]
+    # Three arguments, and one computation.
+    assert len(sizes) == 4

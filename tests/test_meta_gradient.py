@@ -34,12 +34,13 @@ def random_batches(sizes=(6, 7, 8)):
     return [(rng.normal(size=[n, 4]), rng.integers(3, size=[n])) for n in sizes]
 
 
-def in_graph(loss, weights, batches, config):
+def in_graph(loss, weights, batches, config, **options):
     """The library's result, computed in a graph as it is meant to be."""
 
     @tf.function
     def compute():
-        return meta_gradient(loss, [tf.constant(w) for w in weights], *batches, config)
+        point = [tf.constant(w) for w in weights]
+        return meta_gradient(loss, point, *batches, config, **options)
 
     return compute()
 
@@ -55,6 +56,22 @@ def test_meta_gradient_equals_the_float64_reference(network, variant):
     )
     expected = reference.meta_gradient(by_hand, weights, batches, config)
     assert relative_error(result.gradient, expected) < 1e-9
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("variant", ["exact", "first_order", "hessian_free"])
+def test_the_scale_multiplies_the_gradient_alone(variant, normalized):
+    model, by_hand, weights = networks()["two_layer"]
+    batches = random_batches()
+    config = dataclasses.replace(
+        CONFIG, variant=variant, hessian_free_normalized=normalized
+    )
+    result = in_graph(
+        model.batch_loss, weights, [batch_of(*b) for b in batches], config, scale=0.3
+    )
+    expected = reference.meta_gradient(by_hand, weights, batches, config)
+    assert relative_error(result.gradient, [0.3 * g for g in expected]) < 1e-9
+    assert np.isclose(result.support_loss, by_hand.loss(weights, *batches[0]))
 
 
 def test_losses_are_those_before_and_after_the_inner_step():

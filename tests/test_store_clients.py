@@ -209,9 +209,9 @@ def test_blocks_are_even_and_few_numbers_of_them_occur(tff, many_users):
         (MODEL, 1000, "auto", 0, (64, "vectorized")),
         (MODEL, 10, "auto", 0, (5, "vectorized")),
         (MODEL, 1000, "auto", 20, (20, "vectorized")),
-        (mlp((4, 2), 3, hidden=(500,)), 1000, "auto", 0, (16, "loop")),
+        (mlp((4, 2), 3, hidden=(500,)), 1000, "auto", 0, (32, "loop")),
         (mlp((4, 2), 3, hidden=(500,)), 5, "auto", 0, (3, "loop")),
-        (MODEL, 1000, "blocks_loop", 0, (16, "loop")),
+        (MODEL, 1000, "blocks_loop", 0, (32, "loop")),
         (MODEL, 1000, "users", 0, None),
     ],
 )

@@ -45,7 +45,7 @@ def build_client_work(
     (seed, round, user, step, role).
 
     A user is left out of the round, with weight 0 and an update of zeros, if its
-    update is not finite or if it has no rows.
+    update has no finite norm or if it has no rows.
 
     Args:
       model: what to train.
@@ -67,25 +67,29 @@ def build_client_work(
     def finish_user(initial, trained, num_rows):
         """One user's update times its weight, the weight, and its measurements."""
         update = [w - t for w, t in zip(initial, trained.weights, strict=True)]
-        is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(u)) for u in update])
-        taken = tf.logical_and(num_rows > 0, is_finite)
+        norm = global_norm(update)
+        # Not entry by entry: for a small model, passes over the weights are what a
+        # user costs beside its steps.
+        taken = tf.logical_and(num_rows > 0, tf.math.is_finite(norm))
+        if update_transform is not None:
+            update = update_transform(update)
+            norm = global_norm(update)
+        weight = 1.0 if client_weighting is ClientWeighting.UNIFORM else num_rows
 
         def if_taken(value):
             # Selected, not multiplied: 0 times NaN is NaN.
-            return tf.where(taken, value, tf.zeros_like(value))
+            return tf.where(taken, tf.cast(value, tf.float32), 0.0)
 
-        update = [if_taken(u) for u in update]
-        if update_transform is not None:
-            update = update_transform(update)
-        weight = 1.0 if client_weighting is ClientWeighting.UNIFORM else num_rows
-        weight = if_taken(tf.cast(weight, tf.float32))
+        weight = if_taken(weight)
         return collections.OrderedDict(
-            update=[u * tf.cast(weight, u.dtype) for u in update],
+            update=[
+                tf.math.multiply_no_nan(u, tf.cast(weight, u.dtype)) for u in update
+            ],
             weight=weight,
             measurements=collections.OrderedDict(
-                support_loss=if_taken(tf.cast(trained.support_loss, tf.float32)),
-                query_loss=if_taken(tf.cast(trained.query_loss, tf.float32)),
-                update_norm=tf.cast(global_norm(update), tf.float32),
+                support_loss=if_taken(trained.support_loss),
+                query_loss=if_taken(trained.query_loss),
+                update_norm=if_taken(norm),
                 num_users_taken=tf.cast(taken, tf.int32),
                 num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
             ),
@@ -111,11 +115,9 @@ def build_client_work(
             return finish_user(initial, trained, rows.num_rows)
 
         def users_side_by_side(users, rows):
-            keys = tf.map_fn(
-                key_of, users, fn_output_signature=tf.TensorSpec([2], tf.int32)
-            )
+            draw = source(rows, key_of(users))
             trained = vectorized_local_update(
-                model.batch_loss, initial, source(rows, keys), config, tf.size(users)
+                model.batch_loss, initial, draw, config, tf.size(users)
             )
             return tf.vectorized_map(
                 lambda of_user: finish_user(initial, *of_user), (trained, rows.num_rows)

@@ -12,9 +12,10 @@ import tensorflow as tf
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
+    Scale,
     Weights,
-    descend,
     loss_and_gradient,
+    subtract,
 )
 
 
@@ -48,8 +49,7 @@ def adapt(
     ).write(0, first)
 
     def body(number, weights, measured):
-        _, gradient = loss_and_gradient(loss, weights, draw_batch(number))
-        weights = descend(weights, gradient, inner_learning_rate)
+        _, weights = adapt_step(loss, weights, draw_batch(number), inner_learning_rate)
         return number + 1, weights, measured.write(number + 1, measure(weights))
 
     _, weights, measured = tf.while_loop(
@@ -59,3 +59,15 @@ def adapt(
         maximum_iterations=num_steps,
     )
     return list(weights), measured.stack()
+
+
+def adapt_step(
+    loss: Loss, weights: Weights, batch: Batch, inner_learning_rate: Scale
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Takes one gradient step.
+
+    Returns:
+      The loss before the step, a scalar, and the weights after it.
+    """
+    value, change = loss_and_gradient(loss, weights, batch, inner_learning_rate)
+    return value, subtract(weights, change)

@@ -54,9 +54,18 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
     Args:
       seed: int32 `[2]`, the run's seed.
       round_number: int32 scalar.
-      user: int32 scalar, the user's number in the population.
+      user: int32 scalar, the user's number in the population; for several users
+        `[users]`, which gives keys `[users, 2]`.
     """
-    return _fold_in(_fold_in(seed, round_number), user)
+    round_key = tf.random.experimental.stateless_fold_in(
+        seed, tf.cast(round_number, tf.int32), alg=_ALGORITHM
+    )
+    # As folding the user in, too, but the random half is the same for all users.
+    half = tf.random.stateless_uniform(
+        [], round_key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM
+    )
+    user = tf.cast(user, tf.int32)
+    return tf.stack([tf.fill(tf.shape(user), half), user], -1)
 
 
 def draw_rows(
@@ -149,9 +158,3 @@ def all_rows(rows: UserRows) -> Batch:
     """Returns every row of the user as one batch."""
     x, y = rows.take(tf.range(rows.num_rows))
     return Batch(x, y, tf.ones([rows.num_rows], x.dtype))
-
-
-def _fold_in(key: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(
-        key, tf.cast(number, tf.int32), alg=_ALGORITHM
-    )

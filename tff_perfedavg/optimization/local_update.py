@@ -17,9 +17,9 @@ from tff_perfedavg.optimization.config import LocalConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
     Weights,
-    descend,
     loss_and_gradient,
     meta_gradient,
+    subtract,
 )
 
 
@@ -97,13 +97,18 @@ def _local_step(
     if isinstance(config, PerFedAvgConfig):
         support, query, *hessian = batches
         meta = meta_gradient(
-            loss, weights, support, query, hessian[0] if hessian else None, config
+            loss,
+            weights,
+            support,
+            query,
+            hessian[0] if hessian else None,
+            config,
+            scale=config.outer_learning_rate,
         )
-        stepped = descend(weights, meta.gradient, config.outer_learning_rate)
-        return stepped, meta.support_loss, meta.query_loss
+        return subtract(weights, meta.gradient), meta.support_loss, meta.query_loss
     (batch,) = batches
-    batch_loss, gradient = loss_and_gradient(loss, weights, batch)
-    return descend(weights, gradient, config.learning_rate), batch_loss, batch_loss
+    batch_loss, change = loss_and_gradient(loss, weights, batch, config.learning_rate)
+    return subtract(weights, change), batch_loss, batch_loss
 
 
 def _repeat(
@@ -122,4 +127,5 @@ def _repeat(
         (tf.constant(0), weights, zero, zero),
         maximum_iterations=num_steps,
     )
-    return LocalUpdate(list(weights), support_sum / num_steps, query_sum / num_steps)
+    count = tf.cast(num_steps, zero.dtype)
+    return LocalUpdate(list(weights), support_sum / count, query_sum / count)

@@ -15,8 +15,10 @@ Everything here is graph code: call it inside a `tf.function` or a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -26,6 +28,30 @@ from tff_perfedavg.optimization import config as config_lib
 Weights = Sequence[tf.Tensor]
 # From (weights, batch) to the scalar mean loss over the rows that count.
 Loss = Callable[[Weights, Batch], tf.Tensor]
+# A factor: a Python number or a scalar tensor.
+Scale: TypeAlias = float | tf.Tensor
+
+_REPLACED: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
+    "replaced_gradients", default=None
+)
+
+
+@contextlib.contextmanager
+def replaced_gradients(overrides: Mapping[str, str]) -> Iterator[None]:
+    """Differentiates with other gradient functions of operations than TensorFlow's.
+
+    Within this context all functions of this package do, in whatever graph they are
+    traced, bodies of loops included.
+
+    Args:
+      overrides: from an operation's type to the name under which the function is
+        registered (`tf.RegisterGradient`).
+    """
+    token = _REPLACED.set(overrides)
+    try:
+        yield
+    finally:
+        _REPLACED.reset(token)
 
 
 class MetaGradient(NamedTuple):
@@ -49,6 +75,7 @@ def meta_gradient(
     query: Batch,
     hessian: Batch | None,
     config: config_lib.PerFedAvgConfig,
+    scale: Scale = 1.0,
 ) -> MetaGradient:
     """Estimates grad F(weights) from three independent batches.
 
@@ -59,42 +86,43 @@ def meta_gradient(
       query: D'.
       hessian: D''; `first_order` needs none.
       config: gives the inner learning rate and the variant.
+      scale: the gradient is returned times this, for instance the outer learning
+        rate.
     """
     inner_rate = config.inner_learning_rate
-    support_loss, support_gradient = loss_and_gradient(loss, weights, support)
-    adapted = descend(weights, support_gradient, inner_rate)
-    query_loss, query_gradient = loss_and_gradient(loss, adapted, query)
+    support_loss, inner_step = loss_and_gradient(loss, weights, support, inner_rate)
+    adapted = subtract(weights, inner_step)
+    query_loss, query_gradient = loss_and_gradient(loss, adapted, query, scale)
     if config.variant == config_lib.FIRST_ORDER:
-        gradient = query_gradient
+        return MetaGradient(query_gradient, support_loss, query_loss)
+    assert hessian is not None, f"{config.variant} needs a Hessian batch"
+    if config.variant == config_lib.EXACT:
+        product = hessian_vector_product(
+            loss, weights, query_gradient, hessian, scale=inner_rate
+        )
     else:
-        assert hessian is not None, f"{config.variant} needs a Hessian batch"
-        if config.variant == config_lib.EXACT:
-            product = hessian_vector_product(loss, weights, query_gradient, hessian)
-        else:
-            product = finite_difference_hessian_vector_product(
-                loss,
-                weights,
-                query_gradient,
-                hessian,
-                delta=config.hessian_free_delta,
-                normalized=config.hessian_free_normalized,
-            )
-        gradient = descend(query_gradient, product, inner_rate)
-    return MetaGradient(gradient, support_loss, query_loss)
+        normalized = config.hessian_free_normalized
+        product = finite_difference_hessian_vector_product(
+            loss,
+            weights,
+            query_gradient,
+            hessian,
+            # The points are w +- delta v, and v comes scaled.
+            delta=config.hessian_free_delta / (1.0 if normalized else scale),
+            normalized=normalized,
+            scale=inner_rate,
+        )
+    return MetaGradient(subtract(query_gradient, product), support_loss, query_loss)
 
 
 def hessian_vector_product(
-    loss: Loss, weights: Weights, vector: Weights, batch: Batch
+    loss: Loss, weights: Weights, vector: Weights, batch: Batch, scale: Scale = 1.0
 ) -> list[tf.Tensor]:
-    """Returns H(weights; batch) vector, by differentiating <gradient, vector>."""
-    _, gradient = loss_and_gradient(loss, weights, batch)
-    # The vector itself depends on the weights; its own derivative is no part of
-    # the product.
-    constant = [tf.stop_gradient(v) for v in vector]
-    inner_product = tf.add_n(
-        [tf.reduce_sum(g * v) for g, v in zip(gradient, constant, strict=True)]
-    )
-    return _gradient(inner_product, weights)
+    """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>."""
+    with _differentiable():
+        weights = [tf.identity(w) for w in weights]
+        gradient = _gradient(loss(weights, batch), weights, scale)
+        return _gradient(gradient, weights, vector)
 
 
 def finite_difference_hessian_vector_product(
@@ -103,10 +131,11 @@ def finite_difference_hessian_vector_product(
     vector: Weights,
     batch: Batch,
     *,
-    delta: float,
+    delta: Scale,
     normalized: bool,
+    scale: Scale = 1.0,
 ) -> list[tf.Tensor]:
-    """Returns [g(w + e v) - g(w - e v)] / (2 e), H v up to an error of order e^2.
+    """Returns scale [g(w + e v) - g(w - e v)] / (2 e), scale H v up to order e^2.
 
     Args:
       loss: the user's loss.
@@ -115,6 +144,7 @@ def finite_difference_hessian_vector_product(
       batch: the rows both gradients are taken on.
       delta: e itself, or e times the norm of v if `normalized`.
       normalized: whether e = delta / ||v||.
+      scale: the product is returned times this.
     """
     if normalized:
         # No division by a zero norm: there, g(w) - g(w) = 0 whatever e is.
@@ -122,34 +152,51 @@ def finite_difference_hessian_vector_product(
         step = delta / tf.where(norm > 0, norm, tf.ones_like(norm))
     else:
         step = tf.constant(delta, vector[0].dtype)
-    _, ahead = loss_and_gradient(loss, descend(weights, vector, -step), batch)
-    _, behind = loss_and_gradient(loss, descend(weights, vector, step), batch)
-    return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+    shift = [step * v for v in vector]
+    weight = scale / (2 * step)
+    points = [w + s for w, s in zip(weights, shift, strict=True)]
+    _, ahead = loss_and_gradient(loss, points, batch, weight)
+    _, behind = loss_and_gradient(loss, subtract(weights, shift), batch, weight)
+    return subtract(ahead, behind)
 
 
 def loss_and_gradient(
-    loss: Loss, weights: Weights, batch: Batch
+    loss: Loss, weights: Weights, batch: Batch, scale: Scale = 1.0
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns the loss on a batch and its gradient, shaped like the weights."""
-    # Copies, so that the gradient is taken at this point even where the weights
-    # are themselves computed from tensors the loss also uses.
-    weights = [tf.identity(w) for w in weights]
-    value = loss(weights, batch)
-    return value, _gradient(value, weights)
+    """Returns the loss on a batch and its gradient times scale, as the weights."""
+    with _differentiable():
+        # Copies, so that the gradient is taken at this point even where the weights
+        # are themselves computed from tensors the loss also uses.
+        weights = [tf.identity(w) for w in weights]
+        value = loss(weights, batch)
+        return value, _gradient(value, weights, scale)
 
 
 def global_norm(tensors: Weights) -> tf.Tensor:
     """Returns the Euclidean norm over all entries of all tensors, a scalar."""
-    # Not tf.linalg.global_norm, whose operation cannot be vectorized over users.
-    return tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(t)) for t in tensors]))
+    # Products of vectors: one pass over the entries, and it vectorizes over users,
+    # which the operation of tf.linalg.global_norm does not.
+    flat = [tf.reshape(t, [-1]) for t in tensors]
+    return tf.sqrt(tf.add_n([tf.tensordot(f, f, 1) for f in flat]))
 
 
-def descend(weights: Weights, gradient: Weights, rate) -> list[tf.Tensor]:
-    """Returns weights - rate * gradient."""
-    return [w - rate * g for w, g in zip(weights, gradient, strict=True)]
+def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
+    """Returns weights - step."""
+    return [w - s for w, s in zip(weights, step, strict=True)]
 
 
-def _gradient(value: tf.Tensor, weights: Weights) -> list[tf.Tensor]:
+def _differentiable():
+    """What is computed in this context has the gradients of `replaced_gradients`."""
+    graph = tf.compat.v1.get_default_graph()
+    return graph.gradient_override_map(dict(_REPLACED.get() or {}))
+
+
+def _gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
+    """Returns the gradient of <value, factor>, a factor's own dependence left out."""
+    # The factor goes in where differentiation starts, at the small end of the graph:
+    # a product with the gradient would be another pass over all weights.
+    if not isinstance(factor, (list, tuple)):
+        factor = tf.convert_to_tensor(factor, value.dtype)
     # tf.gradients and not a tape: the device export replaces gradient functions
     # by graph, which tapes ignore. Not under its default name "gradients": there,
     # Grappler as TFF configures it would compute forward passes anew to save
@@ -157,6 +204,7 @@ def _gradient(value: tf.Tensor, weights: Weights) -> list[tf.Tensor]:
     return tf.gradients(
         value,
         list(weights),
+        grad_ys=factor,
         name="derivative",
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )

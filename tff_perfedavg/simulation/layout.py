@@ -23,7 +23,7 @@ from tff_perfedavg.simulation.client_forms import (
 # users side by side starts fewer.
 _TINY_MODEL_WEIGHTS = 5_000
 # Large enough to hide TFF's cost per client, small enough to share among cores.
-_LOOP_BLOCK, _VECTORIZED_BLOCK = 16, 64
+_LOOP_BLOCK, _VECTORIZED_BLOCK = 32, 64
 
 
 def choose_client_data(

@@ -32,6 +32,7 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 2000
 _MOST_EXECUTORS = 8
+_MOST_COMPUTATIONS = 8
 
 
 class WorkerError(errors.PerFedAvgError, RuntimeError):
@@ -60,8 +61,14 @@ class Worker:
                 f"No worker program at {program}; reinstall tensorflow-federated."
             )
         self.port = portpicker.pick_unused_port()
-        # Warnings and errors only; the start-up notices concern nobody.
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ}
+        environment = {
+            # Warnings and errors only; the start-up notices concern nobody.
+            "TF_CPP_MIN_LOG_LEVEL": "1",
+            # Clients run side by side; the threads of their operations would contend
+            # for the same cores.
+            "TF_NUM_INTRAOP_THREADS": "1",
+            **os.environ,
+        }
         # An unnamed file: nothing to clean up, whatever way the processes end.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         libc = ctypes.CDLL(None)
@@ -108,6 +115,30 @@ class Worker:
             self._process.wait()
 
 
+class _Executor(tff.framework.RemoteExecutor):
+    """Sends a computation to the worker once, where TFF's sends it at every call."""
+
+    def __init__(self, stub: tff.framework.RemoteExecutorStub):
+        super().__init__(stub)
+        self._sent: collections.OrderedDict[int, tuple] = collections.OrderedDict()
+
+    async def create_value(self, value, type_spec=None):
+        if not isinstance(type_spec, tff.FunctionType):
+            return await super().create_value(value, type_spec)
+        # By identity, since hashing a computation serializes it.
+        if id(value) not in self._sent:
+            sent = await super().create_value(value, type_spec)
+            self._sent[id(value)] = (value, sent)
+            if len(self._sent) > _MOST_COMPUTATIONS:
+                self._sent.popitem(last=False)
+        self._sent.move_to_end(id(value))
+        return self._sent[id(value)][1]
+
+    def close(self):
+        self._sent.clear()
+        super().close()
+
+
 class _FewExecutors(tff.framework.ExecutorFactory):
     """Keeps an executor for each of the numbers of clients last seen.
 
@@ -119,9 +150,9 @@ class _FewExecutors(tff.framework.ExecutorFactory):
     def __init__(self, worker: Worker, stub: tff.framework.RemoteExecutorStub):
         self._worker = worker
         self._stub = stub
-        self._executors: collections.OrderedDict[
-            tuple, tff.framework.RemoteExecutor
-        ] = collections.OrderedDict()
+        self._executors: collections.OrderedDict[tuple, _Executor] = (
+            collections.OrderedDict()
+        )
 
     def create_executor(self, cardinalities):
         self._worker.check_alive()
@@ -130,7 +161,7 @@ class _FewExecutors(tff.framework.ExecutorFactory):
             if len(self._executors) >= _MOST_EXECUTORS:
                 _, oldest = self._executors.popitem(last=False)
                 oldest.close()
-            executor = tff.framework.RemoteExecutor(self._stub)
+            executor = _Executor(self._stub)
             executor.set_cardinalities({tff.CLIENTS: 0, **cardinalities})
             self._executors[key] = executor
         self._executors.move_to_end(key)
