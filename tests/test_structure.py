@@ -16,7 +16,15 @@ BELOW = {
     "optimization": {"models"},
     "algorithms": {"optimization", "models", "data"},
     "simulation": {"algorithms", "optimization", "models", "data"},
-    "programs": {"simulation", "algorithms", "optimization", "models", "data"},
+    "ondevice": {"optimization", "models"},
+    "programs": {
+        "simulation",
+        "algorithms",
+        "ondevice",
+        "optimization",
+        "models",
+        "data",
+    },
 }
 KNOWS_TFF = {"algorithms", "simulation", "programs"}
 

@@ -201,10 +201,12 @@ def _gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     # by graph, which tapes ignore. Not under its default name "gradients": there,
     # Grappler as TFF configures it would compute forward passes anew to save
     # memory, and fails at that inside loops.
-    return tf.gradients(
+    gradients = tf.gradients(
         value,
         list(weights),
         grad_ys=factor,
         name="derivative",
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
+    # An embedding's is a slice of rows, which does not differentiate again.
+    return [tf.convert_to_tensor(g) for g in gradients]

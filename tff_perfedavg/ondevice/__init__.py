@@ -1,0 +1,1 @@
+"""The initial model as a TensorFlow Lite file that adapts on its owner's device."""

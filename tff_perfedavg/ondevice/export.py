@@ -1,0 +1,210 @@
+"""From a trained initial model to a TensorFlow Lite file that adapts on a device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import tff_perfedavg
+from tff_perfedavg import errors
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.models.model import Model
+from tff_perfedavg.ondevice import flatbuffer, parity
+from tff_perfedavg.ondevice.config import FLOAT16, ExportConfig
+from tff_perfedavg.ondevice.signatures import DeviceModule, FixedModule
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+      path: the file.
+      num_bytes: its size.
+      operations: the runtime's operations it uses, all built in.
+      largest_error: from a runtime to the largest difference from TensorFlow, of
+        probabilities, weights and updates, seen in the replay.
+    """
+
+    path: pathlib.Path
+    num_bytes: int
+    operations: list[str]
+    largest_error: dict[str, float]
+
+
+def export_tflite(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    path: pathlib.Path | str,
+    config: ExportConfig | None = None,
+    *,
+    card: Mapping[str, object] | None = None,
+    examples: tuple[np.ndarray, np.ndarray] | None = None,
+) -> ExportReport:
+    """Writes a model as a `.tflite` file that adapts, and proves that it does.
+
+    Before the file appears, its signatures are replayed in TensorFlow's interpreter
+    and in LiteRT against TensorFlow: `infer`, three times `adapt`, `adapt_steps`,
+    `infer`, `reset`, `set_weights`, `meta_update`.
+
+    Args:
+      model: a model of float32 weights.
+      weights: its initial weights.
+      path: the file to write.
+      config: what the file can do; by default `ExportConfig()`.
+      card: what `describe` tells, in addition to shapes and versions: anything JSON
+        has, such as the data set and the learning rates of training.
+      examples: rows (x, y) to replay with; by default random ones in [0, 1).
+
+    Raises:
+      ModelError: naming the layer, if a device's runtime lacks an operation the model
+        or its gradient needs; or if the replay differs from TensorFlow by more than
+        1e-5. Then there is no file.
+    """
+    config = config or ExportConfig()
+    initial = _checked_weights(model, weights)
+    if config.storage == FLOAT16:
+        # What the device will start from.
+        initial = [w.astype(np.float16).astype(np.float32) for w in initial]
+    text = _card_text(model, initial, config, card or {})
+    module = DeviceModule(model, initial, config, text)
+    content = _converted(module, config, config.quantize_frozen, text)
+    largest_error = parity.check(model, initial, config, content, examples)
+    return _write(pathlib.Path(path), content, largest_error)
+
+
+def export_inference(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    path: pathlib.Path | str,
+    examples: tuple[np.ndarray, np.ndarray],
+    *,
+    infer_batch_size: int = 1,
+    card: Mapping[str, object] | None = None,
+) -> ExportReport:
+    """Writes given weights, an adapted user's for instance, as a small fixed model.
+
+    The weights are kept as 8-bit integers; the file has `infer` and `describe` alone.
+    It is not held to TensorFlow's numbers: what quantization changes is in the report.
+
+    Args:
+      model: the model.
+      weights: its weights.
+      path: the file to write.
+      examples: rows (x, y) to measure with.
+      infer_batch_size: rows `infer` takes at once.
+      card: as for `export_tflite`.
+
+    Returns:
+      The report; `largest_error` is the largest difference of a probability (of an
+      output, for a regressor) from TensorFlow's on the examples.
+
+    Raises:
+      ModelError: as `export_tflite`.
+    """
+    config = ExportConfig(infer_batch_size=infer_batch_size, max_local_steps=0)
+    initial = _checked_weights(model, weights)
+    text = _card_text(model, initial, config, {**(card or {}), "quantized": True})
+    module = FixedModule(model, initial, config, text)
+    content = _converted(module, config, True, text)
+    x = np.asarray(examples[0]).astype(model.input_spec.dtype.as_numpy_dtype)
+    largest_error = parity.largest_inference_error(model, initial, content, x)
+    return _write(pathlib.Path(path), content, largest_error)
+
+
+def _checked_weights(model: Model, weights) -> list[np.ndarray]:
+    weights = [np.asarray(w, np.float32) for w in weights]
+    expected = [w.shape for w in model.init(0)]
+    if [w.shape for w in weights] != expected:
+        raise errors.ModelError(
+            f"{model.name!r} takes weights of shapes {expected}, but these have "
+            f"{[w.shape for w in weights]}."
+        )
+    if not all(np.isfinite(w).all() for w in weights):
+        raise errors.ModelError(
+            f"{model.name!r}: a weight is not finite; export a run that converged."
+        )
+    return weights
+
+
+def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
+    whole = {
+        "format": "tff_perfedavg",
+        "format_version": 1,
+        "model": model.name,
+        "num_classes": model.num_classes,
+        "input_shape": list(model.input_spec.shape[1:]),
+        "label_shape": list(model.label_spec.shape[1:]),
+        "num_weights": len(weights),
+        **dataclasses.asdict(config),
+        "versions": {
+            "tff_perfedavg": tff_perfedavg.__version__,
+            "tensorflow": tf.__version__,
+        },
+        **card,
+    }
+    return json.dumps(whole, indent=1).encode()
+
+
+def _converted(
+    module: FixedModule, config: ExportConfig, quantize: bool, card: bytes
+) -> bytes:
+    """Returns the file's content, of built-in operations alone."""
+    signatures = module.signatures()
+    with tempfile.TemporaryDirectory() as directory, _quiet_converter():
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, directory, signatures, options)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            directory, signature_keys=list(signatures)
+        )
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.experimental_enable_resource_variables = True
+        if quantize or config.storage == FLOAT16:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if config.storage == FLOAT16:
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            content = converter.convert()
+        except Exception as e:  # The converter raises what its passes raise.
+            raise errors.ModelError(
+                f"{module.model_name!r} cannot be converted to TensorFlow Lite: {e}"
+            ) from e
+    model = flatbuffer.read(content)
+    custom = [n for n in flatbuffer.operations(model) if n.startswith("CUSTOM")]
+    if custom:
+        raise errors.ModelError(
+            f"{module.model_name!r} needs operations that are not built in: "
+            f"{', '.join(custom)}. Replace the layers they come from."
+        )
+    flatbuffer.add_metadata(model, flatbuffer.CARD, card)
+    flatbuffer.share_buffers(model)
+    flatbuffer.drop_names(model)
+    return flatbuffer.pack(model)
+
+
+def _write(
+    path: pathlib.Path, content: bytes, largest_error: dict[str, float]
+) -> ExportReport:
+    with atomic_write(path) as file:
+        file.write(content)
+    operations = flatbuffer.operations(flatbuffer.read(content))
+    return ExportReport(path, len(content), operations, largest_error)
+
+
+@contextlib.contextmanager
+def _quiet_converter() -> Iterator[None]:
+    """Leaves out warnings that gradients are not saved: none is wanted there."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

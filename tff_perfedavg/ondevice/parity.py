@@ -1,0 +1,240 @@
+"""Proof that an exported file computes what TensorFlow computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg import errors
+from tff_perfedavg.models.model import Batch, Model
+from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.signatures import ROLES
+from tff_perfedavg.optimization.adaptation import adapt_step
+from tff_perfedavg.optimization.config import FIRST_ORDER, PerFedAvgConfig
+from tff_perfedavg.optimization.local_update import local_update
+
+TOLERANCE = 1e-5
+# The runtime computes a quantized body with quantized inputs, too.
+QUANTIZED_TOLERANCE = 0.1
+_RATE = 0.05
+_NUM_ADAPTS = 3
+_NUM_STEPS = 2
+
+# From a signature's name and its inputs to its outputs.
+Call = Callable[..., dict[str, np.ndarray]]
+
+
+def check(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    config: ExportConfig,
+    content: bytes,
+    examples: tuple[np.ndarray, np.ndarray] | None,
+) -> dict[str, float]:
+    """Replays a file in each runtime; returns the largest difference by runtime.
+
+    TensorFlow's side uses its own gradients and losses, no replacement.
+
+    Raises:
+      ModelError: if a difference is too large, or not a number.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    rows = _draw_rows(model, config, examples)
+    expected = _expected(model, weights, config, rows)
+    tolerance = QUANTIZED_TOLERANCE if config.quantize_frozen else TOLERANCE
+    largest = {}
+    for name, runtime in (("tensorflow", tf.lite.Interpreter), ("litert", Interpreter)):
+        interpreter = runtime(model_content=content)
+
+        def call(signature, interpreter=interpreter, **inputs):
+            return interpreter.get_signature_runner(signature)(**inputs)
+
+        trainable = weights[len(weights) - (config.num_trainable or len(weights)) :]
+        try:
+            found = _replay(call, trainable, config, rows)
+        except (RuntimeError, ValueError) as e:
+            raise errors.ModelError(
+                f"{model.name!r}: the exported file does not run in {name}'s runtime "
+                f"({e}). Nothing was written."
+            ) from e
+        differences = {key: _largest(found[key], expected[key]) for key in expected}
+        largest[name] = max(differences.values())
+        # Not a number is no small difference.
+        wrong = [key for key, d in differences.items() if not d <= tolerance]
+        if wrong:
+            raise errors.ModelError(
+                f"{model.name!r}: the exported file differs from TensorFlow in "
+                f"{name}'s runtime by {largest[name]:.2g} in {', '.join(wrong)}; at "
+                f"most {tolerance:g} is allowed. Nothing was written."
+            )
+    return largest
+
+
+def largest_inference_error(
+    model: Model, weights: Sequence[np.ndarray], content: bytes, x: np.ndarray
+) -> dict[str, float]:
+    """Returns how far a file's `infer` is from TensorFlow's at most, by runtime.
+
+    Args:
+      model: the model.
+      weights: the weights that the file holds.
+      content: the file.
+      x: `[rows, ...]`.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    outputs = model.apply([tf.constant(w) for w in weights], tf.constant(x))
+    if model.num_classes is not None:
+        outputs = tf.nn.softmax(outputs)
+    largest = {}
+    for name, runtime in (("tensorflow", tf.lite.Interpreter), ("litert", Interpreter)):
+        infer = runtime(model_content=content).get_signature_runner("infer")
+        size = infer.get_input_details()["x"]["shape"][0]
+        found = [
+            next(
+                iter(infer(x=np.resize(x[i : i + size], [size, *x.shape[1:]])).values())
+            )
+            for i in range(0, len(x), size)
+        ]
+        largest[name] = _largest([np.concatenate(found)[: len(x)]], [outputs.numpy()])
+    return largest
+
+
+def _largest(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    return float(
+        np.max([np.abs(f - e).max() for f, e in zip(found, expected, strict=True)])
+    )
+
+
+def _draw_rows(model: Model, config: ExportConfig, examples):
+    """Steps of batches `[steps, roles, batch, ...]` with a padded row in each."""
+    rng = np.random.default_rng(0)
+    shape = (max(config.max_local_steps, 1), len(ROLES), config.batch_size)
+    if examples is not None:
+        x, y = (np.asarray(part) for part in examples)
+        chosen = rng.integers(len(x), size=shape)
+        x, y = x[chosen], y[chosen]
+    else:
+        x = rng.random((*shape, *model.input_spec.shape[1:]))
+        of_label = (*shape, *model.label_spec.shape[1:])
+        if model.num_classes is None:
+            y = rng.random(of_label)
+        else:
+            y = rng.integers(model.num_classes, size=of_label)
+    x = x.astype(model.input_spec.dtype.as_numpy_dtype)
+    y = y.astype(model.label_spec.dtype.as_numpy_dtype)
+    if config.batch_size > 1:
+        y[:, :, -1] = -1 if model.num_classes is not None else np.nan
+    return x, y
+
+
+def _replay(call: Call, weights, config: ExportConfig, rows):
+    """What a runtime answers, from the initial weights on."""
+    x, y = rows
+    unused = np.zeros([1], np.float32)
+    rate = np.array([_RATE], np.float32)
+    batch = {"x": x[0, 0], "y": y[0, 0], "learning_rate": rate}
+    few = x[0, 0][: config.infer_batch_size]
+    few = np.resize(few, [config.infer_batch_size, *few.shape[1:]])
+    found = {"infer": list(call("infer", x=few).values())}
+    found["adapt loss"] = [call("adapt", **batch)["loss"] for _ in range(_NUM_ADAPTS)]
+    call("adapt_steps", **batch, num_steps=np.array([_NUM_STEPS], np.int32))
+    found["adapted weights"] = _ordered(call("get_weights", unused=unused), "weight")
+    found["infer when adapted"] = list(call("infer", x=few).values())
+    call("reset", unused=unused)
+    found["weights after reset"] = _ordered(
+        call("get_weights", unused=unused), "weight"
+    )
+    shifted = {f"weight_{i}": w + np.float32(0.01) for i, w in enumerate(weights)}
+    call("set_weights", **shifted)
+    found["infer with weights set"] = list(call("infer", x=few).values())
+    if config.max_local_steps:
+        roles = ROLES[:2] if config.variant == FIRST_ORDER else ROLES
+        batches: dict[str, np.ndarray] = {}
+        for number, role in enumerate(roles):
+            batches |= {f"x_{role}": x[:, number], f"y_{role}": y[:, number]}
+        answer = call(
+            "meta_update",
+            **{f"weight_{i}": w for i, w in enumerate(weights)},
+            **batches,
+            inner_learning_rate=rate,
+            outer_learning_rate=rate,
+            num_steps=np.array([config.max_local_steps], np.int32),
+        )
+        found["meta_update"] = _ordered(answer, "delta")
+        found["meta_update losses"] = [answer["support_loss"], answer["query_loss"]]
+    return found
+
+
+def _ordered(answer, prefix):
+    names = [name for name in answer if name.startswith(prefix)]
+    return [answer[f"{prefix}_{i}"] for i in range(len(names))]
+
+
+def _expected(model: Model, weights, config: ExportConfig, rows):
+    """The same in TensorFlow."""
+    x, y = rows
+    frozen = len(weights) - (config.num_trainable or len(weights))
+    body, head = weights[:frozen], [tf.constant(w) for w in weights[frozen:]]
+
+    def loss(trainable, batch):
+        return model.batch_loss([*map(tf.constant, body), *trainable], batch)
+
+    def batch_at(step, role):
+        x_chosen, y_chosen = tf.constant(x)[step, role], tf.constant(y)[step, role]
+        is_padding = (
+            tf.reduce_any(tf.math.is_nan(y_chosen), list(range(1, y_chosen.shape.rank)))
+            if model.num_classes is None
+            else y_chosen < 0
+        )
+        shape = [-1] + [1] * (y_chosen.shape.rank - 1)
+        blank = tf.zeros_like(y_chosen)
+        y_chosen = tf.where(tf.reshape(is_padding, shape), blank, y_chosen)
+        mask = 1.0 - tf.cast(is_padding, tf.float32)
+        return Batch(x_chosen, y_chosen, mask)
+
+    few = np.resize(
+        x[0, 0][: config.infer_batch_size], [config.infer_batch_size, *x.shape[3:]]
+    )
+
+    @tf.function
+    def infer(trainable):
+        outputs = model.apply([*map(tf.constant, body), *trainable], tf.constant(few))
+        return outputs if model.num_classes is None else tf.nn.softmax(outputs)
+
+    @tf.function
+    def adapt(trainable):
+        return adapt_step(loss, trainable, batch_at(0, 0), _RATE)
+
+    @tf.function
+    def update():
+        roles = 2 if config.variant == FIRST_ORDER else 3
+        local = PerFedAvgConfig(
+            _RATE, _RATE, config.max_local_steps, variant=config.variant
+        )
+
+        def draw(step):
+            return [batch_at(step, role) for role in range(roles)]
+
+        trained = local_update(loss, head, draw, local)
+        deltas = [w - t for w, t in zip(head, trained.weights, strict=True)]
+        return deltas, trained.support_loss, trained.query_loss
+
+    expected = {"infer": [infer(head)]}
+    adapted, losses = head, []
+    for _ in range(_NUM_ADAPTS + _NUM_STEPS):
+        value, adapted = adapt(adapted)
+        losses.append(value)
+    expected["adapt loss"] = losses[:_NUM_ADAPTS]
+    expected["adapted weights"] = adapted
+    expected["infer when adapted"] = [infer(adapted)]
+    expected["weights after reset"] = head
+    expected["infer with weights set"] = [infer([w + 0.01 for w in head])]
+    if config.max_local_steps:
+        deltas, support_loss, query_loss = update()
+        expected["meta_update"] = deltas
+        expected["meta_update losses"] = [support_loss, query_loss]
+    return {key: [np.asarray(t) for t in value] for key, value in expected.items()}

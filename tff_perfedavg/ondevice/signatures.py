@@ -1,0 +1,300 @@
+"""What an exported file computes: the signatures, as TensorFlow functions.
+
+The mathematics is that of `tff_perfedavg.optimization`, differentiated with the
+gradients of `ondevice.gradients`. No input or output is a scalar and every signature
+has an input, since some runtimes take nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg import errors
+from tff_perfedavg.models.model import Batch, Model, masked_cross_entropy
+from tff_perfedavg.ondevice import gradients
+from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.supported import check_operations
+from tff_perfedavg.optimization.adaptation import adapt_step
+from tff_perfedavg.optimization.config import FIRST_ORDER, PerFedAvgConfig
+from tff_perfedavg.optimization.local_update import local_update
+from tff_perfedavg.optimization.meta_gradient import global_norm, replaced_gradients
+
+ROLES = ("support", "query", "hessian")
+_UNUSED = tf.TensorSpec([1], tf.float32)
+_RATE = tf.TensorSpec([1], tf.float32)
+_COUNT = tf.TensorSpec([1], tf.int32)
+
+
+class FixedModule(tf.Module):
+    """A model whose weights never change, and the signatures that need no more."""
+
+    def __init__(
+        self,
+        model: Model,
+        weights: Sequence[np.ndarray],
+        config: ExportConfig,
+        card: bytes,
+    ):
+        """Prepares the signatures.
+
+        Args:
+          model: the model.
+          weights: its weights, float32.
+          config: what is exported.
+          card: what `describe` returns.
+        """
+        super().__init__()
+        self.model_name = model.name
+        self._model = model
+        self._initial = [np.asarray(w, np.float32) for w in weights]
+        self._config = config
+        self._card = np.frombuffer(card, np.uint8)
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Returns the signatures by name.
+
+        Raises:
+          ModelError: naming the layer, if one needs an operation that a device's
+            runtime lacks.
+        """
+        # The forward pass comes first, so that a layer is refused for what it is.
+        return {
+            name: self._trace(function, inputs)
+            for name, (function, inputs) in self._functions().items()
+        }
+
+    def infer(self, x):
+        """Returns what the model makes of x."""
+        outputs = self._model.apply(self._read(), x)
+        if self._model.num_classes is None:
+            return {"outputs": outputs}
+        return {"probabilities": tf.nn.softmax(outputs)}
+
+    def describe(self, unused):
+        """Returns the card, JSON in UTF-8."""
+        return {"card": tf.constant(self._card)}
+
+    def _functions(self) -> dict[str, tuple[Callable, dict[str, tf.TensorSpec]]]:
+        """Every signature's function and its inputs."""
+        return {
+            "infer": (self.infer, {"x": self._rows(self._config.infer_batch_size)[0]}),
+            "describe": (self.describe, {"unused": _UNUSED}),
+        }
+
+    def _read(self) -> list[tf.Tensor]:
+        return [tf.constant(w) for w in self._initial]
+
+    def _rows(self, count: int, *steps: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        x, y = self._model.input_spec, self._model.label_spec
+        return (
+            tf.TensorSpec([*steps, count, *x.shape[1:]], x.dtype),
+            tf.TensorSpec([*steps, count, *y.shape[1:]], y.dtype),
+        )
+
+    def _trace(self, function, inputs):
+        named = {
+            key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
+            for key, spec in inputs.items()
+        }
+        try:
+            # Without AutoGraph, which would wrap our errors in its own.
+            traced = tf.function(function, autograph=False)
+            concrete = traced.get_concrete_function(**named)
+        except LookupError as e:
+            raise errors.ModelError(
+                f"{self.model_name!r}: an operation has no second derivative ({e}). "
+                "Replace its layer, or export with variant 'first_order' or "
+                "'hessian_free'."
+            ) from e
+        check_operations(concrete, self.model_name)
+        return concrete
+
+
+class DeviceModule(FixedModule):
+    """A model's personal weights and the signatures that work on them."""
+
+    def __init__(
+        self,
+        model: Model,
+        weights: Sequence[np.ndarray],
+        config: ExportConfig,
+        card: bytes,
+    ):
+        """As `FixedModule`; `config` says which weights adapt."""
+        frozen = 0
+        if config.num_trainable is not None:
+            frozen = len(weights) - config.num_trainable
+            if frozen <= 0:
+                raise errors.ConfigError(
+                    f"ExportConfig.num_trainable is {config.num_trainable}, but "
+                    f"{model.name!r} has {len(weights)} weight tensors; give fewer, "
+                    "or None to train all."
+                )
+        body = [np.asarray(w) for w in weights[:frozen]]
+        head_model = dataclasses.replace(
+            model,
+            apply=lambda head, x: model.apply([*map(tf.constant, body), *head], x),
+            loss=_BUILT_IN_LOSSES.get(model.loss, model.loss),
+        )
+        super().__init__(head_model, weights[frozen:], config, card)
+        self._weights = [
+            tf.Variable(w, name=f"weight_{i}") for i, w in enumerate(self._initial)
+        ]
+
+    def _functions(self):
+        config = self._config
+        x, y = self._rows(config.batch_size)
+        weights = {
+            f"weight_{i}": tf.TensorSpec(w.shape, w.dtype)
+            for i, w in enumerate(self._initial)
+        }
+        functions = super()._functions() | {
+            "adapt": (self.adapt, {"x": x, "y": y, "learning_rate": _RATE}),
+            "adapt_steps": (
+                self.adapt_steps,
+                {"x": x, "y": y, "learning_rate": _RATE, "num_steps": _COUNT},
+            ),
+            "reset": (self.reset, {"unused": _UNUSED}),
+            "get_weights": (self.get_weights, {"unused": _UNUSED}),
+            "set_weights": (self.set_weights, weights),
+        }
+        if config.max_local_steps:
+            batches = {}
+            for role in self.roles:
+                x, y = self._rows(config.batch_size, config.max_local_steps)
+                batches |= {f"x_{role}": x, f"y_{role}": y}
+            rates = {"inner_learning_rate": _RATE, "outer_learning_rate": _RATE}
+            functions["meta_update"] = (
+                self.meta_update,
+                {**weights, **batches, **rates, "num_steps": _COUNT},
+            )
+        return functions
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The batches of a meta-gradient."""
+        return ROLES[:2] if self._config.variant == FIRST_ORDER else ROLES
+
+    def adapt(self, x, y, learning_rate):
+        """Takes one gradient step on a batch; see `adapt_steps`."""
+        return self._adapt(x, y, learning_rate, tf.constant([1]))
+
+    def adapt_steps(self, x, y, learning_rate, num_steps):
+        """Takes gradient steps on one batch.
+
+        Returns its loss before the first step, and whether the steps were kept: an
+        update that is not finite leaves the weights as they were.
+        """
+        return self._adapt(x, y, learning_rate, num_steps)
+
+    def reset(self, unused):
+        """Puts the initial weights back."""
+        return self._assign([tf.constant(w) for w in self._initial])
+
+    def get_weights(self, unused):
+        """Returns the personal weights."""
+        return self._by_name("weight", self._read())
+
+    def set_weights(self, **weights):
+        """Replaces the personal weights."""
+        return self._assign([weights[f"weight_{i}"] for i in range(len(weights))])
+
+    def meta_update(self, inner_learning_rate, outer_learning_rate, num_steps, **given):
+        """Takes a user's part of a Per-FedAvg round from the weights given.
+
+        Returns the update `w_k - w` and mean losses. The personal weights stay.
+        """
+        weights = [given[f"weight_{i}"] for i in range(len(self._initial))]
+
+        def draw(step):
+            return [
+                self._batch(tf.gather(given[f"x_{r}"], step), given[f"y_{r}"][step])
+                for r in self.roles
+            ]
+
+        config = _TracedConfig(
+            inner_learning_rate=_rate(inner_learning_rate),
+            outer_learning_rate=_rate(outer_learning_rate),
+            num_local_steps=tf.clip_by_value(
+                num_steps[0], 1, self._config.max_local_steps
+            ),
+            variant=self._config.variant,
+        )
+        with replaced_gradients(gradients.OVERRIDES):
+            trained = local_update(self._model.batch_loss, weights, draw, config)
+        deltas = [w - t for w, t in zip(weights, trained.weights, strict=True)]
+        return {
+            **self._by_name("delta", deltas),
+            "support_loss": trained.support_loss[tf.newaxis],
+            "query_loss": trained.query_loss[tf.newaxis],
+        }
+
+    def _adapt(self, x, y, learning_rate, num_steps):
+        batch, rate, first = self._batch(x, y), _rate(learning_rate), self._read()
+        with replaced_gradients(gradients.OVERRIDES):
+
+            def body(number, weights, first_loss):
+                loss, weights = adapt_step(self._model.batch_loss, weights, batch, rate)
+                first_loss = tf.where(tf.equal(number, 0), loss, first_loss)
+                return number + 1, weights, first_loss
+
+            _, adapted, loss = tf.while_loop(
+                lambda number, *_: number < num_steps[0],
+                body,
+                (tf.constant(0), first, tf.zeros([])),
+            )
+        # No operation of the runtime tells NaN and infinity; comparisons with a
+        # number do.
+        is_finite = global_norm(adapted) <= tf.float32.max
+        self._assign(
+            [tf.where(is_finite, a, f) for a, f in zip(adapted, first, strict=True)]
+        )
+        applied = tf.cast(is_finite, tf.int32)
+        return {"loss": loss[tf.newaxis], "applied": applied[tf.newaxis]}
+
+    def _batch(self, x, y) -> Batch:
+        """Rows whose label is -1, no class or NaN count for nothing."""
+        if self._model.num_classes is None:
+            counts = tf.reduce_all(tf.equal(y, y), list(range(1, y.shape.rank)))
+            y = tf.where(tf.equal(y, y), y, tf.zeros_like(y))
+        else:
+            counts = tf.logical_and(y >= 0, y < self._model.num_classes)
+        return Batch(x, y, tf.cast(counts, tf.float32))
+
+    def _read(self) -> list[tf.Tensor]:
+        return [variable.read_value() for variable in self._weights]
+
+    def _assign(self, weights) -> dict[str, tf.Tensor]:
+        for variable, weight in zip(self._weights, weights, strict=True):
+            variable.assign(weight)
+        return {"done": tf.constant([1])}
+
+    def _by_name(self, prefix, tensors) -> dict[str, tf.Tensor]:
+        return {f"{prefix}_{i}": tensor for i, tensor in enumerate(tensors)}
+
+
+class _TracedConfig(PerFedAvgConfig):
+    """A round's settings as tensors, so that nothing can be checked yet."""
+
+    def __post_init__(self):
+        pass
+
+
+def _rate(value: tf.Tensor) -> tf.Tensor:
+    """A learning rate from its input; a negative one counts as 0."""
+    return tf.maximum(value[0], 0.0)
+
+
+def _cross_entropy(logits, labels, mask):
+    """`masked_cross_entropy` in operations that a device's runtime has."""
+    log_p = tf.nn.log_softmax(logits)
+    chosen = tf.one_hot(labels, logits.shape[-1], dtype=log_p.dtype)
+    losses = -tf.reduce_sum(chosen * log_p, -1)
+    return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
+
+
+_BUILT_IN_LOSSES: dict[Callable, Callable] = {masked_cross_entropy: _cross_entropy}
