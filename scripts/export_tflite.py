@@ -1,0 +1,77 @@
+"""Writes a trained model as a TensorFlow Lite file that adapts on a device.
+
+Measures the model on its own population for the card inside the file, and replays the
+file in TensorFlow's interpreter and in LiteRT against TensorFlow before it appears.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
+from tff_perfedavg.optimization.config import VARIANTS
+from tff_perfedavg.programs import command
+
+_DEFAULTS = ExportConfig()
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "model.npz of a run of scripts/train.py.", required=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "The .tflite file.", required=True)
+_BATCH = flags.DEFINE_integer(
+    "batch_size", _DEFAULTS.batch_size, "Rows a batch holds at most."
+)
+_INFER_BATCH = flags.DEFINE_integer(
+    "infer_batch_size", _DEFAULTS.infer_batch_size, "Rows `infer` takes at once."
+)
+_VARIANT = flags.DEFINE_enum(
+    "variant", _DEFAULTS.variant, VARIANTS, "The meta-gradient of `meta_update`."
+)
+_STEPS = flags.DEFINE_integer(
+    "max_local_steps",
+    _DEFAULTS.max_local_steps,
+    "The most steps of `meta_update`; 0 leaves it out.",
+)
+_STORAGE = flags.DEFINE_enum(
+    "storage", _DEFAULTS.storage, STORAGES, "How the initial weights are kept."
+)
+_TRAINABLE = flags.DEFINE_integer(
+    "num_trainable", None, "How many of the last weight tensors adapt; all by default."
+)
+_QUANTIZE = flags.DEFINE_bool(
+    "quantize_frozen", False, "Keep frozen weights as 8-bit integers."
+)
+_LICENSE = flags.DEFINE_string("license", "not stated", "Of the model, for its card.")
+
+
+def main():
+    config = ExportConfig(
+        batch_size=_BATCH.value,
+        infer_batch_size=_INFER_BATCH.value,
+        variant=_VARIANT.value,
+        max_local_steps=_STEPS.value,
+        storage=_STORAGE.value,
+        num_trainable=_TRAINABLE.value,
+        quantize_frozen=_QUANTIZE.value,
+    )
+    checkpoint, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
+    if output.suffix != ".tflite":
+        raise errors.ConfigError(f"output is {output}; it must end in .tflite.")
+    from tff_perfedavg.programs import trained_model
+
+    trained_model.load(checkpoint)
+    command.load_frameworks()
+    from tff_perfedavg.programs.export_run import export_run
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    report = export_run(checkpoint, output, config, license_name=_LICENSE.value)
+    print(f"Written: {report.path} ({report.num_bytes:,} bytes)")
+    print(f"Operations, all built in: {', '.join(report.operations)}")
+    for runtime, error in report.largest_error.items():
+        print(f"Largest difference from TensorFlow in {runtime}'s runtime: {error:.1e}")
+
+
+if __name__ == "__main__":
+    command.run(main)

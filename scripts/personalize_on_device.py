@@ -1,0 +1,74 @@
+"""Plays users of a store on devices: each adapts the exported file to itself.
+
+Every user has a LiteRT interpreter of its own. Prints the table of
+scripts/evaluate.py, then the file's size, the latency of its signatures and the memory
+a process needs to adapt it. Loads no TensorFlow.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import command
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "A file of scripts/export_tflite.py.", required=True
+)
+_STORE = flags.DEFINE_string(
+    "store", None, "A store of scripts/prepare_data.py or of a run.", required=True
+)
+_USERS = flags.DEFINE_integer(
+    "num_users", 50, "Users played; 0 for all.", lower_bound=0
+)
+_RATE = flags.DEFINE_float(
+    "inner_learning_rate", None, "alpha; by default the model's own."
+)
+_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
+_BATCH = flags.DEFINE_integer(
+    "adaptation_batch_size", None, "Rows per step; by default all that fit."
+)
+_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+_OUTPUT = flags.DEFINE_string(
+    "output_dir", None, "Where tables and curves are written, if anywhere."
+)
+
+
+def main():
+    AdaptationConfig(
+        1.0 if _RATE.value is None else _RATE.value, _STEPS.value, _BATCH.value
+    )
+    from tff_perfedavg.data.user_store import UserStore
+    from tff_perfedavg.ondevice.runner import OnDeviceModel
+    from tff_perfedavg.programs import on_device, report
+
+    path = pathlib.Path(_MODEL.value)
+    card = OnDeviceModel(path).card
+    population = UserStore.open(_STORE.value)
+    rate = _RATE.value or card.get("inner_learning_rate", 0.01)
+    config = AdaptationConfig(rate, _STEPS.value, _BATCH.value)
+    groups = on_device.choose_users(population, _USERS.value)
+    per_user = on_device.personalize(path, population, groups, config, seed=_SEED.value)
+    per_user.insert(0, "algorithm", card.get("algorithm", card["model"]))
+    shown = {0, 1, _STEPS.value}
+    print(report.format_table(report.summarize(per_user), shown))
+
+    some_user = int(groups[on_device.SEEN][0])
+    rows = on_device.scaled(population, population.adaptation(some_user))
+    print(f"\n{path}: {path.stat().st_size:,} bytes")
+    taken = on_device.latencies(path, rows, rate)
+    print("Median latency: " + ", ".join(f"{n} {t:.3f} ms" for n, t in taken.items()))
+    adapted, without = on_device.peak_memory(path)
+    print(
+        f"Peak memory: {adapted:.0f} MB, of which {without:.0f} MB are Python, NumPy "
+        "and the runtime"
+    )
+    if _OUTPUT.value:
+        files = report.write_report(
+            per_user, pathlib.Path(_OUTPUT.value), prefix="on_device."
+        )
+        print("\nWritten:", *files, sep="\n  ")
+
+
+if __name__ == "__main__":
+    command.run(main)

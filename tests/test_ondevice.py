@@ -1,0 +1,618 @@
+"""Exported files: refused or proved at export, and equal to the mathematics after."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import reference
+from tests.helpers import relative_error
+from tff_perfedavg import errors
+from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
+from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
+from tff_perfedavg.models.keras_model import from_keras
+from tff_perfedavg.ondevice import flatbuffer, gradients
+from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.export import export_inference, export_tflite
+from tff_perfedavg.ondevice.runner import OnDeviceModel
+from tff_perfedavg.optimization.config import VARIANTS, PerFedAvgConfig
+
+layers = tf.keras.layers
+SMALL = mlp((4,), 3, hidden=(5,))
+BY_HAND = reference.TwoLayerNetwork()
+RATE = 0.1
+MODELS = {
+    "logistic_regression": logistic_regression((64,), 10),
+    "mlp": mlp((28, 28), 10),
+    "cnn": cnn((28, 28), 10),
+    "conv1d": conv1d((128, 9), 6),
+    "char_cnn": char_cnn((40,), 65),
+    "mlp_regressor": mlp_regressor((8,), 2),
+}
+KERAS = {
+    "activations": [
+        (12,),
+        layers.Dense(9, "tanh"),
+        layers.Dense(8, "sigmoid"),
+        layers.Dense(7, "swish"),
+        layers.LeakyReLU(),
+        layers.Dense(6, tf.nn.relu6),
+    ],
+    "images": [
+        (14, 14, 2),
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.MaxPool2D(),
+        layers.Conv2D(8, 3, padding="same", strides=2, activation="elu"),
+        layers.AveragePooling2D(),
+        layers.Flatten(),
+    ],
+    "separable": [
+        (10, 10, 2),
+        layers.Conv2D(6, 3),
+        layers.BatchNormalization(trainable=False),
+        layers.SeparableConv2D(4, 3, activation="relu"),
+        layers.Conv2DTranspose(3, 3, strides=2),
+        layers.GlobalAveragePooling2D(),
+    ],
+    "sequences": [
+        (6,),
+        layers.Embedding(10, 4),
+        layers.SimpleRNN(5, unroll=True),
+    ],
+    "normalized": [(8,), layers.Dense(6), layers.GroupNormalization(2)],
+}
+REFUSED = {
+    "gelu": ([(8,), layers.Dense(6, "gelu")], "'dense.*' needs.*Erf.*approximate=True"),
+    "softplus": ([(8,), layers.Dense(6, "softplus")], "Softplus.*use elu or relu"),
+    "layer norm": (
+        [(8,), layers.Dense(6), layers.LayerNormalization()],
+        "'layer_normalization.*' needs.*GroupNormalization",
+    ),
+    "group norm of images": (
+        [(6, 6, 2), layers.Conv2D(4, 3), layers.GroupNormalization(2)],
+        "'group_normalization.*' needs the operation Sum.*at most four axes",
+    ),
+    "recurrent": ([(6, 3), layers.LSTM(5)], "'lstm.*' needs.*unroll=True"),
+    "dilated": (
+        [(9, 9, 1), layers.Conv2D(4, 3, dilation_rate=2)],
+        "'conv2d.*' needs.*without dilation",
+    ),
+    "overlapping pool": (
+        [(9, 9, 1), layers.Conv2D(4, 3), layers.MaxPool2D(3, 2)],
+        "'max_pooling2d.*' .MaxPool. has windows that overlap",
+    ),
+    "resized": (
+        [(5, 5, 1), layers.Conv2D(4, 3), layers.UpSampling2D()],
+        "'up_sampling2d.*' needs.*Conv2DTranspose",
+    ),
+}
+
+
+def keras_model(stack, classes=3):
+    shape, *inner = stack
+    last = layers.Dense(classes)
+    network = [tf.keras.Input(shape), *inner, layers.Flatten(), last]
+    return from_keras(tf.keras.Sequential(network))
+
+
+def small_batch(rows=4, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=[rows, 4]).astype(np.float32)
+    return x, rng.integers(3, size=rows).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "small.tflite"
+    config = ExportConfig(batch_size=4, max_local_steps=3)
+    export_tflite(SMALL, SMALL.init(1), path, config, card={"dataset": "none"})
+    return path
+
+
+@pytest.fixture
+def device(small_file):
+    return OnDeviceModel(small_file)
+
+
+# ---------------------------------------------------------------- export and gate
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_models_pass_the_gate(tmp_path, name, variant):
+    model = MODELS[name]
+    examples = None
+    if name == "char_cnn":
+        rng = np.random.default_rng(0)
+        x = rng.integers(65, size=[50, 40]).astype(np.float32)
+        examples = x, rng.integers(65, size=50)
+    report = export_tflite(
+        model,
+        model.init(0),
+        tmp_path / "model.tflite",
+        ExportConfig(batch_size=8, max_local_steps=3, variant=variant),
+        examples=examples,
+    )
+    assert set(report.largest_error) == {"tensorflow", "litert"}
+    assert max(report.largest_error.values()) < 1e-5
+    assert report.num_bytes == report.path.stat().st_size
+    content = flatbuffer.read(report.path.read_bytes())
+    found = flatbuffer.operations(content)
+    assert "WHILE" in found
+    assert not any(name.startswith("CUSTOM") for name in found)
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_keras_models_pass_the_gate(tmp_path, name):
+    model = keras_model(KERAS[name])
+    config = ExportConfig(batch_size=5, max_local_steps=2)
+    path = tmp_path / "model.tflite"
+    report = export_tflite(model, model.init(0), path, config)
+    assert max(report.largest_error.values()) < 1e-5
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_device_cannot_train_is_refused_by_layer(tmp_path, name):
+    stack, message = REFUSED[name]
+    model = keras_model(stack)
+    path = tmp_path / "model.tflite"
+    with pytest.raises(errors.ModelError, match=message):
+        export_tflite(model, model.init(0), path, ExportConfig(max_local_steps=2))
+    assert not path.exists()
+
+
+def test_a_wrong_gradient_does_not_pass_the_gate(tmp_path, monkeypatch):
+    monkeypatch.setitem(gradients.OVERRIDES, "Elu", gradients.OVERRIDES["Relu"])
+    path = tmp_path / "model.tflite"
+    with pytest.raises(errors.ModelError, match=r"differs from TensorFlow.*adapt"):
+        export_tflite(SMALL, SMALL.init(1), path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (SMALL.init(0)[:-1], "takes weights of shapes"),
+        ([w * np.nan for w in SMALL.init(0)], "a weight is not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
+    with pytest.raises(errors.ModelError, match=message):
+        export_tflite(SMALL, weights, tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+        ({"max_local_steps": -1}, "max_local_steps is -1"),
+        ({"variant": "second"}, "variant is 'second'; known: exact"),
+        ({"storage": "int4"}, "storage is 'int4'; known: float32"),
+        ({"quantize_frozen": True}, "nothing is frozen"),
+        ({"num_trainable": 0}, "num_trainable is 0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        ExportConfig(**options)
+
+
+def test_a_head_of_all_weights_is_refused(tmp_path):
+    with pytest.raises(errors.ConfigError, match="has 4 weight tensors; give fewer"):
+        export_tflite(
+            SMALL, SMALL.init(0), tmp_path / "m.tflite", ExportConfig(num_trainable=4)
+        )
+
+
+def test_the_card_is_in_the_metadata_and_in_describe(device):
+    answer = device.call("describe", unused=np.zeros([1], np.float32))
+    assert bytes(answer["card"]) == bytes(
+        flatbuffer.metadata(flatbuffer.read(device._path.read_bytes()), flatbuffer.CARD)
+    )
+    assert device.card["dataset"] == "none"
+    assert device.card["input_shape"] == [4]
+    assert device.card["versions"]["tensorflow"] == tf.__version__
+
+
+def test_weights_are_kept_once_and_where_they_can_be_mapped(small_file):
+    content = small_file.read_bytes()
+    kernel = SMALL.init(1)[0].tobytes()
+    assert content.count(kernel) == 1
+    assert content.index(kernel) % 16 == 0
+
+
+# -------------------------------------------------------------- numbers of a device
+
+
+def test_adaptation_equals_the_float64_reference(device):
+    x, y = small_batch()
+    weights = [w.astype(np.float64) for w in SMALL.init(1)]
+    for _ in range(3):
+        expected_loss = BY_HAND.loss(weights, x, y)
+        assert np.isclose(device.adapt(x, y, RATE), expected_loss, atol=1e-6)
+        weights = reference.axpy(-RATE, BY_HAND.gradient(weights, x, y), weights)
+    assert relative_error(device.weights, weights) < 1e-5
+    logits = BY_HAND.logits(weights, x)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert np.allclose(device.infer(x), expected, atol=1e-6)
+    device.reset()
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    device.adapt(x, y, RATE, num_steps=3)
+    assert relative_error(device.weights, weights) < 1e-5
+
+
+def test_a_short_batch_is_padded_and_counts_its_own_rows(device):
+    x, y = small_batch(rows=3)
+    expected = BY_HAND.loss([w.astype(np.float64) for w in SMALL.init(1)], x, y)
+    assert np.isclose(device.adapt(x, y, RATE), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_meta_update_equals_the_float64_reference(tmp_path, variant, num_steps):
+    path = tmp_path / "model.tflite"
+    config = ExportConfig(batch_size=4, max_local_steps=3, variant=variant)
+    export_tflite(SMALL, SMALL.init(0), path, config)
+    device = OnDeviceModel(path)
+    server = SMALL.init(1)
+    roles = ("support", "query", "hessian")
+    steps = [
+        {role: small_batch(4 - i, seed=10 * step + i) for i, role in enumerate(roles)}
+        for step in range(num_steps)
+    ]
+    update, support_loss, _ = device.meta_update(server, steps, RATE, 0.05)
+    start = [w.astype(np.float64) for w in server]
+    local = PerFedAvgConfig(RATE, 0.05, variant=variant)
+    trained = reference.local_weights(
+        BY_HAND, start, [[step[role] for role in roles] for step in steps], local
+    )
+    expected = reference.axpy(-1, trained, start)
+    # The Hessian-free form divides a difference of float32 gradients.
+    assert relative_error(update, expected) < (1e-3 if "free" in variant else 1e-5)
+    if num_steps == 1:
+        first = BY_HAND.loss(start, *steps[0]["support"])
+        assert np.isclose(support_loss, first, atol=1e-6)
+    # The device's own weights are no part of it.
+    assert relative_error(device.weights, SMALL.init(0)) == 0
+
+
+def test_half_precision_starts_from_rounded_weights(tmp_path):
+    model = MODELS["mlp"]
+    sizes = {}
+    for storage in ("float32", "float16"):
+        path = tmp_path / f"{storage}.tflite"
+        config = ExportConfig(storage=storage, max_local_steps=0)
+        export_tflite(model, model.init(0), path, config)
+        sizes[storage] = path.stat().st_size
+    rounded = [w.astype(np.float16).astype(np.float32) for w in model.init(0)]
+    assert relative_error(OnDeviceModel(path).weights, rounded) == 0
+    num_bytes = sum(w.nbytes for w in model.init(0))
+    assert sizes["float32"] - sizes["float16"] > 0.49 * num_bytes
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_the_head_alone_adapts(tmp_path, quantize):
+    model = MODELS["mlp"]
+    path = tmp_path / "head.tflite"
+    config = ExportConfig(num_trainable=2, quantize_frozen=quantize)
+    report = export_tflite(model, model.init(0), path, config)
+    device = OnDeviceModel(path)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 28, 28)), rng.integers(10, size=20)
+    before = device.infer(x)
+    losses = [device.adapt(x, y, 0.5) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert [w.shape for w in device.weights] == [(60, 10), (10,)]
+    device.reset()
+    assert np.array_equal(device.infer(x), before)
+    if quantize:
+        assert report.num_bytes < 0.5 * sum(w.nbytes for w in model.init(0))
+
+
+def test_a_quantized_file_for_inference(tmp_path):
+    model = MODELS["mlp"]
+    weights = model.init(0)
+    rng = np.random.default_rng(0)
+    examples = rng.random((30, 28, 28), np.float32), rng.integers(10, size=30)
+    path = tmp_path / "fixed.tflite"
+    report = export_inference(model, weights, path, examples)
+    assert 0 < max(report.largest_error.values()) < 0.05
+    assert report.num_bytes < 0.3 * sum(w.nbytes for w in weights)
+    device = OnDeviceModel(path)
+    assert sorted(device.signatures) == ["describe", "infer"]
+    logits = model.apply(weights, tf.constant(examples[0]))
+    assert np.allclose(device.infer(examples[0]), tf.nn.softmax(logits), atol=0.05)
+
+
+# ------------------------------------------------------- personal weights on disk
+
+
+def test_personal_weights_are_saved_and_loaded(small_file, device, tmp_path):
+    device.adapt(*small_batch(), RATE)
+    device.save(tmp_path / "personal.bin")
+    other = OnDeviceModel(small_file)
+    other.load(tmp_path / "personal.bin")
+    assert relative_error(other.weights, device.weights) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_personal_weights_are_refused(small_file, tmp_path_factory, data):
+    device = OnDeviceModel(small_file)
+    path = tmp_path_factory.mktemp("damaged") / "personal.bin"
+    device.save(path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    device.adapt(*small_batch(), RATE)
+    before = device.weights
+    with pytest.raises(errors.CheckpointError, match=r"personal.bin"):
+        device.load(path)
+    assert relative_error(device.weights, before) == 0
+
+
+def test_personal_weights_of_another_model_are_refused(device, tmp_path):
+    other = tmp_path / "other.tflite"
+    export_tflite(SMALL, SMALL.init(2), other, ExportConfig(max_local_steps=0))
+    OnDeviceModel(other).save(tmp_path / "personal.bin")
+    with pytest.raises(errors.CheckpointError, match="of another model file"):
+        device.load(tmp_path / "personal.bin")
+    with pytest.raises(errors.CheckpointError, match="No personal weights"):
+        device.load(tmp_path / "nowhere.bin")
+
+
+# ------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda d, x, y: d.infer(x[:, :3]), errors.DataError, r"x has shape \(4, 3\)"),
+        (lambda d, x, y: d.infer(x[:0]), errors.DataError, "no row was given"),
+        (lambda d, x, y: d.infer(x * np.inf), errors.DataError, "finite in row 0"),
+        (lambda d, x, y: d.adapt(x, y[:3], 1.0), errors.DataError, "4 rows and y has"),
+        (lambda d, x, y: d.adapt(x, y + 3, 1.0), errors.DataError, "from 0 to 2"),
+        (lambda d, x, y: d.adapt(x, y - 3, 1.0), errors.DataError, "y has the label -"),
+        (lambda d, x, y: d.adapt(x, y + 0.5, 1.0), errors.DataError, "whole numbers"),
+        (lambda d, x, y: d.adapt(x, y, 0), errors.ConfigError, "learning_rate is 0"),
+        (lambda d, x, y: d.adapt(x, y, -0.1), errors.ConfigError, "above 0"),
+        (lambda d, x, y: d.adapt(x, y, np.nan), errors.ConfigError, "finite number"),
+        (lambda d, x, y: d.adapt(x, y, 1.0, 0), errors.ConfigError, "num_steps is 0"),
+        (
+            lambda d, x, y: d.adapt(np.tile(x, [2, 1]), np.tile(y, 2), 1.0),
+            errors.DataError,
+            "8 rows were given; the file takes 1 to 4",
+        ),
+        (
+            lambda d, x, y: d.set_weights([w.T for w in d.weights]),
+            errors.DataError,
+            "Weights have shapes",
+        ),
+        (
+            lambda d, x, y: d.set_weights([w * np.nan for w in d.weights]),
+            errors.DataError,
+            "Weight 0 has a number that is not finite",
+        ),
+        (
+            lambda d, x, y: d.meta_update(d.weights, [], 1.0, 1.0),
+            errors.DataError,
+            "0 steps were given; the file takes 1 to 3",
+        ),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(device, call, kind, message):
+    with pytest.raises(kind, match=message):
+        call(device, *small_batch())
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+def test_steps_to_weights_that_are_not_finite_are_undone(device):
+    x, y = small_batch()
+    with pytest.raises(errors.DataError, match="not finite; the weights are as before"):
+        device.adapt(1e30 * x, y, 1e30, num_steps=3)
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    device.adapt(x, y, RATE)
+
+
+def test_the_file_itself_is_safe_without_the_client(device):
+    """An app may call the signatures with whatever it has."""
+    x, y = small_batch()
+    rate = np.array([RATE], np.float32)
+    beyond = np.array([7, -1, -9, 3], np.int32)
+    answer = device.call("adapt", x=x, y=beyond, learning_rate=rate)
+    assert answer["loss"] == 0
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    for bad_x, bad_rate in ((x * np.nan, rate), (x, rate * np.nan), (x, -rate)):
+        device.call("adapt", x=bad_x, y=y, learning_rate=bad_rate)
+        assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+def test_signatures_work_in_any_order(small_file):
+    x, y = small_batch()
+    unused = np.zeros([1], np.float32)
+    first = {
+        "infer": {"x": x[:1]},
+        "get_weights": {"unused": unused},
+        "reset": {"unused": unused},
+        "describe": {"unused": unused},
+        "adapt": {"x": x, "y": y, "learning_rate": np.array([RATE], np.float32)},
+    }
+    for name, inputs in first.items():
+        device = OnDeviceModel(small_file)
+        device.call(name, **inputs)
+        device.reset()
+        assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+def test_two_adaptations_at_once_follow_each_other(small_file):
+    x, y = small_batch()
+    alone = OnDeviceModel(small_file)
+    for _ in range(200):
+        alone.adapt(x, y, RATE)
+    together = OnDeviceModel(small_file)
+    threads = [
+        threading.Thread(target=lambda: [together.adapt(x, y, RATE) for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert relative_error(together.weights, alone.weights) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: b"", "no readable TensorFlow Lite file"),
+        (lambda content: b"hello, this is no model at all", "no readable TensorFlow"),
+        (lambda content: content[: len(content) // 2], "export it again"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(small_file, tmp_path, spoil, message):
+    path = tmp_path / "spoiled.tflite"
+    path.write_bytes(spoil(small_file.read_bytes()))
+    with pytest.raises(errors.ModelError, match=message):
+        OnDeviceModel(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(errors.ModelError, match="No model can be read"):
+        OnDeviceModel(tmp_path / "nowhere.tflite")
+    dense = tf.keras.Sequential([tf.keras.Input([2]), layers.Dense(1)])
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(dense).convert())
+    with pytest.raises(errors.ModelError, match="not exported by tff_perfedavg"):
+        OnDeviceModel(path)
+
+
+def test_the_client_loads_no_tensorflow(small_file):
+    program = (
+        "import sys, numpy as np\n"
+        "from tff_perfedavg import OnDeviceModel\n"
+        "OnDeviceModel(sys.argv[1]).infer(np.zeros([1, 4]))\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, small_file], check=True)
+
+
+# ------------------------------------------------------------------ beside TFF
+
+
+def store_of(name, tmp_path):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare_once
+
+    if name != "digits" and not os.environ.get("TFF_PERFEDAVG_DATA_DIR"):
+        pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
+    return prepare_once(DataConfig.of(name, seed=0), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "build"), [("digits", mlp), ("mnist", mlp), ("uci_har", conv1d)]
+)
+def test_fifty_phones_equal_the_personalization_evaluation(tff, tmp_path, name, build):
+    from tff_perfedavg.optimization.config import AdaptationConfig
+    from tff_perfedavg.programs import on_device
+    from tff_perfedavg.programs.evaluation import evaluate_users
+
+    population = store_of(name, tmp_path)
+    model = build(population.input_shape, population.description.num_classes)
+    weights = model.init(3)
+    groups = on_device.choose_users(population, 50)
+    users = np.concatenate(list(groups.values()))
+    largest = max(len(population.adaptation(user).y) for user in users)
+    path = tmp_path / "model.tflite"
+    config = ExportConfig(batch_size=largest, infer_batch_size=64, max_local_steps=0)
+    export_tflite(model, weights, path, config)
+    adaptation = AdaptationConfig(0.05, 2)
+    found = on_device.personalize(path, population, groups, adaptation)
+    expected = evaluate_users(model, weights, population, adaptation)
+    expected = expected[expected["user"].isin(users)]
+    key = ["users", "user", "step"]
+    found, expected = (
+        f.sort_values(key).reset_index(drop=True) for f in (found, expected)
+    )
+    assert found[key].equals(expected[key].astype(found[key].dtypes))
+    assert np.allclose(found["accuracy"], expected["accuracy"], atol=1e-6)
+    assert np.allclose(found["loss"], expected["loss"], atol=1e-4)
+    for column in ("num_adaptation_examples", "num_evaluation_examples"):
+        assert (found[column] == expected[column]).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
+    import tff_perfedavg as pfa
+    from tff_perfedavg.optimization import batches
+
+    population = store_of("digits", tmp_path)
+    model = mlp(population.input_shape, 10)
+    local = PerFedAvgConfig(0.05, 0.05, 3, 6, 6, 6, variant=variant)
+    cohort, seed = [0, 3, 5, 11], 4
+    client_data = pfa.StoreClientData(population, model)
+    process = pfa.build_per_fed_avg(model, local, client_data=client_data, seed=seed)
+    state = process.initialize()
+    after = process.next(state, client_data.clients(cohort)).state
+    before = [np.asarray(w) for w in process.get_model_weights(state).trainable]
+
+    path = tmp_path / "model.tflite"
+    export_tflite(
+        model, model.init(9), path, ExportConfig(6, max_local_steps=3, variant=variant)
+    )
+    updates = []
+    for user in cohort:
+        rows = population.adaptation(user)
+        x = rows.x.astype(np.float32) * np.float32(population.description.scale)
+        own = batches.UserRows(
+            tf.constant(len(rows.y)),
+            lambda i, x=x, y=rows.y: (tf.gather(x, i), tf.gather(np.asarray(y), i)),
+        )
+        pair = tf.constant(batches.seed_pair(seed))
+        key = batches.user_key(pair, tf.constant(0), tf.constant(user))
+        draw = batches.batch_source(own, key, 3, local.batch_sizes)
+        steps = []
+        for number in range(3):
+            names = ("support", "query", "hessian")
+            drawn = zip(names, draw(tf.constant(number)), strict=False)
+            steps.append(
+                {
+                    name: tuple(t.numpy()[batch.mask.numpy() == 1] for t in batch[:2])
+                    for name, batch in drawn
+                }
+            )
+        update, _, _ = OnDeviceModel(path).meta_update(before, steps, 0.05, 0.05)
+        updates.append(update)
+    mean = reference.mean(updates, [1] * len(cohort))
+    expected = [
+        b - np.asarray(a)
+        for b, a in zip(before, process.get_model_weights(after).trainable, strict=True)
+    ]
+    largest = max(np.abs(m - e).max() for m, e in zip(mean, expected, strict=True))
+    assert 0 < largest < 1e-5
+
+
+def test_a_device_refuses_another_population(tmp_path, small_file):
+    from tff_perfedavg.optimization.config import AdaptationConfig
+    from tff_perfedavg.programs import on_device
+
+    population = store_of("digits", tmp_path)
+    groups = on_device.choose_users(population, 3)
+    with pytest.raises(errors.ModelError, match="has features"):
+        on_device.personalize(small_file, population, groups, AdaptationConfig(0.1))
+    model = logistic_regression(population.input_shape, 10)
+    path = tmp_path / "digits.tflite"
+    export_tflite(model, model.init(0), path, ExportConfig(5, max_local_steps=0))
+    config = dataclasses.replace(AdaptationConfig(0.1), batch_size=6)
+    with pytest.raises(errors.ConfigError, match="Export it with a larger batch_size"):
+        on_device.personalize(path, population, groups, config)

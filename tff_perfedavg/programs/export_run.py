@@ -1,0 +1,90 @@
+"""From a trained run to a file for devices, with a card that tells its story."""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+
+import numpy as np
+
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.export import ExportReport, export_tflite
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.evaluation import evaluate_users
+from tff_perfedavg.programs.report import summarize
+
+_EXAMPLES = 200
+
+
+def export_run(
+    checkpoint: pathlib.Path,
+    output: pathlib.Path,
+    config: ExportConfig,
+    *,
+    license_name: str,
+    adaptation_steps: int = 1,
+) -> ExportReport:
+    """Exports a trained model, measured on its own population first.
+
+    Args:
+      checkpoint: `model.npz` of a run.
+      output: the file to write.
+      config: what the file can do.
+      license_name: of the model, for its card.
+      adaptation_steps: after how many steps the card tells accuracy.
+
+    Raises:
+      CheckpointError: if the checkpoint cannot be read.
+      ModelError: as `export_tflite`.
+    """
+    weights, experiment = trained_model.load(checkpoint)
+    # {root}/checkpoints/NAME/model.npz
+    root = checkpoint.absolute().parents[2]
+    population = build_population(experiment, root)
+    model = build_model(experiment, population)
+    per_user = evaluate_users(
+        model,
+        weights,
+        population,
+        AdaptationConfig(experiment.inner_learning_rate, adaptation_steps),
+    ).assign(algorithm=experiment.label)
+    summary = summarize(per_user).reset_index()
+    description = population.description
+    card = {
+        "dataset": description.name,
+        "class_names": list(description.class_names),
+        "input_scale": np.asarray(description.scale).tolist(),
+        "algorithm": experiment.label,
+        "inner_learning_rate": experiment.inner_learning_rate,
+        "outer_learning_rate": experiment.outer_learning_rate,
+        "num_local_steps": experiment.num_local_steps,
+        "total_rounds": experiment.total_rounds,
+        "results": [
+            {
+                "users": row.users,
+                "adaptation_steps": int(row.step),
+                "accuracy": None if np.isnan(row.accuracy) else float(row.accuracy),
+                "loss": float(row.loss),
+                "num_users": int(row.num_users),
+            }
+            for row in summary.itertuples()
+            if row.step in (0, adaptation_steps)
+        ],
+        "license": license_name,
+        "exported": datetime.date.today().isoformat(),
+    }
+    return export_tflite(
+        model, weights, output, config, card=card, examples=_examples(population)
+    )
+
+
+def _examples(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows of the population, scaled."""
+    rows = [population.adaptation(user) for user in population.training_users[:20]]
+    x = np.concatenate([r.x for r in rows])[:_EXAMPLES]
+    y = np.concatenate([r.y for r in rows])[:_EXAMPLES]
+    scale = np.asarray(population.description.scale, np.float32)
+    return x.astype(np.float32) * scale, y

@@ -1,0 +1,216 @@
+"""A fleet of devices, played here: each user on a runtime of its own. No TensorFlow."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.ondevice.runner import OnDeviceModel
+from tff_perfedavg.optimization.config import AdaptationConfig
+
+SEEN, NEW = "seen", "new"
+
+
+def choose_users(population: UserStore, num_users: int) -> dict[str, np.ndarray]:
+    """Returns the first users of each group, in its proportion; 0 for all.
+
+    A group with users keeps one at least.
+    """
+    groups = {SEEN: population.training_users, NEW: population.new_users}
+    total = sum(len(users) for users in groups.values())
+    if not num_users or num_users >= total:
+        return groups
+    return {
+        name: users[: max(1, round(num_users * len(users) / total))]
+        for name, users in groups.items()
+    }
+
+
+def personalize(
+    path: pathlib.Path,
+    population: UserStore,
+    groups: dict[str, np.ndarray],
+    config: AdaptationConfig,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Adapts an exported model on every user's device and measures it.
+
+    Each user has an interpreter of its own, adapts on its adaptation rows and is
+    judged on its evaluation rows, before and after each step.
+
+    Args:
+      path: the exported file.
+      population: the users.
+      groups: from a group's name to its users.
+      config: the adaptation, m steps. Without a batch size a step takes all of a
+        user's rows or, where the file's batch is smaller, as many as fit, drawn
+        afresh for each step.
+      seed: of these draws.
+
+    Returns:
+      The columns of `evaluate_users`.
+
+    Raises:
+      ModelError: if the file cannot be read or takes rows of another shape or other
+        classes than the population has.
+      ConfigError: if the batch size is larger than the file's.
+    """
+    first = OnDeviceModel(path)
+    check_fits(first, population)
+    size = config.batch_size or first.batch_size
+    if size > first.batch_size:
+        raise errors.ConfigError(
+            f"adaptation_batch_size is {size}; {path} takes {first.batch_size} rows. "
+            "Export it with a larger batch_size."
+        )
+    rows = []
+    for name, users in groups.items():
+        for user in users:
+            device = OnDeviceModel(path)
+            adaptation = scaled(population, population.adaptation(user))
+            evaluation = scaled(population, population.evaluation(user))
+            for step in range(config.num_steps + 1):
+                if step and len(adaptation.y):
+                    chosen = _draw(len(adaptation.y), size, (seed, int(user), step))
+                    device.adapt(
+                        adaptation.x[chosen],
+                        adaptation.y[chosen],
+                        config.inner_learning_rate,
+                    )
+                loss, accuracy = measure(device, evaluation)
+                rows.append(
+                    {
+                        "users": name,
+                        "user": int(user),
+                        "step": step,
+                        "loss": loss,
+                        "accuracy": accuracy,
+                        "num_adaptation_examples": len(adaptation.y),
+                        "num_evaluation_examples": len(evaluation.y),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def check_fits(model: OnDeviceModel, population: UserStore) -> None:
+    """Raises `ModelError` unless the model takes the population's rows."""
+    card, classes = model.card, population.description.num_classes
+    for kind, wanted, found in (
+        ("features", card["input_shape"], list(population.input_shape)),
+        ("labels", card["label_shape"], list(population.label_shape)),
+        ("classes", card["num_classes"], classes),
+    ):
+        if wanted != found:
+            raise errors.ModelError(
+                f"{population.path} has {kind} {found}, the exported model takes "
+                f"{wanted}."
+            )
+
+
+def scaled(population: UserStore, rows: Rows) -> Rows:
+    """Returns rows as the model takes them."""
+    scale = np.asarray(population.description.scale, np.float32)
+    return Rows(np.asarray(rows.x, np.float32) * scale, np.asarray(rows.y))
+
+
+def measure(device: OnDeviceModel, rows: Rows) -> tuple[float, float]:
+    """Returns mean loss and accuracy, NaN without rows; accuracy needs classes."""
+    if not len(rows.y):
+        return float("nan"), float("nan")
+    outputs = device.infer(rows.x)
+    if device.card["num_classes"] is None:
+        return float(np.mean(np.square(outputs - rows.y))), float("nan")
+    chosen = outputs[np.arange(len(rows.y)), rows.y]
+    # A probability may be 0 in float32, where the loss is not infinite.
+    loss = -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
+    return float(loss.mean()), float(np.mean(outputs.argmax(1) == rows.y))
+
+
+def latencies(
+    path: pathlib.Path, rows: Rows, learning_rate: float, repeats: int = 20
+) -> dict[str, float]:
+    """Returns the median time of a call of each signature, in milliseconds.
+
+    Args:
+      path: the exported file.
+      rows: scaled rows to call it with.
+      learning_rate: alpha, and beta of `meta_update`.
+      repeats: calls timed, after one that is not.
+    """
+    device = OnDeviceModel(path)
+    x, y = rows.x[: device.batch_size], rows.y[: device.batch_size]
+    weights = device.weights
+    calls = {
+        "infer": lambda: device.infer(x[: device.card["infer_batch_size"]]),
+        "adapt": lambda: device.adapt(x, y, learning_rate),
+        "get_weights": lambda: device.weights,
+        "set_weights": lambda: device.set_weights(weights),
+        "reset": device.reset,
+    }
+    steps = device.card["max_local_steps"]
+    if steps:
+        batches = [dict.fromkeys(("support", "query", "hessian"), (x, y))] * steps
+        calls["meta_update"] = lambda: device.meta_update(
+            weights, batches, learning_rate, learning_rate
+        )
+    return {name: _median_milliseconds(call, repeats) for name, call in calls.items()}
+
+
+def peak_memory(path: pathlib.Path) -> tuple[float, float]:
+    """Returns the peak MB of a process that adapts the model, and those it starts with.
+
+    It starts with Python, NumPy and the runtime.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", _MEASURE_MEMORY, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    without, adapted = (float(word) / 1024 for word in answer.stdout.split())
+    return adapted, without
+
+
+# In a process of its own: the peak is the largest of a process's life.
+_MEASURE_MEMORY = """
+import resource, sys
+import numpy as np
+from tff_perfedavg.ondevice.runner import OnDeviceModel
+
+with open("/proc/self/statm") as file:
+    print(int(file.read().split()[1]) * resource.getpagesize() // 1024)
+device = OnDeviceModel(sys.argv[1])
+x = np.zeros([device.batch_size, *device.card["input_shape"]], np.float32)
+y = np.zeros([device.batch_size, *device.card["label_shape"]])
+device.infer(x)
+device.adapt(x, y, 0.001)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _median_milliseconds(call, repeats: int) -> float:
+    call()
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        taken.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(taken)
+
+
+def _draw(num_rows: int, size: int, key: Sequence[int]) -> np.ndarray:
+    """Rows of one step: all where they fit, in their order."""
+    if num_rows <= size:
+        return np.arange(num_rows)
+    return np.random.default_rng(key).permutation(num_rows)[:size]
