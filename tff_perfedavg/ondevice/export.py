@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-import tff_perfedavg
-from tff_perfedavg import errors
+from tff_perfedavg import __version__, errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.ondevice import flatbuffer, parity
@@ -146,7 +145,7 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
         "num_weights": len(weights),
         **dataclasses.asdict(config),
         "versions": {
-            "tff_perfedavg": tff_perfedavg.__version__,
+            "tff_perfedavg": __version__,
             "tensorflow": tf.__version__,
         },
         **card,
@@ -185,8 +184,7 @@ def _converted(
             f"{', '.join(custom)}. Replace the layers they come from."
         )
     flatbuffer.add_metadata(model, flatbuffer.CARD, card)
-    flatbuffer.share_buffers(model)
-    flatbuffer.drop_names(model)
+    flatbuffer.shrink(model)
     return flatbuffer.pack(model)
 
 

@@ -21,7 +21,7 @@ from tff_perfedavg.ondevice.supported import check_operations
 from tff_perfedavg.optimization.adaptation import adapt_step
 from tff_perfedavg.optimization.config import FIRST_ORDER, PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import local_update
-from tff_perfedavg.optimization.meta_gradient import global_norm, replaced_gradients
+from tff_perfedavg.optimization.meta_gradient import replaced_gradients
 
 ROLES = ("support", "query", "hessian")
 _UNUSED = tf.TensorSpec([1], tf.float32)
@@ -181,7 +181,13 @@ class DeviceModule(FixedModule):
 
     def adapt(self, x, y, learning_rate):
         """Takes one gradient step on a batch; see `adapt_steps`."""
-        return self._adapt(x, y, learning_rate, tf.constant([1]))
+        batch, first = self._batch(x, y), self._read()
+        # Not the loop of `adapt_steps`, which copies the weights in and out.
+        with replaced_gradients(gradients.OVERRIDES):
+            loss, adapted = adapt_step(
+                self._model.batch_loss, first, batch, _rate(learning_rate)
+            )
+        return self._keep(loss, first, adapted)
 
     def adapt_steps(self, x, y, learning_rate, num_steps):
         """Takes gradient steps on one batch.
@@ -189,7 +195,20 @@ class DeviceModule(FixedModule):
         Returns its loss before the first step, and whether the steps were kept: an
         update that is not finite leaves the weights as they were.
         """
-        return self._adapt(x, y, learning_rate, num_steps)
+        batch, rate, first = self._batch(x, y), _rate(learning_rate), self._read()
+
+        def body(number, weights, first_loss):
+            loss, weights = adapt_step(self._model.batch_loss, weights, batch, rate)
+            first_loss = tf.where(tf.equal(number, 0), loss, first_loss)
+            return number + 1, weights, first_loss
+
+        with replaced_gradients(gradients.OVERRIDES):
+            _, adapted, loss = tf.while_loop(
+                lambda number, *_: number < num_steps[0],
+                body,
+                (tf.constant(0), first, tf.zeros([])),
+            )
+        return self._keep(loss, first, adapted)
 
     def reset(self, unused):
         """Puts the initial weights back."""
@@ -233,23 +252,12 @@ class DeviceModule(FixedModule):
             "query_loss": trained.query_loss[tf.newaxis],
         }
 
-    def _adapt(self, x, y, learning_rate, num_steps):
-        batch, rate, first = self._batch(x, y), _rate(learning_rate), self._read()
-        with replaced_gradients(gradients.OVERRIDES):
-
-            def body(number, weights, first_loss):
-                loss, weights = adapt_step(self._model.batch_loss, weights, batch, rate)
-                first_loss = tf.where(tf.equal(number, 0), loss, first_loss)
-                return number + 1, weights, first_loss
-
-            _, adapted, loss = tf.while_loop(
-                lambda number, *_: number < num_steps[0],
-                body,
-                (tf.constant(0), first, tf.zeros([])),
-            )
-        # No operation of the runtime tells NaN and infinity; comparisons with a
-        # number do.
-        is_finite = global_norm(adapted) <= tf.float32.max
+    def _keep(self, loss, first, adapted) -> dict[str, tf.Tensor]:
+        """Assigns the adapted weights if they are finite, else the first."""
+        # No operation of the runtime tells NaN and infinity, but a sum has them, and
+        # comparisons with a number tell.
+        total = tf.add_n([tf.reduce_sum(w) for w in adapted])
+        is_finite = tf.abs(total) <= tf.float32.max
         self._assign(
             [tf.where(is_finite, a, f) for a, f in zip(adapted, first, strict=True)]
         )

@@ -1,0 +1,241 @@
+"""Measures exported files against Flex exports and against TensorFlow.
+
+For an MLP and a CNN: the size of the file, and the median time of infer, adapt and
+meta_update, in turn with
+
+  flex      the same model exported as TensorFlow's guide to on-device training does,
+            with select TensorFlow operations, in TensorFlow's interpreter
+  function  the same mathematics as a tf.function
+
+Ours runs in LiteRT. Prints a table and writes JSON.
+"""
+
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+from absl import flags
+
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs import command
+
+_MODELS = flags.DEFINE_multi_enum(
+    "model", ["mlp", "cnn"], ["mlp", "cnn"], "Models measured."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 100, "Calls timed.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 20, "Rows of a batch.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "num_local_steps", 10, "tau, steps of a meta_update.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/benchmark_ondevice.json", "File of the figures."
+)
+_RATE = 0.01
+
+
+def export_ours(model, weights, directory):
+    """Our file with everything, and the one that only infers and adapts."""
+    import tff_perfedavg as pfa
+
+    files = {}
+    for name, steps in (("whole", _STEPS.value), ("without meta_update", 0)):
+        config = pfa.ExportConfig(_BATCH.value, max_local_steps=steps)
+        path = directory / f"{model.name} {name}.tflite"
+        pfa.export_tflite(model, weights, path, config)
+        files[name] = path
+    return files
+
+
+def export_flex(model, weights, path):
+    """As TensorFlow's guide: train, infer, save and restore, gradients by tape."""
+    import tensorflow as tf
+
+    class Guide(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.variables_of_model = [tf.Variable(w) for w in weights]
+
+        def adapt(self, x, y):
+            with tf.GradientTape() as tape:
+                logits = model.apply(list(self.variables_of_model), x)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+                loss = tf.reduce_mean(losses)
+            gradients = tape.gradient(loss, self.variables_of_model)
+            for variable, gradient in zip(
+                self.variables_of_model, gradients, strict=True
+            ):
+                variable.assign_sub(_RATE * gradient)
+            return {"loss": loss}
+
+        def infer(self, x):
+            logits = model.apply(list(self.variables_of_model), x)
+            return {"probabilities": tf.nn.softmax(logits)}
+
+        def save(self, checkpoint_path):
+            tf.raw_ops.Save(
+                filename=checkpoint_path,
+                tensor_names=[f"{i}" for i in range(len(weights))],
+                data=[v.read_value() for v in self.variables_of_model],
+            )
+            return {"checkpoint_path": checkpoint_path}
+
+        def restore(self, checkpoint_path):
+            for i, variable in enumerate(self.variables_of_model):
+                restored = tf.raw_ops.Restore(
+                    file_pattern=checkpoint_path, tensor_name=f"{i}", dt=tf.float32
+                )
+                variable.assign(tf.ensure_shape(restored, variable.shape))
+            return {"checkpoint_path": checkpoint_path}
+
+    module = Guide()
+    shape = model.input_spec.shape[1:]
+    x = tf.TensorSpec([_BATCH.value, *shape], tf.float32, name="x")
+    y = tf.TensorSpec([_BATCH.value], tf.int32, name="y")
+    one = tf.TensorSpec([1, *shape], tf.float32, name="x")
+    file_name = tf.TensorSpec([], tf.string, name="checkpoint_path")
+    signatures = {
+        "infer": tf.function(module.infer).get_concrete_function(one),
+        "adapt": tf.function(module.adapt).get_concrete_function(x, y),
+        "save": tf.function(module.save).get_concrete_function(file_name),
+        "restore": tf.function(module.restore).get_concrete_function(file_name),
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        tf.saved_model.save(module, directory, signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+        converter.experimental_enable_resource_variables = True
+        path.write_bytes(converter.convert())
+    return path
+
+
+def contenders(model, weights, whole, flex):
+    """For each signature, from a contender's name to a function that calls it."""
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    import tff_perfedavg as pfa
+    from tff_perfedavg.models.model import Batch
+    from tff_perfedavg.optimization.adaptation import adapt_step
+    from tff_perfedavg.optimization.local_update import local_update
+
+    rng = np.random.default_rng(0)
+    batch, steps = _BATCH.value, _STEPS.value
+    shape = model.input_spec.shape[1:]
+    x = rng.random((steps, batch, *shape), np.float32)
+    y = rng.integers(0, 10, (steps, batch), np.int32)
+    rate = np.array([_RATE], np.float32)
+
+    # Interpreters outlive their signatures' runners, which do not keep them.
+    ours = Interpreter(model_path=str(whole))
+    theirs = tf.lite.Interpreter(model_path=str(flex))
+    runner = {n: ours.get_signature_runner(n) for n in ours.get_signature_list()}
+    guide = {n: theirs.get_signature_runner(n) for n in ("infer", "adapt")}
+    contenders.kept = [ours, theirs]
+
+    variables = [tf.Variable(w) for w in weights]
+    mask = tf.ones([batch])
+
+    @tf.function
+    def infer(x):
+        return tf.nn.softmax(model.apply(list(variables), x))
+
+    @tf.function
+    def adapt(x, y):
+        read = [v.read_value() for v in variables]
+        loss, adapted = adapt_step(model.batch_loss, read, Batch(x, y, mask), _RATE)
+        for variable, value in zip(variables, adapted, strict=True):
+            variable.assign(value)
+        return loss
+
+    config = pfa.PerFedAvgConfig(_RATE, _RATE, steps, batch, batch, batch)
+
+    @tf.function
+    def meta_update(weights, x, y):
+        trained = local_update(
+            model.batch_loss,
+            weights,
+            lambda step: [Batch(x[step], y[step], mask)] * 3,
+            config,
+        )
+        return [w - t for w, t in zip(weights, trained.weights, strict=True)]
+
+    inputs = {f"weight_{i}": w for i, w in enumerate(weights)}
+    for role in ("support", "query", "hessian"):
+        inputs |= {f"x_{role}": x, f"y_{role}": y}
+    inputs["num_steps"] = np.array([steps], np.int32)
+    rates = {"inner_learning_rate": rate, "outer_learning_rate": rate}
+    in_memory = [tf.constant(t) for t in (x[0], y[0], x, y)]
+    start = [tf.constant(w) for w in weights]
+    return {
+        "infer": {
+            "ours": lambda: runner["infer"](x=x[0, :1]),
+            "flex": lambda: guide["infer"](x=x[0, :1]),
+            "function": lambda: infer(in_memory[0][:1]).numpy(),
+        },
+        "adapt": {
+            "ours": lambda: runner["adapt"](x=x[0], y=y[0], learning_rate=rate),
+            "flex": lambda: guide["adapt"](x=x[0], y=y[0]),
+            "function": lambda: adapt(*in_memory[:2]).numpy(),
+        },
+        "meta_update": {
+            "ours": lambda: runner["meta_update"](**inputs, **rates),
+            "function": lambda: meta_update(start, *in_memory[2:])[0].numpy(),
+        },
+    }
+
+
+def median_milliseconds(calls):
+    """Each contender's median, in turn."""
+    for call in calls.values():
+        for _ in range(5):
+            call()
+    taken = {name: [] for name in calls}
+    for _ in range(_REPEATS.value):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def main():
+    command.load_frameworks()
+    import tff_perfedavg as pfa
+
+    results = {"batch_size": _BATCH.value, "num_local_steps": _STEPS.value}
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        for name in _MODELS.value:
+            model = {"mlp": pfa.mlp, "cnn": pfa.cnn}[name]((28, 28), 10)
+            weights = model.init(0)
+            files = export_ours(model, weights, directory)
+            flex = export_flex(model, weights, directory / f"{name} flex.tflite")
+            sizes = {n: path.stat().st_size for n, path in files.items()}
+            sizes |= {"flex": flex.stat().st_size}
+            sizes["weights"] = sum(w.nbytes for w in weights)
+            print(f"{name}, bytes: ", end="")
+            print(", ".join(f"{n} {size:,}" for n, size in sizes.items()))
+            results[name] = {"bytes": sizes, "milliseconds": {}}
+            for signature, calls in contenders(
+                model, weights, files["whole"], flex
+            ).items():
+                median = median_milliseconds(calls)
+                results[name]["milliseconds"][signature] = median
+                cells = [
+                    f"{n} {value:.3f} ({value / median['ours']:.2f}x)"
+                    for n, value in median.items()
+                ]
+                print(f"{name} {signature}, ms: {', '.join(cells)}", flush=True)
+    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+        file.write(json.dumps(results, indent=1).encode())
+    print(f"Written: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    command.run(main)

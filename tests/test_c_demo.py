@@ -1,0 +1,125 @@
+"""A program in C, on the runtime's shared library, adapts as the Python runner does."""
+
+import pathlib
+import shutil
+import subprocess
+
+import ai_edge_litert
+import numpy as np
+import pytest
+
+import tff_perfedavg as pfa
+
+RUNTIME = pathlib.Path(ai_edge_litert.__file__).parent
+SOURCE = pathlib.Path(__file__).parent.parent / "scripts" / "c_demo" / "adapt.c"
+RATE, NUM_STEPS = 0.5, 5
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("cc"), reason="no C compiler: there is no 'cc' on the PATH"
+)
+
+
+@pytest.fixture(scope="module")
+def adapt(tmp_path_factory):
+    """Compiles the program; returns what runs it."""
+    program = tmp_path_factory.mktemp("program") / "adapt"
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    runtime = [f"-L{RUNTIME}", "-lLiteRt", f"-Wl,-rpath,{RUNTIME}"]
+    subprocess.run(["cc", *flags, SOURCE, "-o", program, *runtime], check=True)
+
+    def run(*arguments):
+        return subprocess.run(
+            [program, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    model = pfa.mlp((8, 8), 10)
+    path = tmp_path_factory.mktemp("model") / "model.tflite"
+    pfa.export_tflite(model, model.init(0), path, pfa.ExportConfig(batch_size=8))
+    return path
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    def write(x, y):
+        path = tmp_path / "rows.bin"
+        x = x.reshape(len(x), -1).astype("<f4")
+        with path.open("wb") as file:
+            file.write(np.array(x.shape, "<i4").tobytes())
+            for features, label in zip(x, y.astype("<i4"), strict=True):
+                file.write(features.tobytes() + label.tobytes())
+        return path
+
+    return write
+
+
+def draw_rows(count, shape=(8, 8)):
+    rng = np.random.default_rng(0)
+    return rng.random((count, *shape), np.float32), rng.integers(10, size=count)
+
+
+# As many rows as a batch holds, and fewer, so that the rest is padding.
+@pytest.mark.parametrize("count", [8, 5])
+def test_c_and_python_adapt_alike(adapt, model_path, write_rows, count):
+    x, y = draw_rows(count)
+    device = pfa.OnDeviceModel(model_path)
+    expected = {"initial": device.infer(x[:1])[0]}
+    expected["loss"] = [device.adapt(x, y, RATE, NUM_STEPS)]
+    expected["adapted"] = device.infer(x[:1])[0]
+    device.reset()
+    expected["reset"] = device.infer(x[:1])[0]
+
+    answer = adapt(model_path, write_rows(x, y), RATE, NUM_STEPS)
+
+    assert answer.returncode == 0, answer.stderr
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    assert [title for title, *_ in lines] == ["initial", "loss", "adapted", "reset"]
+    found = {title: np.array(values, float) for title, *values in lines}
+    for title, values in expected.items():
+        np.testing.assert_allclose(found[title], values, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found["reset"], found["initial"])
+    assert np.abs(found["adapted"] - found["initial"]).max() > 0.1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model, but some longer text"])
+def test_a_bad_model_file_is_refused(adapt, write_rows, tmp_path, content):
+    bad = tmp_path / "bad.tflite"
+    if content is not None:
+        bad.write_bytes(content)
+    answer = adapt(bad, write_rows(*draw_rows(2)), RATE, NUM_STEPS)
+    assert answer.returncode == 1
+    assert f"{bad} is missing or no TensorFlow Lite file" in answer.stderr
+    assert not answer.stdout
+
+
+def test_rows_that_do_not_fit_are_refused(adapt, model_path, write_rows, tmp_path):
+    answer = adapt(model_path, write_rows(*draw_rows(9)), RATE, NUM_STEPS)
+    assert answer.returncode == 1
+    assert "'x' is [9, 64]; adapt_steps takes [up to 8, 64]" in answer.stderr
+    answer = adapt(model_path, write_rows(*draw_rows(2, (9,))), RATE, NUM_STEPS)
+    assert answer.returncode == 1
+    assert "'x' is [1, 9]; infer takes [up to 1, 64]" in answer.stderr
+    path = write_rows(*draw_rows(2))
+    path.write_bytes(path.read_bytes()[:-1])
+    answer = adapt(model_path, path, RATE, NUM_STEPS)
+    assert answer.returncode == 1
+    assert f"no whole rows can be read at {path}" in answer.stderr
+
+
+def test_a_step_to_weights_that_are_not_finite_is_refused(
+    adapt, model_path, write_rows
+):
+    answer = adapt(model_path, write_rows(*draw_rows(8)), 1e37, 100)
+    assert answer.returncode == 1
+    assert "take a smaller learning rate" in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [("0.5x", 5), (0, 5), ("nan", 5), (0.5, 0)])
+def test_bad_numbers_are_refused(adapt, model_path, write_rows, arguments):
+    answer = adapt(model_path, write_rows(*draw_rows(2)), *arguments)
+    assert answer.returncode == 2
+    assert "must be numbers above 0, for example" in answer.stderr
