@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow browser lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
@@ -16,6 +16,13 @@ test: $(VENV)/.installed-dev
 # The long experiments; about five minutes on two cores.
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+# What the test of the web page needs, on Debian and as root; without it that test is
+# skipped.
+browser:
+	command -v chromedriver || \
+	    (apt-get update -q && apt-get install -q -y chromium chromium-driver)
+	npm ci --prefix scripts/web_demo
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from tff_perfedavg import errors
+from tff_perfedavg import errors, quiet
 from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
 from tff_perfedavg.optimization.config import VARIANTS
 from tff_perfedavg.programs import command
@@ -66,7 +66,8 @@ def main():
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     use_local_runtime()
-    report = export_run(checkpoint, output, config, license_name=_LICENSE.value)
+    with quiet.without_notices():
+        report = export_run(checkpoint, output, config, license_name=_LICENSE.value)
     print(f"Written: {report.path} ({report.num_bytes:,} bytes)")
     print(f"Operations, all built in: {', '.join(report.operations)}")
     for runtime, error in report.largest_error.items():

@@ -9,6 +9,7 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg import quiet
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
 
@@ -43,7 +44,8 @@ def main():
     from tff_perfedavg.programs import on_device, report
 
     path = pathlib.Path(_MODEL.value)
-    card = OnDeviceModel(path).card
+    with quiet.without_notices():
+        card = OnDeviceModel(path).card
     population = UserStore.open(_STORE.value)
     rate = _RATE.value or card.get("inner_learning_rate", 0.01)
     config = AdaptationConfig(rate, _STEPS.value, _BATCH.value)

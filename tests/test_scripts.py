@@ -23,7 +23,16 @@ def run(script, *flags):
 
 @pytest.mark.parametrize(
     "script",
-    ["train.py", "evaluate.py", "demo.py", "prepare_data.py", "benchmark_scale.py"],
+    [
+        "train.py",
+        "evaluate.py",
+        "demo.py",
+        "prepare_data.py",
+        "benchmark_scale.py",
+        "export_tflite.py",
+        "personalize_on_device.py",
+        "serve_web_demo.py",
+    ],
 )
 def test_help_answers_without_loading_a_framework(script):
     answer = subprocess.run(
@@ -32,7 +41,7 @@ def test_help_answers_without_loading_a_framework(script):
         text=True,
         cwd=ROOT,
     )
-    assert "_dir" in answer.stdout
+    assert re.search("--.*(_dir|model|output)", answer.stdout)
     loaded = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
     assert "tff_perfedavg" in loaded
     assert not loaded & {"tensorflow", "tensorflow_federated", "pandas", "numpy"}
@@ -66,6 +75,31 @@ def test_help_answers_without_loading_a_framework(script):
             "evaluate.py",
             ["--experiment_name=a", "--adaptation_steps=-1"],
             "num_steps is -1",
+        ),
+        (
+            "export_tflite.py",
+            ["--checkpoint=nowhere.npz", "--output=model.tflite"],
+            "No trained model at nowhere.npz",
+        ),
+        (
+            "export_tflite.py",
+            ["--checkpoint=nowhere.npz", "--output=model.bin"],
+            "output is model.bin; it must end in .tflite",
+        ),
+        (
+            "export_tflite.py",
+            ["--checkpoint=a", "--output=b.tflite", "--batch_size=0"],
+            "batch_size is 0",
+        ),
+        (
+            "personalize_on_device.py",
+            ["--model=nowhere.tflite", "--store=nowhere"],
+            "No model can be read at nowhere.tflite",
+        ),
+        (
+            "personalize_on_device.py",
+            ["--model=a", "--store=b", "--inner_learning_rate=-1"],
+            "inner_learning_rate is -1.0",
         ),
     ],
 )
@@ -127,6 +161,52 @@ def test_prepare_then_describe_then_train_on_the_store(tmp_path):
     assert "Users seen in training (24):" in evaluated.stdout
 
 
+def test_train_export_and_personalize_on_devices(tmp_path):
+    root = f"--root_output_dir={tmp_path}"
+    trained = run("train.py", "--experiment_name=a", "--total_rounds=3", root)
+    assert trained.returncode == 0, trained.stderr
+    path = tmp_path / "results" / "digits.tflite"
+    checkpoint = tmp_path / "checkpoints" / "a" / "model.npz"
+    exported = run(
+        "export_tflite.py",
+        f"--checkpoint={checkpoint}",
+        f"--output={path}",
+        "--license=CC0-1.0",
+        "--max_local_steps=2",
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert not exported.stderr
+    assert f"Written: {path} ({path.stat().st_size:,} bytes)" in exported.stdout
+    assert "Largest difference from TensorFlow in litert's runtime" in exported.stdout
+
+    from tff_perfedavg.ondevice.runner import OnDeviceModel
+
+    card = OnDeviceModel(path).card
+    assert card["license"] == "CC0-1.0"
+    assert card["dataset"] == "digits"
+    assert [result["users"] for result in card["results"]] == ["seen"] * 2 + ["new"] * 2
+    assert all(0 <= result["accuracy"] <= 1 for result in card["results"])
+
+    played = run(
+        "personalize_on_device.py",
+        f"--model={path}",
+        f"--store={tmp_path / 'stores' / 'digits-seed0'}",
+        "--num_users=8",
+        "--adaptation_steps=2",
+        f"--output_dir={tmp_path}",
+    )
+    assert played.returncode == 0, played.stderr
+    assert "Users seen in training (6):" in played.stdout
+    assert "New users (2):" in played.stdout
+    for word in ("bytes", "Median latency: infer", "meta_update", "Peak memory"):
+        assert word in played.stdout
+    assert len(pd.read_csv(tmp_path / "on_device.per_user.csv")) == 8 * 3
+
+    rows = "import numpy as np; x, y = np.zeros([3, 8, 8]), np.array([0, 1, 2])\n"
+    assert run_example("docs/on_device.md", tmp_path, rows) == ""
+    assert (tmp_path / "owner.bin").is_file()
+
+
 def test_the_demo_prints_and_writes_its_report(tmp_path):
     demo = run(
         "demo.py",
@@ -167,13 +247,13 @@ def test_an_unsupported_python_is_told_in_one_sentence(tmp_path, python, message
     assert not (tmp_path / "venv").exists()
 
 
-def run_example(document, directory):
+def run_example(document, directory, before=""):
     """What the one Python example of a document prints."""
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL
     )
     answer = subprocess.run(
-        [sys.executable, "-c", example],
+        [sys.executable, "-c", before + example],
         capture_output=True,
         text=True,
         timeout=300,

@@ -30,7 +30,8 @@ class ExportReport:
       num_bytes: its size.
       operations: the runtime's operations it uses, all built in.
       largest_error: from a runtime to the largest difference from TensorFlow, of
-        probabilities, weights and updates, seen in the replay.
+        probabilities, weights, updates and losses, seen in the replay; relative to
+        the largest number where that is above 1.
     """
 
     path: pathlib.Path

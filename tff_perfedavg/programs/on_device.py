@@ -80,13 +80,9 @@ def personalize(
             adaptation = scaled(population, population.adaptation(user))
             evaluation = scaled(population, population.evaluation(user))
             for step in range(config.num_steps + 1):
-                if step and len(adaptation.y):
-                    chosen = _draw(len(adaptation.y), size, (seed, int(user), step))
-                    device.adapt(
-                        adaptation.x[chosen],
-                        adaptation.y[chosen],
-                        config.inner_learning_rate,
-                    )
+                if step:
+                    rate = config.inner_learning_rate
+                    take_step(device, adaptation, rate, size, (seed, int(user), step))
                 loss, accuracy = measure(device, evaluation)
                 rows.append(
                     {
@@ -100,6 +96,31 @@ def personalize(
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def take_step(
+    device: OnDeviceModel,
+    rows: Rows,
+    learning_rate: float,
+    size: int,
+    key: Sequence[int],
+) -> None:
+    """Takes one gradient step on a user's scaled rows; none if there are none.
+
+    Args:
+      device: the user's.
+      rows: the user's.
+      learning_rate: alpha.
+      size: rows of the step. A user with more draws as many.
+      key: what the draw is keyed by.
+    """
+    count = len(rows.y)
+    if not count:
+        return
+    chosen = np.arange(count)
+    if count > size:
+        chosen = np.random.default_rng(key).permutation(count)[:size]
+    device.adapt(rows.x[chosen], rows.y[chosen], learning_rate)
 
 
 def check_fits(model: OnDeviceModel, population: UserStore) -> None:
@@ -207,10 +228,3 @@ def _median_milliseconds(call, repeats: int) -> float:
         call()
         taken.append(1e3 * (time.perf_counter() - start))
     return statistics.median(taken)
-
-
-def _draw(num_rows: int, size: int, key: Sequence[int]) -> np.ndarray:
-    """Rows of one step: all where they fit, in their order."""
-    if num_rows <= size:
-        return np.arange(num_rows)
-    return np.random.default_rng(key).permutation(num_rows)[:size]

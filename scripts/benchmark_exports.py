@@ -1,0 +1,128 @@
+"""Measures what each way of exporting does: size, start point, accuracy, latency.
+
+Exports a trained model in each way, lets the same users adapt each file on devices of
+their own, and prints a table. The last line is of files that only infer: every user's
+adapted weights, quantized. Writes the table as CSV.
+"""
+
+import pathlib
+import tempfile
+
+from absl import flags
+
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import command
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "model.npz of a run of scripts/train.py.", required=True
+)
+_USERS = flags.DEFINE_integer("num_users", 50, "Users played.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "adaptation_steps", 5, "Gradient steps per user.", lower_bound=1
+)
+_BATCH = flags.DEFINE_integer("batch_size", 20, "Rows of a batch.", lower_bound=1)
+_HEAD = flags.DEFINE_integer(
+    "num_trainable", 2, "Weight tensors of the head.", lower_bound=1
+)
+_FIXED = flags.DEFINE_integer(
+    "num_fixed", 5, "Users whose adapted weights are quantized.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/benchmark_exports.csv", "File of the table."
+)
+_WAYS = {
+    "float32": {},
+    "float16": {"storage": "float16"},
+    "head": {"num_trainable": "head"},
+    "head on 8-bit body": {"num_trainable": "head", "quantize_frozen": True},
+}
+
+
+def describe(name, path, per_user, latency):
+    """One row of the table."""
+    accuracy = 100 * per_user.groupby("step")["accuracy"].mean()
+    return {
+        "file": name,
+        "bytes": path.stat().st_size,
+        "before": accuracy[0],
+        "after 1": accuracy[1],
+        f"after {_STEPS.value}": accuracy[_STEPS.value],
+        "infer ms": latency["infer"],
+        "adapt ms": latency["adapt"],
+    }
+
+
+def quantized_after_adapting(model, path, population, users, rate, directory):
+    """Users' adapted weights as fixed files: bytes, accuracy of both, and latency."""
+    import numpy as np
+
+    from tff_perfedavg.ondevice.export import export_inference
+    from tff_perfedavg.ondevice.runner import OnDeviceModel
+    from tff_perfedavg.programs import on_device
+
+    rows = []
+    for user in users:
+        device = OnDeviceModel(path)
+        adaptation = on_device.scaled(population, population.adaptation(user))
+        evaluation = on_device.scaled(population, population.evaluation(user))
+        for step in range(1, _STEPS.value + 1):
+            key = (0, int(user), step)
+            on_device.take_step(device, adaptation, rate, _BATCH.value, key)
+        fixed = directory / f"fixed-{user}.tflite"
+        export_inference(model, device.weights, fixed, adaptation)
+        quantized = OnDeviceModel(fixed)
+        of_user = [on_device.measure(d, evaluation)[1] for d in (device, quantized)]
+        largest = np.abs(device.infer(evaluation.x) - quantized.infer(evaluation.x))
+        rows.append([fixed.stat().st_size, *of_user, largest.max()])
+    return np.mean(rows, 0)
+
+
+def main():
+    from tff_perfedavg.programs import trained_model
+
+    checkpoint = pathlib.Path(_CHECKPOINT.value)
+    weights, experiment = trained_model.load(checkpoint)
+    command.load_frameworks()
+    import pandas as pd
+
+    import tff_perfedavg as pfa
+    from tff_perfedavg.programs import on_device
+    from tff_perfedavg.programs.build import build_model, build_population
+
+    population = build_population(experiment, checkpoint.absolute().parents[2])
+    model = build_model(experiment, population)
+    groups = on_device.choose_users(population, _USERS.value)
+    rate = experiment.inner_learning_rate
+    config = AdaptationConfig(rate, _STEPS.value)
+    some_user = int(groups[on_device.SEEN][0])
+    rows = on_device.scaled(population, population.adaptation(some_user))
+    table = []
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        for name, options in _WAYS.items():
+            options = {k: _HEAD.value if v == "head" else v for k, v in options.items()}
+            path = directory / f"{name}.tflite"
+            export_config = pfa.ExportConfig(_BATCH.value, max_local_steps=0, **options)
+            pfa.export_tflite(model, weights, path, export_config, examples=rows)
+            per_user = on_device.personalize(path, population, groups, config)
+            latency = on_device.latencies(path, rows, rate)
+            table.append(describe(name, path, per_user, latency))
+        users = groups[on_device.SEEN][: _FIXED.value]
+        size, adapted, quantized, largest = quantized_after_adapting(
+            model, directory / "float32.tflite", population, users, rate, directory
+        )
+    frame = pd.DataFrame(table)
+    print(frame.to_string(index=False, float_format="{:.3f}".format))
+    print(
+        f"Adapted weights of {len(users)} users as 8-bit files: {size:,.0f} bytes, "
+        f"accuracy {100 * quantized:.2f} % against {100 * adapted:.2f} %, largest "
+        f"difference of a probability {largest:.4f} (means over users)"
+    )
+    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+        frame.to_csv(file, index=False)
+    print(f"Written: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    command.run(main)

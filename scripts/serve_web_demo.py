@@ -1,0 +1,169 @@
+"""Serves the web page that runs an exported digits or MNIST file in the browser.
+
+  serve_web_demo.py --model=digits.tflite
+
+Prints the page's address. It is answered to this machine alone, and the page asks
+nothing of any other: LiteRT's web runtime comes from the npm package, which the first
+run installs with `npm ci`.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import urllib.parse
+from http import server
+
+from absl import flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.programs import command
+
+_PAGE = pathlib.Path(__file__).parent / "web_demo"
+_MODEL = flags.DEFINE_string(
+    "model", None, "A .tflite file that export_tflite wrote.", required=True
+)
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "Port of the page; 0 picks a free one.", lower_bound=0
+)
+_MODULES = flags.DEFINE_string(
+    "node_modules", str(_PAGE / "node_modules"), "Where npm packages are installed."
+)
+
+
+class _Handler(server.SimpleHTTPRequestHandler):
+    """Answers with the page, the model and the npm packages, and nothing else."""
+
+    extensions_map = {  # noqa: RUF012 - as the base class has it
+        ".css": "text/css; charset=utf-8",
+        ".html": "text/html; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".json": "application/json",
+        ".map": "application/json",
+        ".wasm": "application/wasm",
+        "": "application/octet-stream",
+    }
+
+    def __init__(self, *args, model, modules, policy, **kwargs):
+        self._model = model
+        self._modules = modules
+        self._policy = policy
+        super().__init__(*args, directory=str(_PAGE), **kwargs)
+
+    def translate_path(self, path):
+        path = urllib.parse.urlsplit(path).path
+        if path == "/model.tflite":
+            return str(self._model)
+        inside = path.removeprefix("/node_modules/")
+        self.directory = str(_PAGE if inside == path else self._modules)
+        return super().translate_path(inside)
+
+    def list_directory(self, path):
+        self.send_error(404)
+
+    def end_headers(self):
+        self.send_header("Content-Security-Policy", self._policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        # The next run may serve another model, or another version, from here.
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_request(self, code="-", size="-"):
+        """Errors are logged; what went well is no news."""
+
+
+def main():
+    model, modules = pathlib.Path(_MODEL.value), pathlib.Path(_MODULES.value)
+    _check_model(model)
+    if not modules.exists() and modules == _PAGE / "node_modules":
+        _install()
+    _check_runtime(modules)
+    handler = functools.partial(
+        _Handler, model=model, modules=modules, policy=_policy()
+    )
+    try:
+        page = server.ThreadingHTTPServer(("127.0.0.1", _PORT.value), handler)
+    except (OSError, OverflowError) as e:
+        raise errors.ConfigError(
+            f"--port={_PORT.value} cannot be used ({e}); take another, or 0 for any "
+            "that is free."
+        ) from e
+    with page:
+        print(f"{model} is at http://127.0.0.1:{page.server_port}/", flush=True)
+        try:
+            page.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def _check_model(path: pathlib.Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as e:
+        raise errors.ModelError(f"No model can be read at {path} ({e}).") from e
+    if start[4:] != b"TFL3":
+        raise errors.ModelError(
+            f"{path} is no TensorFlow Lite file; write one with export_tflite."
+        )
+
+
+def _install() -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise errors.ConfigError(
+            "The page needs the npm package @litertjs/core, and npm is not installed. "
+            "Install Node.js with npm, or give --node_modules, a directory that has "
+            "the package."
+        )
+    print("Installing LiteRT's web runtime with npm ci ...", flush=True)
+    done = subprocess.run(
+        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=_PAGE,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise errors.ConfigError(
+            f"npm ci failed in {_PAGE}:\n{done.stderr.strip()}\nThe first run needs a "
+            "package registry; later ones need none."
+        )
+
+
+def _check_runtime(modules: pathlib.Path) -> None:
+    wanted = json.loads((_PAGE / "package.json").read_text())["dependencies"]
+    for name, version in wanted.items():
+        try:
+            found = json.loads((modules / name / "package.json").read_text())["version"]
+        except OSError as e:
+            raise errors.ConfigError(
+                f"{modules} has no {name} ({e}); remove the directory, so that it is "
+                "installed anew."
+            ) from e
+        if found != version:
+            raise errors.ConfigError(
+                f"{modules} has {name} {found}; the page needs {version}. Remove the "
+                "directory, so that it is installed anew."
+            )
+
+
+def _policy() -> str:
+    """What the page may load: from this server, and the import map it has inline."""
+    page = (_PAGE / "index.html").read_text()
+    (imports,) = re.findall(r'<script type="importmap">(.*?)</script>', page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
+    return (
+        "default-src 'none'; "
+        f"script-src 'self' 'wasm-unsafe-eval' 'sha256-{digest}'; "
+        "style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
