@@ -106,7 +106,7 @@ def main():
             export_config = pfa.ExportConfig(_BATCH.value, max_local_steps=0, **options)
             pfa.export_tflite(model, weights, path, export_config, examples=rows)
             per_user = on_device.personalize(path, population, groups, config)
-            latency = on_device.latencies(path, rows, rate)
+            latency = on_device.latencies(path, rate)
             table.append(describe(name, path, per_user, latency))
         users = groups[on_device.SEEN][: _FIXED.value]
         size, adapted, quantized, largest = quantized_after_adapting(

@@ -24,7 +24,7 @@ _STEPS = flags.DEFINE_integer(
 
 def main():
     command.load_frameworks()
-    from tff_perfedavg.programs import comparison, report
+    from tff_perfedavg.programs import comparison, metrics, report
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     use_local_runtime()
@@ -37,7 +37,7 @@ def main():
         f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "
         f"(0) and after adapting on its own:\n"
     )
-    print(report.format_table(report.summarize(per_user), {0, 1, _STEPS.value}))
+    print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
     print("\nWritten:", *files, sep="\n  ")
 
 

@@ -41,7 +41,7 @@ def main():
     )
     from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.ondevice.runner import OnDeviceModel
-    from tff_perfedavg.programs import on_device, report
+    from tff_perfedavg.programs import metrics, on_device, report
 
     path = pathlib.Path(_MODEL.value)
     with quiet.without_notices():
@@ -53,12 +53,10 @@ def main():
     per_user = on_device.personalize(path, population, groups, config, seed=_SEED.value)
     per_user.insert(0, "algorithm", card.get("algorithm", card["model"]))
     shown = {0, 1, _STEPS.value}
-    print(report.format_table(report.summarize(per_user), shown))
+    print(report.format_table(metrics.summarize(per_user), shown))
 
-    some_user = int(groups[on_device.SEEN][0])
-    rows = on_device.scaled(population, population.adaptation(some_user))
     print(f"\n{path}: {path.stat().st_size:,} bytes")
-    taken = on_device.latencies(path, rows, rate)
+    taken = on_device.latencies(path, rate)
     print("Median latency: " + ", ".join(f"{n} {t:.3f} ms" for n, t in taken.items()))
     adapted, without = on_device.peak_memory(path)
     print(

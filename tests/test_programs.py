@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import report, trained_model
+from tff_perfedavg.programs import metrics, report, trained_model
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.cohort import sample_cohort
@@ -150,7 +150,7 @@ def per_user_rows():
 
 
 def test_summary_has_the_values_worked_out_by_hand():
-    summary = report.summarize(per_user_rows())
+    summary = metrics.summarize(per_user_rows())
     before, after = (summary.loc["seen", "A", step] for step in (0, 1))
     assert before["num_users"] == after["num_users"] == 40
     assert np.isclose(before["accuracy"], 19 / 40)
@@ -175,7 +175,7 @@ def test_the_report_is_written_and_printed(tmp_path):
     assert len(pd.read_csv(files[0])) == 2
     assert len(pd.read_csv(files[1])) == 80
     assert files[2].read_bytes().startswith(b"\x89PNG")
-    text = report.format_table(report.summarize(rows), {0, 1})
+    text = report.format_table(metrics.summarize(rows), {0, 1})
     assert "Users seen in training (40):" in text
     assert "47.5" in text
 
@@ -257,7 +257,7 @@ def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff, tmp_path):
     from tff_perfedavg.programs.comparison import compare
 
     per_user = compare(Experiment(), range(3), adaptation_steps=1, root=tmp_path)
-    accuracy = report.summarize(per_user)["accuracy"]
+    accuracy = metrics.summarize(per_user)["accuracy"]
     for users in ("seen", "new"):
         baseline = accuracy[users, "FedAvg + update", 1]
         assert accuracy[users, "Per-FedAvg exact", 1] > baseline

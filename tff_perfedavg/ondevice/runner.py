@@ -39,8 +39,12 @@ class OnDeviceModel:
       card: what the file says of itself, a dictionary.
     """
 
-    def __init__(self, path: pathlib.Path | str):
+    def __init__(self, path: pathlib.Path | str, num_threads: int = 1):
         """Loads a file that `export_tflite` wrote.
+
+        Args:
+          path: the file.
+          num_threads: of the runtime. Small models are fastest with one.
 
         Raises:
           ModelError: if the file is missing, damaged, or was not written by
@@ -68,7 +72,9 @@ class OnDeviceModel:
         self._digest = hashlib.sha256(content).digest()
         self._lock = threading.RLock()
         try:
-            self._interpreter = Interpreter(model_content=content)
+            self._interpreter = Interpreter(
+                model_content=content, num_threads=num_threads
+            )
             names = self._interpreter.get_signature_list()
             self._runners = {
                 name: self._interpreter.get_signature_runner(name) for name in names
@@ -82,6 +88,14 @@ class OnDeviceModel:
     def signatures(self) -> list[str]:
         """Names of the signatures."""
         return list(self._runners)
+
+    def inputs(self, signature: str) -> dict[str, tuple[list[int], np.dtype]]:
+        """Returns shape and dtype of a signature's inputs by name."""
+        details = self._runners[signature].get_input_details()
+        return {
+            name: (detail["shape"].tolist(), np.dtype(detail["dtype"]))
+            for name, detail in details.items()
+        }
 
     @property
     def batch_size(self) -> int:

@@ -14,7 +14,7 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model, build_population
 from tff_perfedavg.programs.evaluation import evaluate_users
-from tff_perfedavg.programs.report import summarize
+from tff_perfedavg.programs.metrics import summarize
 
 _EXAMPLES = 200
 

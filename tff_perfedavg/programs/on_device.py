@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import statistics
 import subprocess
@@ -158,33 +159,34 @@ def measure(device: OnDeviceModel, rows: Rows) -> tuple[float, float]:
 
 
 def latencies(
-    path: pathlib.Path, rows: Rows, learning_rate: float, repeats: int = 20
+    path: pathlib.Path, learning_rate: float, repeats: int = 20
 ) -> dict[str, float]:
     """Returns the median time of a call of each signature, in milliseconds.
 
     Args:
       path: the exported file.
-      rows: scaled rows to call it with.
-      learning_rate: alpha, and beta of `meta_update`.
+      learning_rate: alpha, and beta of `meta_update`, which takes all its steps.
       repeats: calls timed, after one that is not.
     """
     device = OnDeviceModel(path)
-    x, y = rows.x[: device.batch_size], rows.y[: device.batch_size]
-    weights = device.weights
-    calls = {
-        "infer": lambda: device.infer(x[: device.card["infer_batch_size"]]),
-        "adapt": lambda: device.adapt(x, y, learning_rate),
-        "get_weights": lambda: device.weights,
-        "set_weights": lambda: device.set_weights(weights),
-        "reset": device.reset,
+    numbers = {
+        "learning_rate": learning_rate,
+        "inner_learning_rate": learning_rate,
+        "outer_learning_rate": learning_rate,
+        "num_steps": device.card["max_local_steps"],
     }
-    steps = device.card["max_local_steps"]
-    if steps:
-        batches = [dict.fromkeys(("support", "query", "hessian"), (x, y))] * steps
-        calls["meta_update"] = lambda: device.meta_update(
-            weights, batches, learning_rate, learning_rate
+    taken = {}
+    for name in device.signatures:
+        inputs = {
+            key: np.full(shape, numbers.get(key, 0), dtype)
+            for key, (shape, dtype) in device.inputs(name).items()
+        }
+        if name == "adapt_steps":
+            inputs["num_steps"][:] = 1
+        taken[name] = _median_milliseconds(
+            functools.partial(device.call, name, **inputs), repeats
         )
-    return {name: _median_milliseconds(call, repeats) for name, call in calls.items()}
+    return taken
 
 
 def peak_memory(path: pathlib.Path) -> tuple[float, float]:

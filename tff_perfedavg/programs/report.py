@@ -10,47 +10,11 @@ import matplotlib.figure
 import pandas as pd
 
 from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs.metrics import summarize
 
 _GROUPS = {"seen": "users seen in training", "new": "new users"}
 # Told apart by more than colour, for curves that coincide.
 _STYLES = ("o-", "s--", "^-", "D:")
-
-
-def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
-    """Sums up users, each algorithm, group and step apart.
-
-    Args:
-      per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
-        `seed` if there is more than one run of an algorithm. A user counts once
-        per run; a user without evaluation rows does not count.
-
-    Returns:
-      One row per (`users`, `algorithm`, `step`), in the order they first appear,
-      with `accuracy`, `accuracy_sd` (standard deviation over users),
-      `worst_decile` (mean accuracy of the worst tenth of users), `made_worse`
-      (fraction of users worse off than before adapting: less accurate or, where
-      labels are no classes, with a higher loss), `loss` and `num_users`.
-    """
-    run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
-    per_user = per_user.dropna(subset=["loss"])
-    merit = per_user["accuracy"].fillna(-per_user["loss"])
-    per_user = per_user.assign(merit=merit)
-    before = per_user[per_user["step"] == 0].set_index(run)["merit"]
-    per_user = per_user.join(before.rename("before"), on=run)
-    per_user["is_worse"] = per_user["merit"] < per_user["before"]
-    return per_user.groupby(["users", "algorithm", "step"], sort=False).agg(
-        accuracy=("accuracy", "mean"),
-        accuracy_sd=("accuracy", "std"),
-        worst_decile=("accuracy", _worst_decile),
-        made_worse=("is_worse", "mean"),
-        loss=("loss", "mean"),
-        num_users=("loss", "size"),
-    )
-
-
-def _worst_decile(accuracy: pd.Series) -> float:
-    count = max(1, round(len(accuracy) / 10))
-    return accuracy.nsmallest(count).mean()
 
 
 def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
@@ -60,7 +24,9 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
         {
             "accuracy %": 100 * chosen["accuracy"],
             "sd over users": 100 * chosen["accuracy_sd"],
+            "median": 100 * chosen["accuracy_p50"],
             "worst decile": 100 * chosen["worst_decile"],
+            "best decile": 100 * chosen["best_decile"],
             "made worse %": 100 * chosen["made_worse"],
             "loss": chosen["loss"],
         }
@@ -75,6 +41,21 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
         num_users = chosen.xs(group, level="users")["num_users"].max()
         parts.append(f"{_GROUPS[group].capitalize()} ({num_users}):\n{text}")
     return "\n\n".join(parts)
+
+
+def format_comparison(comparison: pd.DataFrame) -> str:
+    """Lays paired comparisons out for a terminal, in percentage points."""
+    table = pd.DataFrame(
+        {
+            "gain": 100 * comparison["difference"],
+            "from": 100 * comparison["low"],
+            "to": 100 * comparison["high"],
+            "users better": comparison["num_better"],
+            "worse": comparison["num_worse"],
+            "equal": comparison["num_equal"],
+        }
+    )
+    return table.to_string(float_format="{:+.1f}".format)
 
 
 def draw_adaptation_curves(per_user: pd.DataFrame, path: pathlib.Path) -> None:

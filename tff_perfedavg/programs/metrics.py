@@ -1,0 +1,157 @@
+"""What per-user results amount to: over users, over deciles, and of two algorithms."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from tff_perfedavg import errors
+
+
+def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
+    """Sums up users, each algorithm, group and step apart.
+
+    Args:
+      per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
+        `seed` if there is more than one run of an algorithm. A user counts once
+        per run; a user without evaluation rows does not count.
+
+    Returns:
+      One row per (`users`, `algorithm`, `step`), in the order they first appear,
+      with `accuracy`, `accuracy_sd` (standard deviation over users), `accuracy_p10`,
+      `accuracy_p50`, `accuracy_p90` (percentiles over users), `worst_decile` and
+      `best_decile` (mean accuracy of the worst and the best tenth of users),
+      `made_worse` (fraction of users worse off than before adapting: less accurate
+      or, where labels are no classes, with a higher loss), `cosine_fairness` and
+      `entropy_fairness` of the accuracies, `loss` and `num_users`.
+    """
+    run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
+    per_user = per_user.dropna(subset=["loss"])
+    merit = per_user["accuracy"].fillna(-per_user["loss"])
+    per_user = per_user.assign(merit=merit)
+    before = per_user[per_user["step"] == 0].set_index(run)["merit"]
+    per_user = per_user.join(before.rename("before"), on=run)
+    per_user["is_worse"] = per_user["merit"] < per_user["before"]
+    accuracy = "accuracy"
+    return per_user.groupby(["users", "algorithm", "step"], sort=False).agg(
+        accuracy=(accuracy, "mean"),
+        accuracy_sd=(accuracy, "std"),
+        accuracy_p10=(accuracy, lambda a: a.quantile(0.1)),
+        accuracy_p50=(accuracy, "median"),
+        accuracy_p90=(accuracy, lambda a: a.quantile(0.9)),
+        worst_decile=(accuracy, lambda a: a.nsmallest(_tenth(a)).mean()),
+        best_decile=(accuracy, lambda a: a.nlargest(_tenth(a)).mean()),
+        made_worse=("is_worse", "mean"),
+        cosine_fairness=(accuracy, cosine_fairness),
+        entropy_fairness=(accuracy, entropy_fairness),
+        loss=("loss", "mean"),
+        num_users=("loss", "size"),
+    )
+
+
+def cosine_fairness(accuracy: np.ndarray | pd.Series) -> float:
+    """Cosine between the users' accuracies and a vector of ones (arXiv 1905.10497).
+
+    1 where all users fare alike, 1 / sqrt(n) where one of n has all; NaN where no
+    user is right in anything.
+    """
+    a = np.asarray(accuracy, np.float64)
+    norm = np.linalg.norm(a)
+    return float(a.sum() / (np.sqrt(len(a)) * norm)) if norm > 0 else float("nan")
+
+
+def entropy_fairness(accuracy: np.ndarray | pd.Series) -> float:
+    """Entropy of the users' shares of all accuracy, over its maximum, log n.
+
+    1 where all users fare alike (arXiv 1905.10497), 0 where one has all; NaN for a
+    single user and where no user is right in anything.
+    """
+    a = np.asarray(accuracy, np.float64)
+    if len(a) < 2 or not a.sum() > 0:
+        return float("nan")
+    return float(scipy.stats.entropy(a) / np.log(len(a)))
+
+
+def compare_paired(
+    per_user: pd.DataFrame,
+    step: int,
+    *,
+    column: str = "accuracy",
+    confidence: float = 0.95,
+    num_resamples: int = 9999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compares every two algorithms on the same users.
+
+    Args:
+      per_user: as for `summarize`. With several seeds a user's difference is its mean
+        over them: its runs are no independent users.
+      step: after how many adaptation steps.
+      column: `accuracy` or `loss`.
+      confidence: of the interval of the mean difference.
+      num_resamples: of users, for the bootstrap (percentile method).
+      seed: of the resampling.
+
+    Returns:
+      One row per (`users`, `first`, `second`), with `difference` (mean over users of
+      the second's value less the first's), its interval from `low` to `high` (both
+      equal to it for a single user), and how many users have a higher, a lower and an
+      equal value with the second: `num_better`, `num_worse`, `num_equal` (for `loss`,
+      lower is better).
+
+    Raises:
+      DataError: if an algorithm lacks a user that another has.
+    """
+    runs = [name for name in ("users", "user", "seed") if name in per_user]
+    chosen = per_user[per_user["step"] == step].dropna(subset=[column])
+    wide = chosen.pivot_table(column, runs, "algorithm", sort=False)
+    if wide.isna().any(axis=None):
+        algorithm = wide.columns[wide.isna().any()][0]
+        raise errors.DataError(
+            f"{algorithm} lacks results of users that others have; evaluate all "
+            "algorithms on the same users."
+        )
+    rows = []
+    for first, second in itertools.combinations(wide.columns, 2):
+        difference = (
+            (wide[second] - wide[first]).groupby(level=["users", "user"]).mean()
+        )
+        for group in difference.index.unique("users"):
+            of_users = difference.xs(group, level="users").to_numpy()
+            low, high = _interval(of_users, confidence, num_resamples, seed)
+            better = of_users if column == "accuracy" else -of_users
+            rows.append(
+                {
+                    "users": group,
+                    "first": first,
+                    "second": second,
+                    "difference": of_users.mean(),
+                    "low": low,
+                    "high": high,
+                    "num_better": int((better > 0).sum()),
+                    "num_worse": int((better < 0).sum()),
+                    "num_equal": int((better == 0).sum()),
+                }
+            )
+    return pd.DataFrame(rows).set_index(["users", "first", "second"])
+
+
+def _interval(values, confidence, num_resamples, seed) -> tuple[float, float]:
+    if len(values) < 2:
+        return float(values.mean()), float(values.mean())
+    found = scipy.stats.bootstrap(
+        [values],
+        np.mean,
+        n_resamples=num_resamples,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def _tenth(users: pd.Series) -> int:
+    return max(1, round(len(users) / 10))
