@@ -151,7 +151,7 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
         },
         **card,
     }
-    return json.dumps(whole, indent=1).encode()
+    return json.dumps(whole, separators=(",", ":")).encode()
 
 
 def _converted(

@@ -54,8 +54,9 @@ def shrink(model: schema.ModelT) -> None:
     model.buffers = kept
     for entry in model.metadata or ():
         entry.buffer = moved[entry.buffer]
-    for graph in model.subgraphs:
-        ends = {*graph.inputs, *graph.outputs}
+    entries = {signature.subgraphIndex for signature in model.signatureDefs}
+    for index, graph in enumerate(model.subgraphs):
+        ends = {*graph.inputs, *graph.outputs} if index in entries else set()
         for number, tensor in enumerate(graph.tensors):
             tensor.buffer = moved[tensor.buffer]
             if number not in ends:

@@ -205,20 +205,23 @@ def peak_memory(path: pathlib.Path) -> tuple[float, float]:
     return adapted, without
 
 
-# In a process of its own: the peak is the largest of a process's life.
+# In a process of its own. Not its `ru_maxrss`, which begins with the parent's.
 _MEASURE_MEMORY = """
-import resource, sys
+import sys
 import numpy as np
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 
-with open("/proc/self/statm") as file:
-    print(int(file.read().split()[1]) * resource.getpagesize() // 1024)
+def kilobytes(name):
+    with open("/proc/self/status") as file:
+        return next(line.split()[1] for line in file if line.startswith(name))
+
+print(kilobytes("VmRSS"))
 device = OnDeviceModel(sys.argv[1])
 x = np.zeros([device.batch_size, *device.card["input_shape"]], np.float32)
 y = np.zeros([device.batch_size, *device.card["label_shape"]])
 device.infer(x)
 device.adapt(x, y, 0.001)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(kilobytes("VmHWM"))
 """
 
 
