@@ -93,6 +93,30 @@ def many_users(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", ["loop", "vectorized"])
+def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, layout):
+    import tff_perfedavg as pfa
+
+    rng = np.random.default_rng(2)
+
+    def user(scale):
+        x = (scale * rng.normal(size=[8, 4, 2])).astype(np.float32)
+        y = rng.integers(0, 3, [8], np.int32)
+        return User(Rows(x, y), Rows(x[:0], y[:0]))
+
+    everyone = [user(1e30 if number == 2 else 1.0) for number in range(5)]
+    store = UserStore.write(tmp_path / "store", everyone, Description("toy", 3))
+    form = pfa.BlockClientData(store, MODEL, 5, layout)
+    found, metrics = train_two_rounds(
+        pfa.build_per_fed_avg, CONFIG, form, form.clients(range(5))
+    )
+    expected, _ = train_two_rounds(
+        pfa.build_per_fed_avg, CONFIG, form, form.clients([0, 1, 3, 4])
+    )
+    assert relative_error(found, expected) < 1e-6
+    assert (metrics["num_users_taken"], metrics["num_users_excluded"]) == (4, 1)
+
+
+@pytest.mark.parametrize("layout", ["loop", "vectorized"])
 @pytest.mark.parametrize(
     ("config", "weighting"),
     [
