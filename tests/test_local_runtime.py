@@ -1,11 +1,13 @@
 """The worker process: it serves, and it never outlives whoever started it."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import psutil
@@ -72,29 +74,36 @@ def test_a_lost_worker_is_an_error_that_shows_its_log():
     assert "ended with code -9" in output
 
 
+class Stub:
+    """Counts what the worker is asked to keep."""
+
+    def __init__(self):
+        self.kept = set()
+
+    def get_executor(self, request):
+        from tensorflow_federated.proto.v0 import executor_pb2
+
+        (count,) = (c.cardinality for c in request.cardinalities)
+        self.kept.add(str(count))
+        executor = executor_pb2.ExecutorId(id=str(count))
+        return executor_pb2.GetExecutorResponse(executor=executor)
+
+    def dispose_executor(self, request):
+        self.kept.remove(request.executor.id)
+
+    def create_value(self, request):
+        from tensorflow_federated.proto.v0 import executor_pb2
+
+        return executor_pb2.CreateValueResponse()
+
+
+class Worker:
+    def check_alive(self):
+        pass
+
+
 def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
     from tff_perfedavg.simulation.local_runtime import _MOST_EXECUTORS, _FewExecutors
-
-    class Stub:
-        """Counts what the worker is asked to keep."""
-
-        def __init__(self):
-            self.kept = set()
-
-        def get_executor(self, request):
-            from tensorflow_federated.proto.v0 import executor_pb2
-
-            (count,) = (c.cardinality for c in request.cardinalities)
-            self.kept.add(str(count))
-            executor = executor_pb2.ExecutorId(id=str(count))
-            return executor_pb2.GetExecutorResponse(executor=executor)
-
-        def dispose_executor(self, request):
-            self.kept.remove(request.executor.id)
-
-    class Worker:
-        def check_alive(self):
-            pass
 
     stub = Stub()
     factory = _FewExecutors(Worker(), stub)
@@ -156,3 +165,21 @@ def test_a_computation_is_sent_to_the_worker_once(tff, monkeypatch):
     assert [double(x) for x in (1, 2, 3)] == [2, 4, 6]
     # Three arguments, and one computation.
     assert len(sizes) == 4
+
+
+def test_closing_leaves_nothing_to_be_told_to_a_worker_that_has_ended(tff):
+    from tff_perfedavg.simulation.local_runtime import _FewExecutors
+
+    number = tff.TensorType(np.int32)
+    double = tff.tensorflow.computation(lambda x: 2 * x, number)
+    stub = Stub()
+    factory = _FewExecutors(Worker(), stub)
+    executor = factory.create_executor({tff.CLIENTS: 1})
+    value = asyncio.run(executor.create_value(double, double.type_signature))
+    gone = weakref.ref(value)
+    factory.close()
+    assert not stub.kept
+    del value
+    # Its finalizer ran, and asked for nothing: the stub knows no disposal of values.
+    assert gone() is None
+    assert executor._sent == {}

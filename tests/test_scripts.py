@@ -32,6 +32,7 @@ def run(script, *flags):
         "export_tflite.py",
         "personalize_on_device.py",
         "serve_web_demo.py",
+        "diagnose.py",
     ],
 )
 def test_help_answers_without_loading_a_framework(script):
@@ -135,6 +136,15 @@ def test_train_from_a_flagfile_then_evaluate(tmp_path):
     assert len(table) == 2 * 6
     assert not evaluated.stderr
 
+    measured = run("diagnose.py", "--experiment_name=short", root, "--num_users=3")
+    assert measured.returncode == 0, measured.stderr
+    found = pd.read_csv(
+        tmp_path / "results" / "short" / "diagnostics.csv", index_col=0
+    )["short"]
+    assert found["sigma_g"] > 0
+    assert found["gamma_g"] > 0
+    assert 0 < found["hessian_free_error"] < found["first_order_error"]
+
 
 def test_prepare_then_describe_then_train_on_the_store(tmp_path):
     place = f"--output_dir={tmp_path / 'store'}"
@@ -198,7 +208,7 @@ def test_train_export_and_personalize_on_devices(tmp_path):
     assert played.returncode == 0, played.stderr
     assert "Users seen in training (6):" in played.stdout
     assert "New users (2):" in played.stdout
-    for word in ("bytes", "Median latency: infer", "meta_update", "Peak memory"):
+    for word in ("bytes", "Median latency: adapt", "meta_update", "Peak memory"):
         assert word in played.stdout
     assert len(pd.read_csv(tmp_path / "on_device.per_user.csv")) == 8 * 3
 

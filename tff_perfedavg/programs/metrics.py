@@ -117,7 +117,9 @@ def compare_paired(
     rows = []
     for first, second in itertools.combinations(wide.columns, 2):
         difference = (
-            (wide[second] - wide[first]).groupby(level=["users", "user"]).mean()
+            (wide[second] - wide[first])
+            .groupby(level=["users", "user"], sort=False)
+            .mean()
         )
         for group in difference.index.unique("users"):
             of_users = difference.xs(group, level="users").to_numpy()

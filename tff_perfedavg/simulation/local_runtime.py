@@ -135,8 +135,9 @@ class _Executor(tff.framework.RemoteExecutor):
         return self._sent[id(value)][1]
 
     def close(self):
-        self._sent.clear()
+        # First, so that what is sent is forgotten here and not at the worker, too.
         super().close()
+        self._sent.clear()
 
 
 class _FewExecutors(tff.framework.ExecutorFactory):
@@ -167,6 +168,11 @@ class _FewExecutors(tff.framework.ExecutorFactory):
         self._executors.move_to_end(key)
         return self._executors[key]
 
+    def close(self):
+        """Closes all executors."""
+        while self._executors:
+            self._executors.popitem()[1].close()
+
     def clean_up_executor(self, cardinalities):
         executor = self._executors.pop(_key(cardinalities), None)
         if executor is not None:
@@ -193,8 +199,11 @@ class LocalRuntime:
         stub = tff.framework.RemoteExecutorGrpcStub(channel)
         self._wait_until_ready(stub)
 
+        executors = _FewExecutors(self.worker, stub)
+        # Before the worker ends, or what it keeps for us would be missed at exit.
+        atexit.register(executors.close)
         self.context = tff.framework.SyncExecutionContext(
-            executor_fn=_FewExecutors(self.worker, stub),
+            executor_fn=executors,
             compiler_fn=tff.backends.native.desugar_and_transform_to_native,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,

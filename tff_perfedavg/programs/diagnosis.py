@@ -1,0 +1,68 @@
+"""The theory's quantities of a trained model on its own population."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.models.model import Batch, Model
+from tff_perfedavg.optimization.config import PerFedAvgConfig
+from tff_perfedavg.optimization.diagnostics import (
+    Diagnostics,
+    draw_probes,
+    population_diagnostics,
+    user_diagnostics,
+)
+
+
+def diagnose(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    population: UserStore,
+    users: Sequence[int] | np.ndarray,
+    config: PerFedAvgConfig,
+    *,
+    num_probes: int,
+    seed: int,
+) -> Diagnostics:
+    """Measures users on all of their adaptation rows.
+
+    Args:
+      model: the model.
+      weights: w.
+      population: the users' store.
+      users: which users; those without adaptation rows are left out.
+      config: gives alpha, delta and the support batch.
+      num_probes: random probes for the Hessians.
+      seed: of the probes.
+
+    Raises:
+      DataError: if no user has adaptation rows.
+    """
+    probes = draw_probes(weights, num_probes, seed)
+    scale = np.asarray(population.description.scale, np.float32)
+
+    @tf.function(input_signature=[model.input_spec, model.label_spec])
+    def of_user(x, y):
+        rows = Batch(x, y, tf.ones([tf.shape(x)[0]], x.dtype))
+        point = [tf.constant(w) for w in weights]
+        return user_diagnostics(model.batch_loss, point, rows, probes, config)
+
+    measured = []
+    for user in tqdm.tqdm(users, unit="user", desc="measuring"):
+        rows = population.adaptation(user)
+        if len(rows.y):
+            x = np.asarray(rows.x, np.float32) * scale
+            y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
+            measured.append(of_user(x, y))
+    if not measured:
+        raise errors.DataError(
+            f"{population.path}: not one of the {len(users)} users chosen has "
+            "adaptation rows."
+        )
+    return population_diagnostics(measured, config)
