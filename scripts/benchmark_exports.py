@@ -13,6 +13,7 @@ from absl import flags
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
+from tff_perfedavg.programs.run_paths import RunPaths
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "model.npz of a run of scripts/train.py.", required=True
@@ -31,12 +32,17 @@ _FIXED = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string(
     "output", "results/benchmark_exports.csv", "File of the table."
 )
-_WAYS = {
-    "float32": {},
-    "float16": {"storage": "float16"},
-    "head": {"num_trainable": "head"},
-    "head on 8-bit body": {"num_trainable": "head", "quantize_frozen": True},
-}
+
+
+def ways():
+    """From each way's name to its options."""
+    head = {"num_trainable": _HEAD.value}
+    return {
+        "float32": {},
+        "float16": {"storage": "float16"},
+        "head": head,
+        "head on 8-bit body": {**head, "quantize_frozen": True},
+    }
 
 
 def describe(name, path, per_user, latency):
@@ -54,7 +60,10 @@ def describe(name, path, per_user, latency):
 
 
 def quantized_after_adapting(model, path, population, users, rate, directory):
-    """Users' adapted weights as fixed files: bytes, accuracy of both, and latency."""
+    """Users' adapted weights as fixed files, means over users.
+
+    Of bytes, accuracy adapted, accuracy quantized, largest difference of a probability.
+    """
     import numpy as np
 
     from tff_perfedavg.ondevice.export import export_inference
@@ -64,8 +73,8 @@ def quantized_after_adapting(model, path, population, users, rate, directory):
     rows = []
     for user in users:
         device = OnDeviceModel(path)
-        adaptation = on_device.scaled(population, population.adaptation(user))
-        evaluation = on_device.scaled(population, population.evaluation(user))
+        adaptation = population.scaled(population.adaptation(user))
+        evaluation = population.scaled(population.evaluation(user))
         for step in range(1, _STEPS.value + 1):
             key = (0, int(user), step)
             on_device.take_step(device, adaptation, rate, _BATCH.value, key)
@@ -87,28 +96,27 @@ def main():
     import pandas as pd
 
     import tff_perfedavg as pfa
-    from tff_perfedavg.programs import on_device
+    from tff_perfedavg.programs import metrics, on_device
     from tff_perfedavg.programs.build import build_model, build_population
 
-    population = build_population(experiment, checkpoint.absolute().parents[2])
+    population = build_population(experiment, RunPaths.of_model(checkpoint).root)
     model = build_model(experiment, population)
     groups = on_device.choose_users(population, _USERS.value)
     rate = experiment.inner_learning_rate
     config = AdaptationConfig(rate, _STEPS.value)
-    some_user = int(groups[on_device.SEEN][0])
-    rows = on_device.scaled(population, population.adaptation(some_user))
+    some_user = int(groups[metrics.SEEN][0])
+    rows = population.scaled(population.adaptation(some_user))
     table = []
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        for name, options in _WAYS.items():
-            options = {k: _HEAD.value if v == "head" else v for k, v in options.items()}
+        for name, options in ways().items():
             path = directory / f"{name}.tflite"
             export_config = pfa.ExportConfig(_BATCH.value, max_local_steps=0, **options)
             pfa.export_tflite(model, weights, path, export_config, examples=rows)
             per_user = on_device.personalize(path, population, groups, config)
             latency = on_device.latencies(path, rate)
             table.append(describe(name, path, per_user, latency))
-        users = groups[on_device.SEEN][: _FIXED.value]
+        users = groups[metrics.SEEN][: _FIXED.value]
         size, adapted, quantized, largest = quantized_after_adapting(
             model, directory / "float32.tflite", population, users, rate, directory
         )

@@ -277,6 +277,11 @@ class UserStore:
         _, split, end, _ = self._user(user)
         return Rows(self.features[split:end], self.labels[split:end])
 
+    def scaled(self, rows: Rows) -> Rows:
+        """Returns rows as a model takes them: features in float32, times the scale."""
+        scale = np.asarray(self.description.scale, np.float32)
+        return Rows(np.asarray(rows.x, np.float32) * scale, np.asarray(rows.y))
+
     def user_name(self, user: int) -> str:
         """Returns what the data set calls the user, else its number."""
         self._user(user)

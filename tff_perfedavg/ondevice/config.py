@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
 
 from tff_perfedavg import errors
-from tff_perfedavg.optimization.config import EXACT, VARIANTS
+from tff_perfedavg.optimization.config import (
+    EXACT,
+    FIRST_ORDER,
+    VARIANTS,
+    check_at_least,
+)
 
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)
+ROLES = ("support", "query", "hessian")
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +48,11 @@ class ExportConfig:
     quantize_frozen: bool = False
 
     def __post_init__(self):
-        lowest = {"batch_size": 1, "infer_batch_size": 1, "max_local_steps": 0}
+        check_at_least(self, "batch_size", 1)
+        check_at_least(self, "infer_batch_size", 1)
+        check_at_least(self, "max_local_steps", 0)
         if self.num_trainable is not None:
-            lowest["num_trainable"] = 1
-        for field, least in lowest.items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise errors.ConfigError(
-                    f"ExportConfig.{field} is {value!r}; it must be a whole number of "
-                    f"at least {least}."
-                )
+            check_at_least(self, "num_trainable", 1)
         errors.check_known("ExportConfig.variant", self.variant, VARIANTS)
         errors.check_known("ExportConfig.storage", self.storage, STORAGES)
         if self.quantize_frozen and self.num_trainable is None:
@@ -60,3 +65,14 @@ class ExportConfig:
                 "ExportConfig.quantize_frozen and storage 'float16' exclude each "
                 "other; choose one."
             )
+
+    def split(self, weights: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
+        """Returns the weights that are frozen and those that adapt."""
+        if self.num_trainable is None:
+            return [], weights
+        return weights[: -self.num_trainable], weights[-self.num_trainable :]
+
+
+def roles_of(variant: str) -> tuple[str, ...]:
+    """Returns the roles of the batches that a variant's meta-gradient takes."""
+    return ROLES[:2] if variant == FIRST_ORDER else ROLES

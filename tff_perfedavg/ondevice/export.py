@@ -76,9 +76,9 @@ def export_tflite(
         initial = [w.astype(np.float16).astype(np.float32) for w in initial]
     text = _card_text(model, initial, config, card or {})
     module = DeviceModule(model, initial, config, text)
-    content = _converted(module, config, config.quantize_frozen, text)
+    content, operations = _converted(module, config, config.quantize_frozen, text)
     largest_error = parity.check(model, initial, config, content, examples)
-    return _write(pathlib.Path(path), content, largest_error)
+    return _write(pathlib.Path(path), content, operations, largest_error)
 
 
 def export_inference(
@@ -114,10 +114,10 @@ def export_inference(
     initial = _checked_weights(model, weights)
     text = _card_text(model, initial, config, {**(card or {}), "quantized": True})
     module = FixedModule(model, initial, config, text)
-    content = _converted(module, config, True, text)
+    content, operations = _converted(module, config, True, text)
     x = np.asarray(examples[0]).astype(model.input_spec.dtype.as_numpy_dtype)
     largest_error = parity.largest_inference_error(model, initial, content, x)
-    return _write(pathlib.Path(path), content, largest_error)
+    return _write(pathlib.Path(path), content, operations, largest_error)
 
 
 def _checked_weights(model: Model, weights) -> list[np.ndarray]:
@@ -156,8 +156,8 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
 
 def _converted(
     module: FixedModule, config: ExportConfig, quantize: bool, card: bytes
-) -> bytes:
-    """Returns the file's content, of built-in operations alone."""
+) -> tuple[bytes, list[str]]:
+    """Returns the file's content and its operations, all built in."""
     signatures = module.signatures()
     with tempfile.TemporaryDirectory() as directory, _quiet_converter():
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -178,7 +178,8 @@ def _converted(
                 f"{module.model_name!r} cannot be converted to TensorFlow Lite: {e}"
             ) from e
     model = flatbuffer.read(content)
-    custom = [n for n in flatbuffer.operations(model) if n.startswith("CUSTOM")]
+    operations = flatbuffer.operations(model)
+    custom = [name for name in operations if name.startswith("CUSTOM")]
     if custom:
         raise errors.ModelError(
             f"{module.model_name!r} needs operations that are not built in: "
@@ -186,15 +187,17 @@ def _converted(
         )
     flatbuffer.add_metadata(model, flatbuffer.CARD, card)
     flatbuffer.shrink(model)
-    return flatbuffer.pack(model)
+    return flatbuffer.pack(model), operations
 
 
 def _write(
-    path: pathlib.Path, content: bytes, largest_error: dict[str, float]
+    path: pathlib.Path,
+    content: bytes,
+    operations: list[str],
+    largest_error: dict[str, float],
 ) -> ExportReport:
     with atomic_write(path) as file:
         file.write(content)
-    operations = flatbuffer.operations(flatbuffer.read(content))
     return ExportReport(path, len(content), operations, largest_error)
 
 

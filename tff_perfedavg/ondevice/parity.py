@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model
-from tff_perfedavg.ondevice.config import ExportConfig
-from tff_perfedavg.ondevice.signatures import ROLES
+from tff_perfedavg.ondevice.config import ROLES, ExportConfig, roles_of
+from tff_perfedavg.ondevice.runner import in_order
 from tff_perfedavg.optimization.adaptation import adapt_step
-from tff_perfedavg.optimization.config import FIRST_ORDER, PerFedAvgConfig
+from tff_perfedavg.optimization.config import PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import local_update
 
 TOLERANCE = 1e-5
@@ -22,6 +24,7 @@ _RATE = 0.01
 _NUM_ADAPTS = 3
 _NUM_STEPS = 2
 _NUM_TRIES = 3
+_RUNTIMES = {"tensorflow": tf.lite.Interpreter, "litert": Interpreter}
 
 # From a signature's name and its inputs to its outputs.
 Call = Callable[..., dict[str, np.ndarray]]
@@ -42,31 +45,26 @@ def check(
     Raises:
       ModelError: if a difference is too large, or not a number.
     """
-    for seed in range(_NUM_TRIES):
-        rows = _draw_rows(model, config, examples, seed)
-        expected = _expected(model, weights, config, rows)
-        try:
-            return _compare(model, weights, config, content, rows, expected)
-        except errors.ModelError:
-            # Near the kink of a ReLU or a maximum, rounding decides which side counts.
-            # That is rare, and no error; an error is there with any rows.
-            if seed == _NUM_TRIES - 1:
-                raise
-    raise AssertionError("not reached")
+    for seed in range(_NUM_TRIES - 1):
+        # Near the kink of a ReLU or a maximum, rounding decides which side counts.
+        # That is rare, and no error; an error is there with any rows.
+        with contextlib.suppress(errors.ModelError):
+            return _compare(model, weights, config, content, examples, seed)
+    return _compare(model, weights, config, content, examples, _NUM_TRIES - 1)
 
 
-def _compare(model, weights, config, content, rows, expected) -> dict[str, float]:
-    from ai_edge_litert.interpreter import Interpreter
-
+def _compare(model, weights, config, content, examples, seed) -> dict[str, float]:
+    rows = _draw_rows(model, config, examples, seed)
+    expected = _expected(model, weights, config, rows)
+    _, trainable = config.split(weights)
     tolerance = QUANTIZED_TOLERANCE if config.quantize_frozen else TOLERANCE
     largest = {}
-    for name, runtime in (("tensorflow", tf.lite.Interpreter), ("litert", Interpreter)):
+    for name, runtime in _RUNTIMES.items():
         interpreter = runtime(model_content=content)
 
         def call(signature, interpreter=interpreter, **inputs):
             return interpreter.get_signature_runner(signature)(**inputs)
 
-        trainable = weights[len(weights) - (config.num_trainable or len(weights)) :]
         try:
             found = _replay(call, trainable, config, rows)
         except (RuntimeError, ValueError) as e:
@@ -98,13 +96,11 @@ def largest_inference_error(
       content: the file.
       x: `[rows, ...]`.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
     outputs = model.apply([tf.constant(w) for w in weights], tf.constant(x))
     if model.num_classes is not None:
         outputs = tf.nn.softmax(outputs)
     largest = {}
-    for name, runtime in (("tensorflow", tf.lite.Interpreter), ("litert", Interpreter)):
+    for name, runtime in _RUNTIMES.items():
         infer = runtime(model_content=content).get_signature_runner("infer")
         size = infer.get_input_details()["x"]["shape"][0]
         found = [
@@ -153,24 +149,22 @@ def _replay(call: Call, weights, config: ExportConfig, rows):
     unused = np.zeros([1], np.float32)
     rate = np.array([_RATE], np.float32)
     batch = {"x": x[0, 0], "y": y[0, 0], "learning_rate": rate}
-    few = x[0, 0][: config.infer_batch_size]
-    few = np.resize(few, [config.infer_batch_size, *few.shape[1:]])
+    few = _rows_to_infer(x, config)
     found = {"infer": list(call("infer", x=few).values())}
     found["adapt loss"] = [call("adapt", **batch)["loss"] for _ in range(_NUM_ADAPTS)]
     call("adapt_steps", **batch, num_steps=np.array([_NUM_STEPS], np.int32))
-    found["adapted weights"] = _ordered(call("get_weights", unused=unused), "weight")
+    found["adapted weights"] = in_order(call("get_weights", unused=unused), "weight")
     found["infer when adapted"] = list(call("infer", x=few).values())
     call("reset", unused=unused)
-    found["weights after reset"] = _ordered(
+    found["weights after reset"] = in_order(
         call("get_weights", unused=unused), "weight"
     )
     shifted = {f"weight_{i}": w + np.float32(0.01) for i, w in enumerate(weights)}
     call("set_weights", **shifted)
     found["infer with weights set"] = list(call("infer", x=few).values())
     if config.max_local_steps:
-        roles = ROLES[:2] if config.variant == FIRST_ORDER else ROLES
         batches: dict[str, np.ndarray] = {}
-        for number, role in enumerate(roles):
+        for number, role in enumerate(roles_of(config.variant)):
             batches |= {f"x_{role}": x[:, number], f"y_{role}": y[:, number]}
         answer = call(
             "meta_update",
@@ -180,21 +174,21 @@ def _replay(call: Call, weights, config: ExportConfig, rows):
             outer_learning_rate=rate,
             num_steps=np.array([config.max_local_steps], np.int32),
         )
-        found["meta_update"] = _ordered(answer, "delta")
+        found["meta_update"] = in_order(answer, "delta")
         found["meta_update losses"] = [answer["support_loss"], answer["query_loss"]]
     return found
 
 
-def _ordered(answer, prefix):
-    names = [name for name in answer if name.startswith(prefix)]
-    return [answer[f"{prefix}_{i}"] for i in range(len(names))]
+def _rows_to_infer(x, config: ExportConfig) -> np.ndarray:
+    """As many rows as `infer` takes, over again where a batch has fewer."""
+    return np.resize(x[0, 0], [config.infer_batch_size, *x.shape[3:]])
 
 
 def _expected(model: Model, weights, config: ExportConfig, rows):
     """The same in TensorFlow."""
     x, y = rows
-    frozen = len(weights) - (config.num_trainable or len(weights))
-    body, head = weights[:frozen], [tf.constant(w) for w in weights[frozen:]]
+    body, trainable = config.split(weights)
+    head = [tf.constant(w) for w in trainable]
 
     def loss(trainable, batch):
         return model.batch_loss([*map(tf.constant, body), *trainable], batch)
@@ -212,9 +206,7 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
         mask = 1.0 - tf.cast(is_padding, tf.float32)
         return Batch(x_chosen, y_chosen, mask)
 
-    few = np.resize(
-        x[0, 0][: config.infer_batch_size], [config.infer_batch_size, *x.shape[3:]]
-    )
+    few = _rows_to_infer(x, config)
 
     @tf.function
     def infer(trainable):
@@ -227,13 +219,13 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
 
     @tf.function
     def update():
-        roles = 2 if config.variant == FIRST_ORDER else 3
+        num_roles = len(roles_of(config.variant))
         local = PerFedAvgConfig(
             _RATE, _RATE, config.max_local_steps, variant=config.variant
         )
 
         def draw(step):
-            return [batch_at(step, role) for role in range(roles)]
+            return [batch_at(step, role) for role in range(num_roles)]
 
         trained = local_update(loss, head, draw, local)
         deltas = [w - t for w, t in zip(head, trained.weights, strict=True)]

@@ -19,6 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.ondevice import flatbuffer
+from tff_perfedavg.ondevice.config import roles_of
 
 # A file of personal weights: this, the SHA-256 of the model file, the number of
 # weights as a little-endian uint64, the weights as little-endian float32 in their
@@ -164,7 +165,7 @@ class OnDeviceModel:
     @property
     def weights(self) -> list[np.ndarray]:
         """The personal weights, copies."""
-        return _in_order(self.call("get_weights", unused=_UNUSED), "weight")
+        return in_order(self.call("get_weights", unused=_UNUSED), "weight")
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Replaces the personal weights.
@@ -211,11 +212,8 @@ class OnDeviceModel:
                 f"meta_update: {len(batches)} steps were given; the file takes 1 to "
                 f"{most}."
             )
-        roles = ["support", "query"]
-        if self.card["variant"] != "first_order":
-            roles.append("hessian")
         inputs = self._named_weights(weights)
-        for role in roles:
+        for role in roles_of(self.card["variant"]):
             steps = [self._batch(*step[role], f"_{role}") for step in batches]
             for name in steps[0]:
                 stacked = np.stack([step[name] for step in steps])
@@ -228,7 +226,7 @@ class OnDeviceModel:
             num_steps=np.array([len(batches)], np.int32),
         )
         support_loss, query_loss = answer["support_loss"], answer["query_loss"]
-        return _in_order(answer, "delta"), float(support_loss[0]), float(query_loss[0])
+        return in_order(answer, "delta"), float(support_loss[0]), float(query_loss[0])
 
     def save(self, path: pathlib.Path | str) -> None:
         """Writes the personal weights to a file, whole or not at all."""
@@ -352,7 +350,8 @@ def _padded(rows: np.ndarray, count: int, value) -> np.ndarray:
     return np.concatenate([rows, padding])
 
 
-def _in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    """Returns `prefix_0`, `prefix_1`, ... of a signature's outputs."""
     count = sum(name.startswith(f"{prefix}_") for name in answer)
     return [answer[f"{prefix}_{i}"] for i in range(count)]
 

@@ -16,14 +16,13 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model, masked_cross_entropy
 from tff_perfedavg.ondevice import gradients
-from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.config import ExportConfig, roles_of
 from tff_perfedavg.ondevice.supported import check_operations
 from tff_perfedavg.optimization.adaptation import adapt_step
-from tff_perfedavg.optimization.config import FIRST_ORDER, PerFedAvgConfig
+from tff_perfedavg.optimization.config import PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import local_update
 from tff_perfedavg.optimization.meta_gradient import replaced_gradients
 
-ROLES = ("support", "query", "hessian")
 _UNUSED = tf.TensorSpec([1], tf.float32)
 _RATE = tf.TensorSpec([1], tf.float32)
 _COUNT = tf.TensorSpec([1], tf.int32)
@@ -125,22 +124,19 @@ class DeviceModule(FixedModule):
         card: bytes,
     ):
         """As `FixedModule`; `config` says which weights adapt."""
-        frozen = 0
-        if config.num_trainable is not None:
-            frozen = len(weights) - config.num_trainable
-            if frozen <= 0:
-                raise errors.ConfigError(
-                    f"ExportConfig.num_trainable is {config.num_trainable}, but "
-                    f"{model.name!r} has {len(weights)} weight tensors; give fewer, "
-                    "or None to train all."
-                )
-        body = [np.asarray(w) for w in weights[:frozen]]
+        body, trainable = config.split(weights)
+        if config.num_trainable is not None and not body:
+            raise errors.ConfigError(
+                f"ExportConfig.num_trainable is {config.num_trainable}, but "
+                f"{model.name!r} has {len(weights)} weight tensors; give fewer, or "
+                "None to train all."
+            )
         head_model = dataclasses.replace(
             model,
             apply=lambda head, x: model.apply([*map(tf.constant, body), *head], x),
             loss=_BUILT_IN_LOSSES.get(model.loss, model.loss),
         )
-        super().__init__(head_model, weights[frozen:], config, card)
+        super().__init__(head_model, trainable, config, card)
         self._weights = [
             tf.Variable(w, name=f"weight_{i}") for i, w in enumerate(self._initial)
         ]
@@ -164,7 +160,7 @@ class DeviceModule(FixedModule):
         }
         if config.max_local_steps:
             batches = {}
-            for role in self.roles:
+            for role in roles_of(config.variant):
                 x, y = self._rows(config.batch_size, config.max_local_steps)
                 batches |= {f"x_{role}": x, f"y_{role}": y}
             rates = {"inner_learning_rate": _RATE, "outer_learning_rate": _RATE}
@@ -173,11 +169,6 @@ class DeviceModule(FixedModule):
                 {**weights, **batches, **rates, "num_steps": _COUNT},
             )
         return functions
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The batches of a meta-gradient."""
-        return ROLES[:2] if self._config.variant == FIRST_ORDER else ROLES
 
     def adapt(self, x, y, learning_rate):
         """Takes one gradient step on a batch; see `adapt_steps`."""
@@ -232,7 +223,7 @@ class DeviceModule(FixedModule):
         def draw(step):
             return [
                 self._batch(tf.gather(given[f"x_{r}"], step), given[f"y_{r}"][step])
-                for r in self.roles
+                for r in roles_of(self._config.variant)
             ]
 
         config = _TracedConfig(

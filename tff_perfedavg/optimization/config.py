@@ -53,10 +53,10 @@ class PerFedAvgConfig:
         _check_positive(self, "inner_learning_rate", "for example 0.01")
         _check_positive(self, "outer_learning_rate", "for example 0.01")
         _check_positive(self, "hessian_free_delta", "for example 0.01")
-        _check_at_least(self, "num_local_steps", 1)
-        _check_at_least(self, "support_batch_size", 1)
-        _check_at_least(self, "query_batch_size", 1)
-        _check_at_least(self, "hessian_batch_size", 1)
+        check_at_least(self, "num_local_steps", 1)
+        check_at_least(self, "support_batch_size", 1)
+        check_at_least(self, "query_batch_size", 1)
+        check_at_least(self, "hessian_batch_size", 1)
         if self.variant not in VARIANTS:
             raise errors.ConfigError(
                 f"PerFedAvgConfig.variant is {self.variant!r}; known variants: "
@@ -88,8 +88,8 @@ class FedAvgConfig:
 
     def __post_init__(self):
         _check_positive(self, "learning_rate", "for example 0.01")
-        _check_at_least(self, "num_local_steps", 1)
-        _check_at_least(self, "batch_size", 1)
+        check_at_least(self, "num_local_steps", 1)
+        check_at_least(self, "batch_size", 1)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -119,9 +119,9 @@ class AdaptationConfig:
 
     def __post_init__(self):
         _check_positive(self, "inner_learning_rate", "for example 0.01")
-        _check_at_least(self, "num_steps", 0)
+        check_at_least(self, "num_steps", 0)
         if self.batch_size is not None:
-            _check_at_least(self, "batch_size", 1)
+            check_at_least(self, "batch_size", 1)
 
 
 def _check_positive(config, field: str, example: str) -> None:
@@ -134,7 +134,8 @@ def _check_positive(config, field: str, example: str) -> None:
         )
 
 
-def _check_at_least(config, field: str, lowest: int) -> None:
+def check_at_least(config, field: str, lowest: int) -> None:
+    """Raises `ConfigError` unless a field is a whole number of at least `lowest`."""
     value = getattr(config, field)
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise errors.ConfigError(

@@ -120,8 +120,7 @@ def hessian_vector_product(
 ) -> list[tf.Tensor]:
     """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>."""
     with _differentiable():
-        weights = [tf.identity(w) for w in weights]
-        gradient = _gradient(loss(weights, batch), weights, scale)
+        _, gradient = loss_and_gradient(loss, weights, batch, scale)
         return _gradient(gradient, weights, vector)
 
 

@@ -45,7 +45,6 @@ def diagnose(
       DataError: if no user has adaptation rows.
     """
     probes = draw_probes(weights, num_probes, seed)
-    scale = np.asarray(population.description.scale, np.float32)
 
     @tf.function(input_signature=[model.input_spec, model.label_spec])
     def of_user(x, y):
@@ -55,11 +54,10 @@ def diagnose(
 
     measured = []
     for user in tqdm.tqdm(users, unit="user", desc="measuring"):
-        rows = population.adaptation(user)
+        rows = population.scaled(population.adaptation(user))
         if len(rows.y):
-            x = np.asarray(rows.x, np.float32) * scale
             y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
-            measured.append(of_user(x, y))
+            measured.append(of_user(rows.x, y))
     if not measured:
         raise errors.DataError(
             f"{population.path}: not one of the {len(users)} users chosen has "

@@ -18,10 +18,9 @@ from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.metrics import NEW, SEEN
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.layout import choose_client_data
-
-SEEN, NEW = "seen", "new"
 
 
 def evaluate_users(

@@ -15,6 +15,7 @@ from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model, build_population
 from tff_perfedavg.programs.evaluation import evaluate_users
 from tff_perfedavg.programs.metrics import summarize
+from tff_perfedavg.programs.run_paths import RunPaths
 
 _EXAMPLES = 200
 
@@ -41,9 +42,7 @@ def export_run(
       ModelError: as `export_tflite`.
     """
     weights, experiment = trained_model.load(checkpoint)
-    # {root}/checkpoints/NAME/model.npz
-    root = checkpoint.absolute().parents[2]
-    population = build_population(experiment, root)
+    population = build_population(experiment, RunPaths.of_model(checkpoint).root)
     model = build_model(experiment, population)
     per_user = evaluate_users(
         model,
@@ -83,8 +82,8 @@ def export_run(
 
 def _examples(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
     """Some rows of the population, scaled."""
-    rows = [population.adaptation(user) for user in population.training_users[:20]]
+    users = population.training_users[:20]
+    rows = [population.scaled(population.adaptation(user)) for user in users]
     x = np.concatenate([r.x for r in rows])[:_EXAMPLES]
     y = np.concatenate([r.y for r in rows])[:_EXAMPLES]
-    scale = np.asarray(population.description.scale, np.float32)
-    return x.astype(np.float32) * scale, y
+    return x, y

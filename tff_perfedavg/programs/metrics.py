@@ -10,6 +10,9 @@ import scipy.stats
 
 from tff_perfedavg import errors
 
+# The groups of users: of training, and held out of it.
+SEEN, NEW = "seen", "new"
+
 
 def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     """Sums up users, each algorithm, group and step apart.

@@ -17,8 +17,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Rows, UserStore
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.optimization.config import AdaptationConfig
-
-SEEN, NEW = "seen", "new"
+from tff_perfedavg.programs.metrics import NEW, SEEN
 
 
 def choose_users(population: UserStore, num_users: int) -> dict[str, np.ndarray]:
@@ -78,8 +77,8 @@ def personalize(
     for name, users in groups.items():
         for user in users:
             device = OnDeviceModel(path)
-            adaptation = scaled(population, population.adaptation(user))
-            evaluation = scaled(population, population.evaluation(user))
+            adaptation = population.scaled(population.adaptation(user))
+            evaluation = population.scaled(population.evaluation(user))
             for step in range(config.num_steps + 1):
                 if step:
                     rate = config.inner_learning_rate
@@ -137,12 +136,6 @@ def check_fits(model: OnDeviceModel, population: UserStore) -> None:
                 f"{population.path} has {kind} {found}, the exported model takes "
                 f"{wanted}."
             )
-
-
-def scaled(population: UserStore, rows: Rows) -> Rows:
-    """Returns rows as the model takes them."""
-    scale = np.asarray(population.description.scale, np.float32)
-    return Rows(np.asarray(rows.x, np.float32) * scale, np.asarray(rows.y))
 
 
 def measure(device: OnDeviceModel, rows: Rows) -> tuple[float, float]:

@@ -10,9 +10,9 @@ import matplotlib.figure
 import pandas as pd
 
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs.metrics import summarize
+from tff_perfedavg.programs.metrics import NEW, SEEN, summarize
 
-_GROUPS = {"seen": "users seen in training", "new": "new users"}
+_GROUPS = {SEEN: "users seen in training", NEW: "new users"}
 # Told apart by more than colour, for curves that coincide.
 _STYLES = ("o-", "s--", "^-", "D:")
 

@@ -18,6 +18,12 @@ class RunPaths:
     root: pathlib.Path
     name: str
 
+    @classmethod
+    def of_model(cls, model: pathlib.Path) -> RunPaths:
+        """Returns the run whose trained model is at a path."""
+        directory = model.absolute().parent
+        return cls(directory.parents[1], directory.name)
+
     @property
     def model(self) -> pathlib.Path:
         """The trained initial model."""
