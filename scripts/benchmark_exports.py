@@ -97,7 +97,8 @@ def main():
 
     import tff_perfedavg as pfa
     from tff_perfedavg.programs import metrics, on_device
-    from tff_perfedavg.programs.build import build_model, build_population
+    from tff_perfedavg.programs.build import build_model
+    from tff_perfedavg.programs.population import build_population
 
     population = build_population(experiment, RunPaths.of_model(checkpoint).root)
     model = build_model(experiment, population)

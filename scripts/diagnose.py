@@ -36,9 +36,10 @@ def main():
     command.load_frameworks()
     import pandas as pd
 
-    from tff_perfedavg.programs.build import build_model, build_population
+    from tff_perfedavg.programs.build import build_model
     from tff_perfedavg.programs.diagnosis import diagnose
     from tff_perfedavg.programs.experiment import PER_FED_AVG
+    from tff_perfedavg.programs.population import build_population
 
     rows = []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):

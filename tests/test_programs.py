@@ -30,9 +30,9 @@ def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
     from tff_perfedavg.programs.build import (
         build_client_data,
         build_model,
-        build_population,
         build_process,
     )
+    from tff_perfedavg.programs.population import build_population
     from tff_perfedavg.programs.training import train
 
     # One user a round, so that a hard user can come last.
@@ -101,7 +101,7 @@ def test_weights_of_another_model_are_refused(tff, paths):
 
 
 def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):
-    from tff_perfedavg.programs.build import build_population
+    from tff_perfedavg.programs.population import build_population
     from tff_perfedavg.programs.training import train
 
     experiment = dataclasses.replace(SHORT, outer_learning_rate=1e38)

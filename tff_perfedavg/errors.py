@@ -1,5 +1,7 @@
 """The errors this library raises on purpose. All derive from `PerFedAvgError`."""
 
+from collections.abc import Iterable
+
 
 class PerFedAvgError(Exception):
     """Base of every error raised by `tff_perfedavg`."""
@@ -21,7 +23,7 @@ class CheckpointError(PerFedAvgError, ValueError):
     """A saved run cannot be read; names the file and what is wrong with it."""
 
 
-def check_known(field: str, value: str, known: tuple[str, ...]) -> None:
+def check_known(field: str, value: str, known: Iterable[str]) -> None:
     """Raises `ConfigError`, listing the known values, if `value` is none of them."""
     if value not in known:
         raise ConfigError(f"{field} is {value!r}; known: {', '.join(known)}.")

@@ -17,8 +17,8 @@ from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.adaptation import adapt
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-# The round number that keys evaluation draws; training rounds count from 0.
-_EVALUATION_ROUND = -1
+# The round numbers that key evaluation draws; training rounds count from 0.
+_EVALUATION_ROUND, _CHOICE_OF_ROWS = -1, -2
 
 
 def build_personalization_eval(
@@ -35,7 +35,7 @@ def build_personalization_eval(
 
     Args:
       model: what to evaluate.
-      config: rate, number of steps m and batch size of the adaptation.
+      config: rate, number of steps m, batch size and rows of the adaptation.
       client_data: the form of the clients' data, by default sequences of batches.
       seed: of the batches drawn, where the configuration asks for batches.
 
@@ -44,7 +44,7 @@ def build_personalization_eval(
       at the clients) to one result per client, in the order given: `user` int32,
       `loss` and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where
       the user has no evaluation rows or the model no classes),
-      `num_adaptation_examples` and `num_evaluation_examples` int32. A user
+      `num_adaptation_examples` (those used) and `num_evaluation_examples` int32. A user
       without adaptation rows keeps the initial weights. Where clients are blocks of
       users, all have a leading axis `[users]`.
     """
@@ -55,16 +55,23 @@ def build_personalization_eval(
     @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
     def evaluate_users(model_weights, value):
         def evaluate_user(user, adaptation, evaluation):
+            def key(role):
+                return batches.user_key(tf.constant(seed_pair), tf.constant(role), user)
+
             evaluation_batch = batches.all_rows(evaluation)
+            if config.num_rows is not None:
+                adaptation = batches.some_rows(
+                    adaptation, key(_CHOICE_OF_ROWS), config.num_rows
+                )
             if config.batch_size is None:
                 everything = batches.all_rows(adaptation)
                 draw = lambda step: [everything]  # noqa: E731
             else:
-                key = batches.user_key(
-                    tf.constant(seed_pair), tf.constant(_EVALUATION_ROUND), user
-                )
                 draw = batches.batch_source(
-                    adaptation, key, config.num_steps, [config.batch_size]
+                    adaptation,
+                    key(_EVALUATION_ROUND),
+                    config.num_steps,
+                    [config.batch_size],
                 )
             _, measured = adapt(
                 model.batch_loss,

@@ -154,6 +154,21 @@ def batch_source(
     return draw
 
 
+def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
+    """Returns `most` of one user's rows, or all where it has fewer.
+
+    Args:
+      rows: one user's rows.
+      key: int32 `[2]` from `user_key`.
+      most: how many, at least 1. Of two numbers, the smaller one's rows are among the
+        larger one's.
+    """
+    chosen = draw_rows(rows.num_rows, key, 1, most)[0]
+    return UserRows(
+        tf.minimum(rows.num_rows, most), lambda i: rows.take(tf.gather(chosen, i))
+    )
+
+
 def all_rows(rows: UserRows) -> Batch:
     """Returns every row of the user as one batch."""
     x, y = rows.take(tf.range(rows.num_rows))

@@ -111,17 +111,21 @@ class AdaptationConfig:
         0 evaluates without adapting.
       batch_size: rows drawn afresh for every step from the user's adaptation
         split; None uses the whole split in every step.
+      num_rows: the most rows of the adaptation split the user may use, drawn once;
+        None for all.
     """
 
     inner_learning_rate: float
     num_steps: int = 1
     batch_size: int | None = None
+    num_rows: int | None = None
 
     def __post_init__(self):
         _check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
-        if self.batch_size is not None:
-            check_at_least(self, "batch_size", 1)
+        for field in ("batch_size", "num_rows"):
+            if getattr(self, field) is not None:
+                check_at_least(self, field, 1)
 
 
 def _check_positive(config, field: str, example: str) -> None:

@@ -1,9 +1,8 @@
-"""From an experiment's settings to its data, its model and its learning process."""
+"""From an experiment's settings to its model and its learning process."""
 
 from __future__ import annotations
 
 import math
-import pathlib
 from collections.abc import Callable
 
 import tensorflow_federated as tff
@@ -18,16 +17,7 @@ from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.prepare import prepare_once
 from tff_perfedavg.simulation.layout import choose_client_data
-
-
-def build_population(experiment: Experiment, root: pathlib.Path) -> UserStore:
-    """Opens the experiment's store, or prepares its data set under `root`/stores."""
-    if experiment.store:
-        return UserStore.open(experiment.store)
-    name = f"{experiment.dataset}-seed{experiment.base_random_seed}"
-    return prepare_once(experiment.data_config(), root / "stores" / name)
 
 
 def build_model(experiment: Experiment, population: UserStore) -> Model:

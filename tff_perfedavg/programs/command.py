@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags
 
 from tff_perfedavg import errors, quiet
 
@@ -26,6 +26,24 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(f"error: {e}")
 
     app.run(checked_main)
+
+
+def numbers(flag: flags.FlagHolder, kind: type[int] | type[float]) -> list:
+    """Returns the values of a list flag as numbers.
+
+    Raises:
+      ConfigError: naming the flag and the value that is none.
+    """
+    found = []
+    for text in flag.value:
+        try:
+            found.append(kind(text))
+        except ValueError:
+            raise errors.ConfigError(
+                f"{flag.name} has {text!r}; it takes "
+                f"{'whole ' if kind is int else ''}numbers, separated by commas."
+            ) from None
+    return found
 
 
 def load_frameworks() -> None:

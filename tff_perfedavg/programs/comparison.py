@@ -14,9 +14,10 @@ from tff_perfedavg.optimization.config import (
     HESSIAN_FREE,
     AdaptationConfig,
 )
-from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import evaluate_users
 from tff_perfedavg.programs.experiment import FED_AVG, PER_FED_AVG, Experiment
+from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.training import train
 
 

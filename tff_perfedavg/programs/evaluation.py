@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,9 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.metrics import NEW, SEEN
+from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.layout import choose_client_data
 
@@ -33,15 +34,38 @@ def evaluate_users(
 ) -> pd.DataFrame:
     """Adapts and measures every user of a population, seen and new.
 
+    `build_evaluator` in one go, for a single set of weights.
+
     Args:
       model: the model.
       weights: its initial weights.
       population: the users.
       config: the adaptation, m steps.
-      seed: of the adaptation's batches, if it draws any.
+      seed: of the adaptation's batches and rows, if it draws any.
 
     Returns:
-      One row per user and step 0..m, with columns `users` (`seen` or `new`),
+      What the function returned by `build_evaluator` does.
+    """
+    return build_evaluator(model, population, config, seed=seed)(weights)
+
+
+def build_evaluator(
+    model: Model,
+    population: UserStore,
+    config: AdaptationConfig,
+    *,
+    seed: int = 0,
+) -> Callable[[Sequence[np.ndarray]], pd.DataFrame]:
+    """Builds the evaluation of any weights by every user of a population.
+
+    Args:
+      model: the model.
+      population: the users.
+      config: the adaptation, m steps.
+      seed: of the adaptation's batches and rows, if it draws any.
+
+    Returns:
+      A function from weights to one row per user and step 0..m, with columns `users` (`seen` or `new`),
       `user`, `step`, `loss`, `accuracy` (from 0 to 1), `num_adaptation_examples`
       and `num_evaluation_examples`.
     """
@@ -49,23 +73,28 @@ def evaluate_users(
     evaluate = build_personalization_eval(
         model, config, client_data=client_data, seed=seed
     )
-    server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
     groups = {SEEN: population.training_users, NEW: population.new_users}
     everyone = np.concatenate(list(groups.values()))
-    results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
     steps = config.num_steps + 1
-    frame = pd.DataFrame(
-        {
-            "users": np.repeat(list(groups), [steps * len(u) for u in groups.values()]),
-            "user": np.repeat(results["user"], steps),
-            "step": np.tile(np.arange(steps), len(everyone)),
-            "loss": results["loss"].ravel(),
-            "accuracy": results["accuracy"].ravel(),
-        }
-    )
-    for name in ("num_adaptation_examples", "num_evaluation_examples"):
-        frame[name] = np.repeat(results[name], steps)
-    return frame
+
+    def evaluate_weights(weights):
+        server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
+        results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
+        sizes = [steps * len(users) for users in groups.values()]
+        frame = pd.DataFrame(
+            {
+                "users": np.repeat(list(groups), sizes),
+                "user": np.repeat(results["user"], steps),
+                "step": np.tile(np.arange(steps), len(everyone)),
+                "loss": results["loss"].ravel(),
+                "accuracy": results["accuracy"].ravel(),
+            }
+        )
+        for name in ("num_adaptation_examples", "num_evaluation_examples"):
+            frame[name] = np.repeat(results[name], steps)
+        return frame
+
+    return evaluate_weights
 
 
 def evaluate_runs(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.config import DataConfig
@@ -31,6 +32,26 @@ MODELS = (
     "mlp_regressor",
 )
 CLIENT_WEIGHTINGS = ("uniform", "num_examples")
+# The algorithms with their variants, under one name each.
+METHODS: dict[str, dict[str, Any]] = {
+    FED_AVG: {"algorithm": FED_AVG},
+    FIRST_ORDER: {"algorithm": PER_FED_AVG, "variant": FIRST_ORDER},
+    HESSIAN_FREE: {"algorithm": PER_FED_AVG, "variant": HESSIAN_FREE},
+    EXACT: {"algorithm": PER_FED_AVG, "variant": EXACT},
+}
+# Fields of `Experiment` that say how its data set is divided; None takes what suits
+# the data set.
+DIVISION = (
+    "partition",
+    "num_users",
+    "num_new_users",
+    "a",
+    "evaluation_a",
+    "concentration",
+    "rows_per_user",
+    "classes_per_user",
+    "min_rows",
+)
 
 _LABELS = {
     EXACT: "Per-FedAvg exact",
@@ -44,8 +65,11 @@ class Experiment:
     """The settings of one training run.
 
     Attributes:
-      dataset: of `data.config.DATASETS`, divided in its own way with the seed;
-        ignored if there is a store.
+      dataset: of `data.config.DATASETS`, divided with the seed; ignored if there is
+        a store.
+      partition, num_users, num_new_users, a, evaluation_a, concentration,
+        rows_per_user, classes_per_user, min_rows: how it is divided, as in
+        `DataConfig`; None takes what suits the data set.
       store: directory of the user store to train on; empty to prepare the data set.
       model: one of `MODELS`.
       algorithm: one of `ALGORITHMS`.
@@ -64,6 +88,15 @@ class Experiment:
     """
 
     dataset: str = "digits"
+    partition: str | None = None
+    num_users: int | None = None
+    num_new_users: int | None = None
+    a: int | None = None
+    evaluation_a: int | None = None
+    concentration: float | None = None
+    rows_per_user: int | None = None
+    classes_per_user: int | None = None
+    min_rows: int | None = None
     store: str = ""
     model: str = "mlp"
     algorithm: str = PER_FED_AVG
@@ -96,6 +129,11 @@ class Experiment:
                 f"block_size is {self.block_size}; it must be at least 0."
             )
         self.client_config()
+        if self.store and self._division():
+            raise errors.ConfigError(
+                f"{', '.join(self._division())} given with a store, which is divided "
+                "already; leave out one of the two."
+            )
         if not self.store:
             self.data_config()
 
@@ -120,7 +158,18 @@ class Experiment:
 
     def data_config(self) -> DataConfig:
         """Returns which data set the experiment prepares, divided how."""
-        return DataConfig.of(self.dataset, seed=self.base_random_seed)
+        return DataConfig.of(
+            self.dataset, seed=self.base_random_seed, **self._division()
+        )
+
+    @property
+    def store_name(self) -> str:
+        """What the prepared data set's store is called."""
+        given = [
+            value if name == "partition" else f"{name}{value}"
+            for name, value in self._division().items()
+        ]
+        return "-".join([self.dataset, *given, f"seed{self.base_random_seed}"])
 
     @property
     def label(self) -> str:
@@ -128,6 +177,22 @@ class Experiment:
         if self.algorithm == FED_AVG:
             return "FedAvg + update"
         return _LABELS[self.variant]
+
+    def differences(self, other: Experiment) -> str:
+        """Returns the fields in which another differs, with both values, else ''."""
+        pairs = (
+            (field.name, getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+        )
+        return "; ".join(
+            f"{name} {mine!r}, not {others!r}"
+            for name, mine, others in pairs
+            if mine != others
+        )
+
+    def _division(self) -> dict:
+        fields = {name: getattr(self, name) for name in DIVISION}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def check_experiment_name(name: str) -> None:

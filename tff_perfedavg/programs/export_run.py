@@ -12,9 +12,10 @@ from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import ExportReport, export_tflite
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.build import build_model, build_population
+from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import evaluate_users
 from tff_perfedavg.programs.metrics import summarize
+from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
 
 _EXAMPLES = 200

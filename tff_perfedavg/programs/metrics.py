@@ -55,6 +55,42 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def mean_with_intervals(
+    per_user: pd.DataFrame, *, column: str = "accuracy", confidence: float = 0.95
+) -> pd.Series:
+    """Means over users, with Student's intervals over seeds and over users.
+
+    Args:
+      per_user: one row per `user` and `seed`: one algorithm, group and step.
+      column: `accuracy` or `loss`.
+      confidence: of both intervals.
+
+    Returns:
+      `mean`; `over_seeds`, half the width of the interval of the runs' means (NaN for
+      a single run); `over_users`, the same of the users' means over their runs, which
+      are no independent users (NaN for a single user); `num_seeds`, `num_users`.
+    """
+    values = per_user.dropna(subset=[column])
+    seeds = values.groupby("seed")[column].mean()
+    users = values.groupby("user")[column].mean()
+    return pd.Series(
+        {
+            "mean": values[column].mean(),
+            "over_seeds": _half_width(seeds, confidence),
+            "over_users": _half_width(users, confidence),
+            "num_seeds": len(seeds),
+            "num_users": len(users),
+        }
+    )
+
+
+def _half_width(values: pd.Series, confidence: float) -> float:
+    if len(values) < 2:
+        return float("nan")
+    quantile = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1)
+    return float(quantile * values.sem())
+
+
 def cosine_fairness(accuracy: np.ndarray | pd.Series) -> float:
     """Cosine between the users' accuracies and a vector of ones (arXiv 1905.10497).
 

@@ -40,6 +40,11 @@ class RunPaths:
         return self.results / "experiment.metrics.csv"
 
     @property
+    def facts(self) -> pathlib.Path:
+        """What the run took and ran on, as JSON."""
+        return self.results / "run.json"
+
+    @property
     def hparams(self) -> pathlib.Path:
         """The run's settings."""
         return self.results / "hparams.csv"

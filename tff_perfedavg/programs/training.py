@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +14,14 @@ import tqdm
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs import run_facts, trained_model
 from tff_perfedavg.programs.build import (
     build_client_data,
     build_model,
-    build_population,
     build_process,
 )
 from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.cohort import sample_cohort
 
@@ -87,11 +89,20 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
 
 def train_and_save(experiment: Experiment, paths: RunPaths) -> TrainingResult:
     """Runs `train` on the experiment's own population and writes its files."""
+    start = time.monotonic()
     result = train(experiment, build_population(experiment, paths.root))
+    facts = {
+        "seconds": time.monotonic() - start,
+        "peak_memory_mb": run_facts.peak_memory_mb(),
+        "machine": run_facts.machine(),
+        "versions": run_facts.versions(),
+    }
     with atomic_write(paths.metrics) as file:
         result.metrics.to_csv(file)
     with atomic_write(paths.hparams) as file:
         settings = pd.Series(dataclasses.asdict(experiment))
         settings.to_csv(file, index_label="name", header=["value"])
+    with atomic_write(paths.facts) as file:
+        file.write(json.dumps(facts, indent=1).encode())
     trained_model.save(paths.model, result.weights, experiment)
     return result

@@ -1,0 +1,149 @@
+"""The comparison of arXiv 2002.07948, section 5 (table 1): its runs and its table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from tff_perfedavg.data.config import PAPER, PAPER_DIFF_HETERO
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs.experiment import FED_AVG, METHODS, Experiment
+from tff_perfedavg.programs.metrics import mean_with_intervals
+from tff_perfedavg.programs.study import Run
+
+PARTITIONS = (PAPER, PAPER_DIFF_HETERO)
+NUM_LOCAL_STEPS = (10, 4)
+INNER_LEARNING_RATES = (0.01, 0.001)
+# The paper's other distribution comes with the longer of its two rounds.
+_DIFF_HETERO_STEPS = 10
+
+_ROW = ["dataset", "partition", "num_local_steps", "inner_learning_rate"]
+
+
+class Part(NamedTuple):
+    """Which of the comparison's runs.
+
+    Attributes:
+      datasets: names of data sets that take the paper's partition.
+      partitions: of `PARTITIONS`.
+      num_local_steps: values of tau.
+      inner_learning_rates: values of alpha.
+      methods: of `METHODS`.
+      seeds: one run each.
+    """
+
+    datasets: Sequence[str]
+    partitions: Sequence[str] = PARTITIONS
+    num_local_steps: Sequence[int] = NUM_LOCAL_STEPS
+    inner_learning_rates: Sequence[float] = INNER_LEARNING_RATES
+    methods: Sequence[str] = tuple(METHODS)
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]:
+    """Returns the runs of a part, all of a seed's before the next seed's.
+
+    FedAvg does not know alpha in training: one run of it is adapted with every alpha.
+
+    Args:
+      part: which runs.
+      base: what all share: rounds, cohort, batch, outer rate, model.
+      adaptation_steps: m; every user adapts on all of its adaptation rows.
+    """
+    runs = []
+    for seed, dataset, partition, tau, method in itertools.product(
+        part.seeds, part.datasets, part.partitions, part.num_local_steps, part.methods
+    ):
+        if partition == PAPER_DIFF_HETERO and tau != _DIFF_HETERO_STEPS:
+            continue
+        settings = {
+            "dataset": dataset,
+            "partition": partition,
+            "num_local_steps": tau,
+            "method": method,
+        }
+        shared = dict(
+            dataset=dataset,
+            partition=partition,
+            num_local_steps=tau,
+            base_random_seed=seed,
+            **METHODS[method],
+        )
+        rates = part.inner_learning_rates
+        if method == FED_AVG:
+            groups = [({}, base.inner_learning_rate, rates)]
+        else:
+            groups = [({"inner_learning_rate": r}, r, [r]) for r in rates]
+        for of_rate, trained, adapted in groups:
+            experiment = dataclasses.replace(
+                base, **shared, inner_learning_rate=trained
+            )
+            adaptations = [AdaptationConfig(r, adaptation_steps) for r in adapted]
+            name = {**settings, **of_rate, "seed": seed}
+            runs.append(Run(name, experiment, adaptations))
+    return runs
+
+
+def summarize_paper(per_user: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
+    """Returns means with intervals by setting, group, algorithm and step.
+
+    Args:
+      per_user: from `study.read_results`.
+      steps: which adaptation steps.
+    """
+    chosen = per_user[per_user["step"].isin(steps)]
+    by = [*_ROW, "users", "algorithm", "step"]
+    groups = {key: mean_with_intervals(rows) for key, rows in chosen.groupby(by)}
+    table = pd.DataFrame(groups).T.rename_axis(by)
+    return table.astype({"num_seeds": int, "num_users": int})
+
+
+def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Lays one step out as in the paper: a row per setting, a column per algorithm.
+
+    Args:
+      summary: from `summarize_paper`.
+      step: which adaptation step.
+
+    Returns:
+      Texts `mean ± over seeds (± over users)` in percent.
+    """
+    order = [label for label in _labels() if label in summary.index.unique("algorithm")]
+    rows = summary.xs(step, level="step")
+    texts = rows.apply(_text, axis=1)
+    return texts.unstack("algorithm")[order].fillna("")
+
+
+def write_table(
+    summary: pd.DataFrame, step: int, directory: pathlib.Path
+) -> list[pathlib.Path]:
+    """Writes `paper_table.csv`, all figures, and `paper_table.tex`, the layout."""
+    csv, tex = (directory / f"paper_table.{ending}" for ending in ("csv", "tex"))
+    with atomic_write(csv) as file:
+        summary.to_csv(file, float_format="%.6f")
+    latex = lay_out(summary, step).reset_index()
+    latex = latex.replace({" ± ": r" $\\pm$ ", r"\(± ": r"($\\pm$ "}, regex=True)
+    latex.columns = [str(name).replace("_", " ") for name in latex.columns]
+    latex = latex.replace({"_": " "}, regex=True)
+    text = latex.style.hide(axis="index").format(precision=3).to_latex(hrules=True)
+    with atomic_write(tex) as file:
+        file.write(text.encode())
+    return [csv, tex]
+
+
+def _labels() -> list[str]:
+    return [Experiment(**fields).label for fields in METHODS.values()]
+
+
+def _text(row: pd.Series) -> str:
+    parts = [f"{100 * row['mean']:.1f}"]
+    if row["num_seeds"] > 1:
+        parts.append(f"± {100 * row['over_seeds']:.1f}")
+    parts.append(f"(± {100 * row['over_users']:.1f})")
+    return " ".join(parts)

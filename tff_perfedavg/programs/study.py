@@ -1,0 +1,199 @@
+"""Many runs: each trained once, evaluated once in each way, and found again later.
+
+A study that was stopped goes on where it was: runs and evaluations that are there are
+not made again. A run is a run like any other (`RunPaths`), evaluations lie beside its
+metrics, so that reports and exports work on a study's runs, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg import errors
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.build import build_model
+from tff_perfedavg.programs.evaluation import build_evaluator
+from tff_perfedavg.programs.experiment import METHODS, Experiment
+from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.training import train_and_save
+
+# Of runs of one data set and model, which follow one another.
+_MOST_EVALUATORS = 8
+_EVALUATIONS = "evaluations"
+
+
+class Run(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+      settings: what sets it apart from the study's other runs, by name, such as
+        `method` and `seed`; columns of the results.
+      experiment: what is trained.
+      adaptations: how its users adapt.
+    """
+
+    settings: Mapping[str, Any]
+    experiment: Experiment
+    adaptations: Sequence[AdaptationConfig]
+
+    @property
+    def name(self) -> str:
+        """The run's name: of the settings, in their order."""
+        return run_name(self.settings)
+
+
+def run_name(settings: Mapping[str, Any]) -> str:
+    """Returns a name made of settings: words as they are, numbers behind their name."""
+    parts = [
+        value if isinstance(value, str) else f"{name}{value:g}"
+        for name, value in settings.items()
+    ]
+    return "-".join(parts).replace("/", "_")
+
+
+def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]:
+    """Returns every combination of values, the last axis changing fastest.
+
+    Args:
+      base: settings of all runs.
+      axes: values by field of `Experiment`, or by `method`, which stands for an
+        algorithm with its variant (`METHODS`).
+
+    Returns:
+      Pairs of a combination, a dictionary, and the experiment with it.
+    """
+    fields = {field.name for field in dataclasses.fields(base)} | {"method"}
+    for name, values in axes.items():
+        errors.check_known("axis of the grid", name, sorted(fields))
+        if not values:
+            raise errors.ConfigError(f"The grid's axis {name} has no values.")
+    for values in itertools.product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        changed = dict(settings)
+        if "method" in changed:
+            method = changed.pop("method")
+            errors.check_known("method", method, METHODS)
+            changed.update(METHODS[method])
+        yield settings, dataclasses.replace(base, **changed)
+
+
+def run_all(
+    runs: Sequence[Run], base: Experiment, root: pathlib.Path, *, seed: int = 0
+) -> None:
+    """Trains and evaluates what is not there yet.
+
+    Args:
+      runs: the runs, with names of their own.
+      base: the settings from which the runs' are made.
+      root: directory of the study; its runs come from one base.
+      seed: of the adaptations' draws.
+
+    Raises:
+      ConfigError: if two runs have one name, or the directory is of a study with
+        another base.
+    """
+    if len({run.name for run in runs}) < len(runs):
+        raise errors.ConfigError("Two runs of the study have one name.")
+    _claim(root, base)
+    for number, run in enumerate(runs):
+        paths = RunPaths(root, run.name)
+        missing = [a for a in run.adaptations if not _is_there(paths, a)]
+        if missing:
+            print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
+            _finish(run, paths, missing, seed)
+
+
+def read_study(root: pathlib.Path) -> pd.DataFrame:
+    """Reads every evaluation of a study, finished or not.
+
+    Returns:
+      The rows of `evaluate_users`, behind columns for the runs' settings, `run` (the
+      name), `algorithm` (the label), `seed`, `inner_learning_rate` (of the adaptation)
+      and `num_rows` (most adaptation rows used; NaN for all).
+
+    Raises:
+      DataError: if there are none.
+    """
+    files = sorted(root.glob(f"results/*/{_EVALUATIONS}/*.csv"))
+    if not files:
+        raise errors.DataError(f"No evaluations under {root}; run its study first.")
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+
+def _claim(root: pathlib.Path, base: Experiment) -> None:
+    path = root / "study.json"
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(json.dumps(dataclasses.asdict(base), indent=1).encode())
+    try:
+        found = Experiment(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as e:
+        raise errors.DataError(f"{path} is unreadable ({e}); remove it.") from e
+    differences = found.differences(base)
+    if differences:
+        raise errors.ConfigError(
+            f"The study at {root} has {differences}. Choose another --root_output_dir."
+        )
+
+
+def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
+    if paths.model.is_file():
+        weights, _ = trained_model.load(paths.model)
+    else:
+        weights = train_and_save(run.experiment, paths).weights
+    population = str(build_population(run.experiment, paths.root).path)
+    for adaptation in missing:
+        evaluate = _evaluator(run.experiment.model, population, adaptation, seed)
+        frame = evaluate(weights)
+        labels = {
+            **run.settings,
+            "run": run.name,
+            "algorithm": run.experiment.label,
+            "seed": run.experiment.base_random_seed,
+            "inner_learning_rate": adaptation.inner_learning_rate,
+            "num_rows": adaptation.num_rows or np.nan,
+        }
+        frame = frame.assign(**labels)[[*labels, *frame.columns]]
+        with atomic_write(_results_file(paths, adaptation)) as file:
+            frame.to_csv(file, index=False)
+
+
+@functools.lru_cache(_MOST_EVALUATORS)
+def _evaluator(model: str, store: str, adaptation: AdaptationConfig, seed: int):
+    # Traced once for all runs on one population.
+    experiment = Experiment(model=model, store=store)
+    population = build_population(experiment, pathlib.Path())
+    return build_evaluator(
+        build_model(experiment, population), population, adaptation, seed=seed
+    )
+
+
+def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path:
+    name = f"rate{adaptation.inner_learning_rate:g}-steps{adaptation.num_steps}"
+    for field in ("batch_size", "num_rows"):
+        value = getattr(adaptation, field)
+        if value is not None:
+            name += f"-{field}{value}"
+    return paths.results / _EVALUATIONS / f"{name}.csv"
+
+
+def _is_there(paths: RunPaths, adaptation: AdaptationConfig) -> bool:
+    file = _results_file(paths, adaptation)
+    # One older than the model is another model's.
+    return (
+        file.is_file()
+        and paths.model.is_file()
+        and file.stat().st_mtime_ns >= paths.model.stat().st_mtime_ns
+    )
