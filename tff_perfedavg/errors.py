@@ -19,6 +19,10 @@ class DataError(PerFedAvgError, ValueError):
     """User data cannot be used; names the data set, user or file."""
 
 
+class Interrupted(PerFedAvgError):
+    """A run was asked to stop; what it has done is saved."""
+
+
 class CheckpointError(PerFedAvgError, ValueError):
     """A saved run cannot be read; names the file and what is wrong with it."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import IO
+
+_UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -19,7 +22,9 @@ def atomic_write(path: pathlib.Path) -> Iterator[IO[bytes]]:
     before. Missing directories are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -57,6 +62,28 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_unfinished(directory: pathlib.Path) -> None:
+    """Removes what writers leave in a directory that were killed in `atomic_write`.
+
+    No writer of files in it may be at work.
+    """
+    for path in directory.glob(f".*{_UNFINISHED}"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Holds a lock file for the block; the kernel lets go of it if the process dies.
+
+    Raises:
+      BlockingIOError: if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def sync_directory(path: pathlib.Path) -> None:

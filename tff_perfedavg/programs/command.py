@@ -9,6 +9,9 @@ from absl import app, flags
 
 from tff_perfedavg import errors, quiet
 
+# As shells tell that Ctrl-C ended a command.
+_INTERRUPTED = 130
+
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs a command.
@@ -22,6 +25,9 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(f"error: unknown argument {argv[1]!r}; flags begin with --.")
         try:
             main()
+        except errors.Interrupted as e:
+            print(e, file=sys.stderr)
+            sys.exit(_INTERRUPTED)
         except errors.PerFedAvgError as e:
             sys.exit(f"error: {e}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from tff_perfedavg.programs.metrics import NEW, SEEN
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.layout import choose_client_data
+
+# Sets these draws apart from every other use of the same seed.
+_CHOICE_OF_USERS = 3
 
 
 def evaluate_users(
@@ -54,6 +57,7 @@ def build_evaluator(
     population: UserStore,
     config: AdaptationConfig,
     *,
+    groups: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Callable[[Sequence[np.ndarray]], pd.DataFrame]:
     """Builds the evaluation of any weights by every user of a population.
@@ -62,19 +66,20 @@ def build_evaluator(
       model: the model.
       population: the users.
       config: the adaptation, m steps.
+      groups: numbers of the users by group; by default `choose_users` of all.
       seed: of the adaptation's batches and rows, if it draws any.
 
     Returns:
-      A function from weights to one row per user and step 0..m, with columns `users` (`seen` or `new`),
-      `user`, `step`, `loss`, `accuracy` (from 0 to 1), `num_adaptation_examples`
-      and `num_evaluation_examples`.
+      A function from weights to one row per user and step 0..m, with columns
+      `users` (`seen` or `new`), `user`, `step`, `loss`, `accuracy` (from 0 to 1),
+      `num_adaptation_examples` and `num_evaluation_examples`.
     """
-    client_data = choose_client_data(population, model, population.num_users)
+    groups = groups or choose_users(population)
+    everyone = np.concatenate(list(groups.values()))
+    client_data = choose_client_data(population, model, len(everyone))
     evaluate = build_personalization_eval(
         model, config, client_data=client_data, seed=seed
     )
-    groups = {SEEN: population.training_users, NEW: population.new_users}
-    everyone = np.concatenate(list(groups.values()))
     steps = config.num_steps + 1
 
     def evaluate_weights(weights):
@@ -95,6 +100,26 @@ def build_evaluator(
         return frame
 
     return evaluate_weights
+
+
+def choose_users(
+    population: UserStore, most: int = 0, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Returns the users seen in training and the new ones.
+
+    Args:
+      population: the users.
+      most: of each group, drawn with the seed, in ascending order; 0 for all.
+      seed: of the draw.
+    """
+    rng = np.random.default_rng([seed, _CHOICE_OF_USERS])
+    groups = {SEEN: population.training_users, NEW: population.new_users}
+    if not most:
+        return groups
+    return {
+        name: np.sort(rng.choice(users, min(most, len(users)), replace=False))
+        for name, users in groups.items()
+    }
 
 
 def evaluate_runs(

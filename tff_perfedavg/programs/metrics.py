@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,28 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
         loss=("loss", "mean"),
         num_users=("loss", "size"),
     )
+
+
+def mean_rows(per_user: pd.DataFrame) -> list[dict[str, Any]]:
+    """Means over users, by group and step, as lines of a log.
+
+    Args:
+      per_user: rows of `evaluate_users`.
+
+    Returns:
+      One dictionary per group and step, with `users`, `step`, `accuracy`,
+      `accuracy_sem` and `loss`, `loss_sem` (means and their standard errors over
+      users), `num_users`.
+    """
+    by_step = per_user.dropna(subset=["loss"]).groupby(["users", "step"], sort=False)
+    table = by_step.agg(
+        accuracy=("accuracy", "mean"),
+        accuracy_sem=("accuracy", "sem"),
+        loss=("loss", "mean"),
+        loss_sem=("loss", "sem"),
+        num_users=("loss", "size"),
+    )
+    return table.reset_index().astype(object).to_dict("records")
 
 
 def mean_with_intervals(

@@ -68,7 +68,8 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
             "num_local_steps": tau,
             "method": method,
         }
-        shared = dict(
+        shared = dataclasses.replace(
+            base,
             dataset=dataset,
             partition=partition,
             num_local_steps=tau,
@@ -77,13 +78,11 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
         )
         rates = part.inner_learning_rates
         if method == FED_AVG:
-            groups = [({}, base.inner_learning_rate, rates)]
+            groups: list[tuple] = [({}, base.inner_learning_rate, rates)]
         else:
             groups = [({"inner_learning_rate": r}, r, [r]) for r in rates]
         for of_rate, trained, adapted in groups:
-            experiment = dataclasses.replace(
-                base, **shared, inner_learning_rate=trained
-            )
+            experiment = dataclasses.replace(shared, inner_learning_rate=trained)
             adaptations = [AdaptationConfig(r, adaptation_steps) for r in adapted]
             name = {**settings, **of_rate, "seed": seed}
             runs.append(Run(name, experiment, adaptations))

@@ -27,7 +27,22 @@ class RunPaths:
     @property
     def model(self) -> pathlib.Path:
         """The trained initial model."""
-        return self.root / "checkpoints" / self.name / "model.npz"
+        return self.checkpoints / "model.npz"
+
+    @property
+    def best_model(self) -> pathlib.Path:
+        """The model of the evaluation that was best by the metric chosen."""
+        return self.checkpoints / "best.npz"
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Directory of the run's state, for resuming."""
+        return self.root / "checkpoints" / self.name
+
+    @property
+    def logdir(self) -> pathlib.Path:
+        """Directory of TensorBoard's files."""
+        return self.root / "logdir" / self.name
 
     @property
     def results(self) -> pathlib.Path:
@@ -38,6 +53,16 @@ class RunPaths:
     def metrics(self) -> pathlib.Path:
         """One line per round."""
         return self.results / "experiment.metrics.csv"
+
+    @property
+    def evaluations(self) -> pathlib.Path:
+        """One line per evaluation during training, group of users and step."""
+        return self.results / "evaluation.metrics.csv"
+
+    @property
+    def events(self) -> pathlib.Path:
+        """Rounds and evaluations as JSON lines."""
+        return self.results / "experiment.metrics.jsonl"
 
     @property
     def facts(self) -> pathlib.Path:

@@ -1,29 +1,49 @@
-"""Meta-training: rounds over cohorts, with a progress bar and a line per round."""
+"""Meta-training: rounds over cohorts, watched, saved, and resumed where they were left.
+
+Nothing of the watching and saving changes the result: cohorts and batches are keyed by
+seed and round, and the state that is saved is all there is. A run that is killed at any
+moment goes on to the same bits.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import pathlib
+import shutil
+import sys
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import tqdm
+import tree
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import run_facts, trained_model
+from tff_perfedavg.files import atomic_write, locked, remove_unfinished
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import interrupts, run_facts, trained_model
 from tff_perfedavg.programs.build import (
     build_client_data,
     build_model,
     build_process,
 )
+from tff_perfedavg.programs.checkpoints import CheckpointManager
+from tff_perfedavg.programs.evaluation import build_evaluator, choose_users
 from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.metrics import NEW, mean_rows
+from tff_perfedavg.programs.metrics_log import MetricsLog
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.training_options import TrainingOptions
 from tff_perfedavg.simulation.cohort import sample_cohort
+
+# Beside what a run's checkpoints take: its metrics and its models.
+_SPARE_BYTES = 20_000_000
 
 
 class TrainingResult(NamedTuple):
@@ -38,8 +58,65 @@ class TrainingResult(NamedTuple):
     metrics: pd.DataFrame
 
 
+class _Round(NamedTuple):
+    """What is there after a round: rounds done, the process's state, its metrics."""
+
+    done: int
+    state: Any
+    metrics: dict[str, float]
+
+
+class _Training:
+    """An experiment ready to run."""
+
+    def __init__(self, experiment: Experiment, population: UserStore):
+        self._experiment = experiment
+        self._users = population.training_users
+        # Before anything is traced, let a cohort that cannot be drawn fail.
+        sample_cohort(self._users, experiment.clients_per_round, 0, 0)
+        self.model = build_model(experiment, population)
+        self._client_data = build_client_data(experiment, self.model, population)
+        self.process = build_process(experiment, self.model, self._client_data)
+
+    def rounds(self, state: Any, first: int) -> Iterator[_Round]:
+        """Runs the rounds from `first` on."""
+        experiment = self._experiment
+        with tqdm.tqdm(
+            total=experiment.total_rounds,
+            initial=first,
+            desc=experiment.label,
+            unit="round",
+        ) as progress:
+            for round_number in range(first, experiment.total_rounds):
+                cohort = sample_cohort(
+                    self._users,
+                    experiment.clients_per_round,
+                    experiment.base_random_seed,
+                    round_number,
+                )
+                output = self.process.next(state, self._client_data.clients(cohort))
+                state = output.state
+                metrics = {
+                    name: value.item()
+                    for name, value in output.metrics["client_work"].items()
+                }
+                if not metrics["num_users_taken"]:
+                    raise errors.PerFedAvgError(
+                        f"Round {round_number}: not one of {len(cohort)} users' "
+                        "updates was finite. Lower the outer or the inner learning "
+                        "rate."
+                    )
+                progress.set_postfix(loss=f"{metrics['query_loss']:.3f}", refresh=False)
+                progress.update()
+                yield _Round(round_number + 1, state, metrics)
+
+    def weights(self, state: Any) -> list[np.ndarray]:
+        """Returns the initial model of a state."""
+        return [np.asarray(w) for w in self.process.get_model_weights(state).trainable]
+
+
 def train(experiment: Experiment, population: UserStore) -> TrainingResult:
-    """Runs all rounds of an experiment on TFF's default context.
+    """Runs all rounds of an experiment on TFF's default context, and saves nothing.
 
     Args:
       experiment: what to run.
@@ -49,60 +126,233 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
       ConfigError: if the cohort is larger than the population.
       PerFedAvgError: if a round ends with weights that are not finite, naming it.
     """
-    users = population.training_users
-    # Before anything is traced, let a cohort that cannot be drawn fail.
-    sample_cohort(users, experiment.clients_per_round, 0, 0)
-    model = build_model(experiment, population)
-    client_data = build_client_data(experiment, model, population)
-    process = build_process(experiment, model, client_data)
-    state = process.initialize()
+    training = _Training(experiment, population)
     lines = []
-    with tqdm.trange(
-        experiment.total_rounds, desc=experiment.label, unit="round"
-    ) as progress:
-        for round_number in progress:
-            cohort = sample_cohort(
-                users,
-                experiment.clients_per_round,
-                experiment.base_random_seed,
-                round_number,
-            )
-            output = process.next(state, client_data.clients(cohort))
-            state = output.state
-            metrics = output.metrics["client_work"]
-            if not metrics["num_users_taken"]:
-                raise errors.PerFedAvgError(
-                    f"Round {round_number}: not one of {len(cohort)} users' updates "
-                    "was finite. Lower the outer or the inner learning rate."
-                )
-            lines.append(
-                {"round_num": round_number}
-                | {name: value.item() for name, value in metrics.items()}
-            )
-            progress.set_postfix(loss=f"{metrics['query_loss']:.3f}")
-    weights = process.get_model_weights(state).trainable
+    for after in training.rounds(training.process.initialize(), 0):
+        lines.append({"round_num": after.done - 1, **after.metrics})
     return TrainingResult(
-        [np.asarray(w) for w in weights],
-        pd.DataFrame(lines).set_index("round_num"),
+        training.weights(after.state), pd.DataFrame(lines).set_index("round_num")
     )
 
 
-def train_and_save(experiment: Experiment, paths: RunPaths) -> TrainingResult:
-    """Runs `train` on the experiment's own population and writes its files."""
+def train_and_save(
+    experiment: Experiment,
+    paths: RunPaths,
+    options: TrainingOptions | None = None,
+) -> TrainingResult:
+    """Runs an experiment, or goes on with it, and writes its files.
+
+    Args:
+      experiment: what to run.
+      paths: where its files are.
+      options: how it is watched and kept.
+
+    Raises:
+      ConfigError: if a run of that name has other settings, naming them. More rounds
+        than it has are no other settings.
+      CheckpointError: if what is needed to go on is damaged, or the disk has no room.
+      Interrupted: after Ctrl-C or SIGTERM, with everything saved.
+      PerFedAvgError: if another process trains this run; and as `train`.
+    """
+    try:
+        with locked(paths.checkpoints / "lock"):
+            return _train_and_save(experiment, paths, options or TrainingOptions())
+    except BlockingIOError as e:
+        raise errors.PerFedAvgError(
+            f"Another process trains {paths.name} in {paths.root}; choose another "
+            "--experiment_name, or wait."
+        ) from e
+    except OSError as e:
+        raise errors.CheckpointError(
+            f"{paths.root} does not take the run's files ({e.strerror or e}). Free "
+            "some space and run the same command again: it goes on from the last "
+            "checkpoint."
+        ) from e
+
+
+def _train_and_save(
+    experiment: Experiment, paths: RunPaths, options: TrainingOptions
+) -> TrainingResult:
     start = time.monotonic()
-    result = train(experiment, build_population(experiment, paths.root))
+    checkpoints = CheckpointManager(paths.checkpoints, options.checkpoints_kept)
+    if not options.resume:
+        _remove(paths, checkpoints)
+    # Of writers that were killed; none is at work while we hold the lock.
+    for directory in (paths.checkpoints, paths.results):
+        remove_unfinished(directory)
+
+    saved = checkpoints.latest_whole()
+    if saved is not None:
+        _check_same(saved.path, Experiment(**saved.notes["experiment"]), experiment)
+    elif paths.model.is_file():
+        weights, trained = trained_model.load(paths.model)
+        _check_same(paths.model, trained, experiment, may_grow=False)
+        return TrainingResult(weights, _read_metrics(paths))
+
+    population = build_population(experiment, paths.root)
+    training = _Training(experiment, population)
+    state = training.process.initialize()
+    done, seconds = 0, 0.0
+    positions: dict[str, int] = {}
+    best: float | None = None
+    if saved is None:
+        _check_room(state, paths, options)
+    else:
+        state, done = saved.state(state), saved.version
+        positions, seconds, best = (
+            saved.notes[name] for name in ("positions", "seconds", "best")
+        )
+        tqdm.tqdm.write(f"{paths.name}: {done} rounds are done.", file=sys.stderr)
+    _write_hparams(experiment, paths)
+
+    files = {
+        MetricsLog.ROUNDS: paths.metrics,
+        MetricsLog.EVALUATIONS: paths.evaluations,
+        MetricsLog.EVENTS: paths.events,
+    }
+    log = MetricsLog(files, paths.logdir, positions)
+    watch = _Watch(experiment, paths, options, training, population, log, best)
+    with contextlib.closing(log), interrupts.deferred() as asked_to_stop:
+        if saved is None:
+            watch.evaluate(0, state)
+        for after in training.rounds(state, done):
+            done, state = after.done, after.state
+            log.add_round(done - 1, after.metrics)
+            watch.evaluate(done, state)
+            is_last = done == experiment.total_rounds
+            stop = asked_to_stop() and not is_last
+            if stop or is_last or done % options.rounds_per_checkpoint == 0:
+                notes = {
+                    "experiment": dataclasses.asdict(experiment),
+                    "positions": log.sync(),
+                    "seconds": seconds + time.monotonic() - start,
+                    "best": watch.best,
+                }
+                checkpoints.write(state, done, notes)
+            if stop:
+                raise errors.Interrupted(
+                    f"Stopped after round {done} of {experiment.total_rounds}; all is "
+                    "saved. The same command goes on from there."
+                )
+    weights = training.weights(state)
+    _write_facts(paths, seconds + time.monotonic() - start)
+    trained_model.save(paths.model, weights, experiment)
+    return TrainingResult(weights, _read_metrics(paths))
+
+
+class _Watch:
+    """Evaluates the users while a run trains, and keeps the best model."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        paths: RunPaths,
+        options: TrainingOptions,
+        training: _Training,
+        population: UserStore,
+        log: MetricsLog,
+        best: float | None,
+    ):
+        self.best = best
+        self._experiment = experiment
+        self._paths = paths
+        self._options = options
+        self._training = training
+        self._log = log
+        if options.rounds_per_evaluation:
+            self._evaluate = build_evaluator(
+                training.model,
+                population,
+                AdaptationConfig(
+                    experiment.inner_learning_rate, options.adaptation_steps
+                ),
+                groups=choose_users(
+                    population,
+                    options.num_evaluation_users,
+                    experiment.base_random_seed,
+                ),
+                seed=experiment.base_random_seed,
+            )
+            group = options.best_metric.partition("/")[0]
+            if group == NEW and not len(population.new_users):
+                raise errors.ConfigError(
+                    f"best_metric is {options.best_metric!r}, but {population.path} "
+                    "has no new users; take seen/..."
+                )
+
+    def evaluate(self, done: int, state: Any) -> None:
+        """Measures the users if it is time to, after so many rounds."""
+        every = self._options.rounds_per_evaluation
+        if not every or (done % every and done != self._experiment.total_rounds):
+            return
+        weights = self._training.weights(state)
+        rows = mean_rows(self._evaluate(weights))
+        self._log.add_evaluation(done, rows)
+        if not self._options.best_metric:
+            return
+        group, quantity, step = self._options.best_metric.split("/")
+        (value,) = (
+            row[quantity]
+            for row in rows
+            if row["users"] == group and row["step"] == int(step)
+        )
+        merit = value if quantity == "accuracy" else -value
+        if self.best is None or merit > self.best:
+            self.best = merit
+            trained_model.save(self._paths.best_model, weights, self._experiment)
+
+
+def _remove(paths: RunPaths, checkpoints: CheckpointManager) -> None:
+    for version in checkpoints.versions():
+        checkpoints.path(version).unlink()
+    for path in (paths.model, paths.best_model):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(paths.results, ignore_errors=True)
+    shutil.rmtree(paths.logdir, ignore_errors=True)
+
+
+def _check_same(
+    path: pathlib.Path, found: Experiment, wanted: Experiment, may_grow: bool = True
+) -> None:
+    if may_grow and found.total_rounds < wanted.total_rounds:
+        found = dataclasses.replace(found, total_rounds=wanted.total_rounds)
+    differences = found.differences(wanted)
+    if differences:
+        raise errors.ConfigError(
+            f"{path} is of a run with {differences}. Choose another --experiment_name, "
+            "or begin it again with --noresume."
+        )
+
+
+def _check_room(state: Any, paths: RunPaths, options: TrainingOptions) -> None:
+    size = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state))
+    # One more than are kept, while it is written, and two models.
+    needed = size * (options.checkpoints_kept + 3) + _SPARE_BYTES
+    free = shutil.disk_usage(paths.checkpoints).free
+    if free < needed:
+        raise errors.CheckpointError(
+            f"{paths.root} has {free / 1e6:.0f} MB free; the run needs "
+            f"{needed / 1e6:.0f} MB for checkpoints and metrics. Free some space, or "
+            "choose another --root_output_dir."
+        )
+
+
+def _write_hparams(experiment: Experiment, paths: RunPaths) -> None:
+    settings = pd.Series(dataclasses.asdict(experiment))
+    with atomic_write(paths.hparams) as file:
+        settings.to_csv(file, index_label="name", header=["value"])
+
+
+def _write_facts(paths: RunPaths, seconds: float) -> None:
     facts = {
-        "seconds": time.monotonic() - start,
+        "seconds": seconds,
         "peak_memory_mb": run_facts.peak_memory_mb(),
         "machine": run_facts.machine(),
         "versions": run_facts.versions(),
     }
-    with atomic_write(paths.metrics) as file:
-        result.metrics.to_csv(file)
-    with atomic_write(paths.hparams) as file:
-        settings = pd.Series(dataclasses.asdict(experiment))
-        settings.to_csv(file, index_label="name", header=["value"])
     with atomic_write(paths.facts) as file:
         file.write(json.dumps(facts, indent=1).encode())
-    trained_model.save(paths.model, result.weights, experiment)
-    return result
+
+
+def _read_metrics(paths: RunPaths) -> pd.DataFrame:
+    return pd.read_csv(paths.metrics, index_col="round_num")

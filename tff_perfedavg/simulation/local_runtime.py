@@ -73,8 +73,10 @@ class Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         libc = ctypes.CDLL(None)
 
-        def die_with_parent():
+        def prepare():
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            # Ctrl-C reaches every process of the terminal; it is our parent's to say.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         self._process = subprocess.Popen(
             [program, f"--port={self.port}"],
@@ -82,7 +84,7 @@ class Worker:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=environment,
-            preexec_fn=die_with_parent,
+            preexec_fn=prepare,
         )
         atexit.register(self.stop)
 

@@ -1,0 +1,42 @@
+"""Stopping between two rounds instead of in the middle of one."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Keeps Ctrl-C and SIGTERM from ending the block.
+
+    The second time they do end it. Off the main thread, where signals cannot be
+    caught, nothing is kept.
+
+    Yields:
+      A function that tells whether the block was asked to stop.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def ask(number, frame):
+        asked.set()
+        restore()
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        restore()

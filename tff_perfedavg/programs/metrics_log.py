@@ -1,0 +1,151 @@
+"""A run's metrics on disk, in three forms; a resumed run cuts them to its checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tff_perfedavg import errors
+
+
+class LinesFile:
+    """A text file that only grows, and can be cut back to where it once was."""
+
+    def __init__(self, path: pathlib.Path, position: int):
+        """Opens the file at `position`, which becomes its end; 0 begins it anew.
+
+        Raises:
+          CheckpointError: if the file is shorter than that.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
+        size = self._file.tell()
+        if size < position:
+            raise errors.CheckpointError(
+                f"{path} has {size} bytes where the checkpoint knows of {position}; "
+                "put it back, or begin again with --noresume."
+            )
+        self._file.truncate(position)
+
+    def write(self, line: str) -> None:
+        """Adds a line; it is on disk at the next `sync`."""
+        self._file.write(line.encode() + b"\n")
+
+    def sync(self) -> int:
+        """Makes all lines durable and returns the position behind them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class MetricsLog:
+    """Rounds and evaluations as CSV, as JSON lines and for TensorBoard.
+
+    Attributes:
+      ROUNDS, EVALUATIONS, EVENTS: names of the three text files, keys of `positions`.
+    """
+
+    ROUNDS, EVALUATIONS, EVENTS = "rounds", "evaluations", "events"
+
+    def __init__(
+        self,
+        files: Mapping[str, pathlib.Path],
+        tensorboard: pathlib.Path,
+        positions: Mapping[str, int],
+    ):
+        """Opens the files where a checkpoint left them.
+
+        Args:
+          files: path of each of the three text files.
+          tensorboard: directory of TensorBoard's event files.
+          positions: from `sync`; empty to begin anew. TensorBoard's files are not
+            cut back: it is told the same values again.
+        """
+        self._files = {
+            name: LinesFile(path, positions.get(name, 0))
+            for name, path in files.items()
+        }
+        self._has_header = {name: bool(positions.get(name)) for name in files}
+        self._summaries = tf.summary.create_file_writer(str(tensorboard))
+
+    def add_round(self, round_number: int, metrics: Mapping[str, Any]) -> None:
+        """Adds a round's metrics, numbers by name."""
+        row = {"round_num": round_number, **metrics}
+        self._add_csv(self.ROUNDS, row)
+        self._add_event({"round_num": round_number, "training": metrics})
+        with self._summaries.as_default(step=round_number):
+            for name, value in metrics.items():
+                tf.summary.scalar(f"training/{name}", value)
+
+    def add_evaluation(
+        self, round_number: int, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Adds an evaluation of the weights after so many rounds.
+
+        Args:
+          round_number: rounds done.
+          rows: one per group of `users` and adaptation `step`.
+        """
+        for row in rows:
+            self._add_csv(self.EVALUATIONS, {"round_num": round_number, **row})
+        self._add_event({"round_num": round_number, "evaluation": list(rows)})
+        with self._summaries.as_default(step=round_number):
+            for row in rows:
+                for name in ("accuracy", "loss"):
+                    tag = metric_name(row["users"], name, row["step"])
+                    tf.summary.scalar(f"evaluation/{tag}", row[name])
+
+    def sync(self) -> dict[str, int]:
+        """Makes all of it durable and returns the files' positions."""
+        self._summaries.flush()
+        return {name: file.sync() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        """Closes all files."""
+        self._summaries.close()
+        for file in self._files.values():
+            file.close()
+
+    def _add_csv(self, name: str, row: Mapping[str, Any]) -> None:
+        if not self._has_header[name]:
+            self._files[name].write(_csv_line(row.keys()))
+            self._has_header[name] = True
+        self._files[name].write(_csv_line(row.values()))
+
+    def _add_event(self, event: Mapping[str, Any]) -> None:
+        self._files[self.EVENTS].write(json.dumps(_without_nan(event)))
+
+
+def metric_name(users: str, quantity: str, step: int) -> str:
+    """Returns what a metric of evaluation is called, for example `new/accuracy/1`."""
+    return f"{users}/{quantity}/{step}"
+
+
+def _csv_line(values) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+def _without_nan(value):
+    # JSON has no word for it.
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return value
