@@ -139,7 +139,7 @@ def entropy_fairness(accuracy: np.ndarray | pd.Series) -> float:
 
 def compare_paired(
     per_user: pd.DataFrame,
-    step: int,
+    step: int | None,
     *,
     column: str = "accuracy",
     confidence: float = 0.95,
@@ -151,7 +151,7 @@ def compare_paired(
     Args:
       per_user: as for `summarize`. With several seeds a user's difference is its mean
         over them: its runs are no independent users.
-      step: after how many adaptation steps.
+      step: after how many adaptation steps; None if the rows are of one each.
       column: `accuracy` or `loss`.
       confidence: of the interval of the mean difference.
       num_resamples: of users, for the bootstrap (percentile method).
@@ -168,7 +168,9 @@ def compare_paired(
       DataError: if an algorithm lacks a user that another has.
     """
     runs = [name for name in ("users", "user", "seed") if name in per_user]
-    chosen = per_user[per_user["step"] == step].dropna(subset=[column])
+    if step is not None:
+        per_user = per_user[per_user["step"] == step]
+    chosen = per_user.dropna(subset=[column])
     wide = chosen.pivot_table(column, runs, "algorithm", sort=False)
     if wide.isna().any(axis=None):
         algorithm = wide.columns[wide.isna().any()][0]

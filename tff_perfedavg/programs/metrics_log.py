@@ -1,4 +1,4 @@
-"""A run's metrics on disk, in three forms; a resumed run cuts them to its checkpoint."""
+"""A run's metrics on disk, in three forms; resuming cuts them to the checkpoint."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ INNER_LEARNING_RATES = (0.01, 0.001)
 # The paper's other distribution comes with the longer of its two rounds.
 _DIFF_HETERO_STEPS = 10
 
-_ROW = ["dataset", "partition", "num_local_steps", "inner_learning_rate"]
+_RATE = "adaptation_learning_rate"
+_ROW = ["dataset", "partition", "num_local_steps", _RATE]
 
 
 class Part(NamedTuple):
@@ -127,6 +128,7 @@ def write_table(
     with atomic_write(csv) as file:
         summary.to_csv(file, float_format="%.6f")
     latex = lay_out(summary, step).reset_index()
+    latex = latex.rename(columns={_RATE: "alpha", "num_local_steps": "tau"})
     latex = latex.replace({" ± ": r" $\\pm$ ", r"\(± ": r"($\\pm$ "}, regex=True)
     latex.columns = [str(name).replace("_", " ") for name in latex.columns]
     latex = latex.replace({"_": " "}, regex=True)

@@ -15,13 +15,11 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import build_evaluator
 from tff_perfedavg.programs.experiment import METHODS, Experiment
@@ -115,18 +113,30 @@ def run_all(
             _finish(run, paths, missing, seed)
 
 
-def read_study(root: pathlib.Path) -> pd.DataFrame:
-    """Reads every evaluation of a study, finished or not.
+def read_study(root: pathlib.Path, runs: Sequence[Run] | None = None) -> pd.DataFrame:
+    """Reads evaluations of a study, finished or not.
+
+    Args:
+      root: directory of the study.
+      runs: whose evaluations; by default all that are there.
 
     Returns:
       The rows of `evaluate_users`, behind columns for the runs' settings, `run` (the
-      name), `algorithm` (the label), `seed`, `inner_learning_rate` (of the adaptation)
-      and `num_rows` (most adaptation rows used; NaN for all).
+      name), `algorithm` (the label), `seed`, `adaptation_learning_rate` and `num_rows`
+      (most adaptation rows used; 0 for all).
 
     Raises:
       DataError: if there are none.
     """
-    files = sorted(root.glob(f"results/*/{_EVALUATIONS}/*.csv"))
+    if runs is None:
+        files = sorted(root.glob(f"results/*/{_EVALUATIONS}/*.csv"))
+    else:
+        files = [
+            _results_file(RunPaths(root, run.name), adaptation)
+            for run in runs
+            for adaptation in run.adaptations
+        ]
+        files = [file for file in files if file.is_file()]
     if not files:
         raise errors.DataError(f"No evaluations under {root}; run its study first.")
     return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
@@ -149,10 +159,7 @@ def _claim(root: pathlib.Path, base: Experiment) -> None:
 
 
 def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
-    if paths.model.is_file():
-        weights, _ = trained_model.load(paths.model)
-    else:
-        weights = train_and_save(run.experiment, paths).weights
+    weights = train_and_save(run.experiment, paths).weights
     population = str(build_population(run.experiment, paths.root).path)
     for adaptation in missing:
         evaluate = _evaluator(run.experiment.model, population, adaptation, seed)
@@ -162,8 +169,8 @@ def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
             "run": run.name,
             "algorithm": run.experiment.label,
             "seed": run.experiment.base_random_seed,
-            "inner_learning_rate": adaptation.inner_learning_rate,
-            "num_rows": adaptation.num_rows or np.nan,
+            "adaptation_learning_rate": adaptation.inner_learning_rate,
+            "num_rows": adaptation.num_rows or 0,
         }
         frame = frame.assign(**labels)[[*labels, *frame.columns]]
         with atomic_write(_results_file(paths, adaptation)) as file:

@@ -1,0 +1,110 @@
+"""Trains a grid of runs and reports each with hyper-parameters chosen without peeking.
+
+  sweep.py --dataset=mnist --grid=method=fed_avg,exact --grid=base_random_seed=0,1,2
+
+Every --grid names a field of the experiment (any flag of train.py that is one, or
+`method`: fed_avg, first_order, hessian_free, exact) and its values. Half of the users
+of each group, seen and new, choose the adaptation's rate and number of steps, 0 among
+them, and what --choose names besides; the table is of the other half. Runs that are
+there, under --root_output_dir, are not made again. Writes sweep.table.csv and, where
+methods are compared, sweep.comparison.csv.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import command, experiment_flags
+from tff_perfedavg.programs.experiment import METHODS
+
+_ROOT = flags.DEFINE_string(
+    "root_output_dir", "results/sweep", "Directory of the runs and the table."
+)
+_GRID = flags.DEFINE_multi_string(
+    "grid", None, "FIELD=VALUE,VALUE,...; once for each axis.", required=True
+)
+_CHOOSE = flags.DEFINE_list(
+    "choose", "", "Axes that are chosen by validation users, not reported each."
+)
+_RATES = flags.DEFINE_list(
+    "adaptation_learning_rates",
+    "",
+    "Rates to choose from; by default the run's inner learning rate alone.",
+)
+_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "The most steps to choose from.")
+_ROWS = flags.DEFINE_list(
+    "adaptation_rows", "0", "The most rows a user adapts on, reported each; 0 for all."
+)
+_SEED = flags.DEFINE_integer(
+    "selection_seed", 0, "Of the division into users that choose and that report."
+)
+experiment_flags.define()
+flags.adopt_module_key_flags(experiment_flags)
+
+
+def axes() -> dict[str, list]:
+    """The grid of the flags, its values parsed as the flags they stand for."""
+    found = {}
+    for text in _GRID.value:
+        name, _, values = text.partition("=")
+        if name != "method" and name not in experiment_flags.names():
+            raise errors.ConfigError(
+                f"grid has {text!r}; known fields: method, "
+                f"{', '.join(experiment_flags.names())}."
+            )
+        if not values:
+            raise errors.ConfigError(f"grid has {text!r}; write {name}=VALUE,VALUE.")
+        if name == "method":
+            found[name] = values.split(",")
+            for method in found[name]:
+                errors.check_known("method", method, METHODS)
+        else:
+            try:
+                found[name] = [
+                    flags.FLAGS[name].parser.parse(v) for v in values.split(",")
+                ]
+            except ValueError as e:
+                raise errors.ConfigError(f"grid has {text!r}: {e}.") from e
+    return found
+
+
+def main():
+    base = experiment_flags.experiment()
+    grid = axes()
+    for name in _CHOOSE.value:
+        errors.check_known("choose", name, grid)
+    rates = command.numbers(_RATES, float)
+    rows = command.numbers(_ROWS, int)
+    for rate in rates or [base.inner_learning_rate]:
+        for most in rows:
+            AdaptationConfig(rate, _STEPS.value, num_rows=most or None)
+    command.load_frameworks()
+    from tff_perfedavg.programs import study, sweep
+    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+
+    runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)
+    use_local_runtime()
+    root = pathlib.Path(_ROOT.value)
+    study.run_all(runs, base, root)
+    per_user = study.read_study(root, runs)
+    test = sweep.choose(per_user, grid, _CHOOSE.value, seed=_SEED.value)
+    table = sweep.summarize(test, grid, _CHOOSE.value)
+    print(
+        "\nTest users, with what the validation users chose: accuracy %, ± 95 % over "
+        "seeds and over users"
+    )
+    print(sweep.format_table(table))
+    compared = sweep.compare_methods(test, grid, _CHOOSE.value)
+    if compared is not None:
+        print(
+            "\nThe second against the first on the same test users: mean gain in "
+            "accuracy, percentage points, 95 % bootstrap interval"
+        )
+        print(sweep.format_comparison(compared))
+    print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
+
+
+if __name__ == "__main__":
+    command.run(main)

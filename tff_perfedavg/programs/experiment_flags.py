@@ -1,0 +1,89 @@
+"""The flags that say what an experiment is, one for each field of `Experiment`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import flags
+
+from tff_perfedavg.data.config import DATASETS, PARTITIONS
+from tff_perfedavg.optimization.config import VARIANTS
+from tff_perfedavg.programs import experiment as experiment_lib
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.simulation.client_forms import CLIENT_FORMS
+
+
+def define() -> None:
+    """Defines the flags; a command calls it before they are parsed."""
+    defaults = Experiment()
+    flags.DEFINE_enum(
+        "dataset", defaults.dataset, DATASETS, "Data set, divided in its own way."
+    )
+    flags.DEFINE_enum(
+        "partition", None, PARTITIONS, "How it is divided; the next flags say by what."
+    )
+    for field in experiment_lib.DIVISION[1:]:
+        define_number = (
+            flags.DEFINE_float if field == "concentration" else flags.DEFINE_integer
+        )
+        define_number(field, None, "As in prepare_data.py.")
+    flags.DEFINE_string(
+        "store", defaults.store, "A store of scripts/prepare_data.py, instead."
+    )
+    flags.DEFINE_enum("model", defaults.model, experiment_lib.MODELS, "Model.")
+    flags.DEFINE_enum(
+        "algorithm", defaults.algorithm, experiment_lib.ALGORITHMS, "Algorithm."
+    )
+    flags.DEFINE_enum(
+        "variant", defaults.variant, VARIANTS, "Per-FedAvg's form of the meta-gradient."
+    )
+    flags.DEFINE_float(
+        "inner_learning_rate", defaults.inner_learning_rate, "alpha, of adaptation."
+    )
+    flags.DEFINE_float(
+        "outer_learning_rate",
+        defaults.outer_learning_rate,
+        "beta, of each local step (of FedAvg, too).",
+    )
+    flags.DEFINE_integer(
+        "num_local_steps", defaults.num_local_steps, "tau, local steps per round."
+    )
+    flags.DEFINE_integer("batch_size", defaults.batch_size, "Rows of every batch.")
+    flags.DEFINE_integer("total_rounds", defaults.total_rounds, "Rounds of training.")
+    flags.DEFINE_integer(
+        "clients_per_round", defaults.clients_per_round, "Users per round."
+    )
+    flags.DEFINE_enum(
+        "client_weighting",
+        defaults.client_weighting,
+        experiment_lib.CLIENT_WEIGHTINGS,
+        "What a user counts for in the mean.",
+    )
+    flags.DEFINE_enum(
+        "client_form",
+        defaults.client_form,
+        CLIENT_FORMS,
+        "Users per TFF client: speed only.",
+    )
+    flags.DEFINE_integer(
+        "block_size", defaults.block_size, "The most users per TFF client; 0 to choose."
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        defaults.base_random_seed,
+        "Seed of the partition, the initial weights, cohorts and batches.",
+    )
+
+
+def experiment() -> Experiment:
+    """Returns the experiment of the parsed flags.
+
+    Raises:
+      ConfigError: naming the field that is out of range.
+    """
+    return Experiment(**{name: flags.FLAGS[name].value for name in names()})
+
+
+def names() -> list[str]:
+    """Returns the flags' names."""
+    return [field.name for field in dataclasses.fields(Experiment)]

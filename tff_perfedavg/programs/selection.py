@@ -1,0 +1,82 @@
+"""Hyper-parameters chosen on some users and reported on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg import errors
+
+# Sets this draw apart from every other use of the same seed.
+_VALIDATION_USERS = 4
+
+
+def validation_users(users: np.ndarray, seed: int) -> np.ndarray:
+    """Returns which of the users choose: half of them, the larger one, drawn.
+
+    Args:
+      users: int `[users]`, numbers.
+      seed: of the draw.
+
+    Returns:
+      bool `[users]`.
+
+    Raises:
+      DataError: if there are fewer than two users.
+    """
+    if len(users) < 2:
+        raise errors.DataError(
+            f"{len(users)} user to choose hyper-parameters and to report them; at "
+            "least two are needed, one for each."
+        )
+    # By number, so that the order of the rows has no influence.
+    order = np.argsort(users)
+    rng = np.random.default_rng([seed, _VALIDATION_USERS])
+    chosen = np.zeros(len(users), bool)
+    chosen[order[rng.permutation(len(users))[: (len(users) + 1) // 2]]] = True
+    return chosen
+
+
+def select(
+    per_user: pd.DataFrame, of: Sequence[str], choose: Sequence[str], *, seed: int = 0
+) -> pd.DataFrame:
+    """Chooses on validation users, and returns the others' rows for what was chosen.
+
+    Seen and new users each choose for themselves. What is best has the highest mean
+    accuracy of the validation users over all seeds (where labels are no classes, the
+    lowest loss); of several, the one of fewest steps.
+
+    Args:
+      per_user: rows of `read_study`.
+      of: columns that are compared: one choice is made for each of their combinations.
+      choose: columns that are chosen, `step` among them or not.
+      seed: of the division into validation and test users; the same number of a user
+        is on the same side in every run.
+
+    Returns:
+      Rows of test users alone, those of the choice.
+
+    Raises:
+      DataError: if a group has fewer than two users.
+    """
+    rows = per_user.dropna(subset=["loss"])
+    kept = []
+    for _, group in rows.groupby("users", sort=False):
+        users = np.sort(group["user"].unique())
+        validating = users[validation_users(users, seed)]
+        is_validation = group["user"].isin(validating)
+        test = group[~is_validation]
+        merit = group["accuracy"].fillna(-group["loss"])
+        means = (
+            group.assign(merit=merit)[is_validation]
+            .groupby([*of, *choose], dropna=False, sort=False)["merit"]
+            .mean()
+            .reset_index()
+        )
+        by = ["merit", *(["step"] if "step" in choose else [])]
+        best = means.sort_values(by, ascending=[False, True][: len(by)], kind="stable")
+        best = best.drop_duplicates(of).drop(columns="merit")
+        kept.append(test.merge(best, on=[*of, *choose]))
+    return pd.concat(kept, ignore_index=True)
