@@ -32,6 +32,7 @@ def main():
     root = pathlib.Path(_ROOT.value)
     per_user = comparison.compare(base, range(_SEEDS.value), _STEPS.value, root)
     files = report.write_report(per_user, root)
+    files.append(report.write_rows(per_user, root / "per_user.csv"))
     print(
         f"\nHandwritten digits, {_ROUNDS.value} rounds of {base.clients_per_round} "
         f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "

@@ -3,8 +3,9 @@
 Prints, for each run, over users seen in training: the norm of the population's
 meta-gradient on all rows, the relative errors of the first-order and the Hessian-free
 form, the variances within users (sigma) and between them (gamma) of gradients and
-Hessians, and the floor alpha^2 sigma_G^2 / D. Symbols are those of arXiv 2002.07948,
-section 4. Writes them as results/NAME/diagnostics.csv under --root_output_dir.
+Hessians, the floor alpha^2 sigma_G^2 / D, and how far users drift apart in a round.
+Symbols are those of arXiv 2002.07948, section 4. Writes them as
+results/NAME/diagnostics.csv under --root_output_dir.
 """
 
 import dataclasses

@@ -2,9 +2,9 @@
 
 Every user of a run's population, seen in training and new, adapts the model on its
 adaptation rows; the table tells its accuracy on its evaluation rows before and
-after. Writes, under --root_output_dir, results/NAME/evaluation.table.csv,
-evaluation.per_user.csv and adaptation_curve.png, where NAME is the first of
---experiment_name.
+after. Writes, under --root_output_dir, results/NAME/evaluation.per_user.csv of every
+run NAME of --experiment_name and, for the first, evaluation.table.csv and
+evaluation.adaptation_curve.png of all.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ def main():
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     use_local_runtime()
-    per_user = evaluation.evaluate_runs(
+    per_user = evaluation.evaluate_and_save(
         runs, _RATE.value, _STEPS.value, _BATCH.value, seed=_SEED.value
     )
     files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
@@ -58,7 +58,7 @@ def main():
             "users: mean gain in accuracy, percentage points, 95 % bootstrap interval"
         )
         print(report.format_comparison(compared))
-    print("\nWritten:", *files, sep="\n  ")
+    print("\nWritten:", *files, *(run.per_user for run in runs), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -87,11 +87,32 @@ def test_all_quantities_of_quadratics():
     assert np.isclose(found.bias_floor, alpha**2 * np.mean(sigma_g) / 8)
 
 
+def test_client_drift_of_quadratics():
+    rng = np.random.default_rng(5)
+    users, point = make_users(rng), rng.normal(size=SIZE)
+    found = measure(users, point)
+    alpha, beta = CONFIG.inner_learning_rate, CONFIG.outer_learning_rate
+    ends = []
+    for x in users:
+        matrices, centres = x[:, :SIZE], x[:, SIZE]
+        hessian = matrices.mean(0)
+        constant = np.einsum("nij,nj->ni", matrices, centres).mean(0)
+        contraction = np.eye(SIZE) - alpha * hessian
+        weights = point
+        for _ in range(CONFIG.num_local_steps):
+            gradient = hessian @ weights - constant
+            weights = weights - beta * contraction @ contraction @ gradient
+        ends.append(weights)
+    squares = ((np.array(ends) - np.mean(ends, 0)) ** 2).sum(1)
+    assert np.isclose(found.client_drift, np.sqrt(squares.mean()))
+
+
 def test_users_alike_have_no_spread_and_one_row_no_variance():
     rng = np.random.default_rng(1)
     (x, *_), point = make_users(rng), rng.normal(size=SIZE)
     alike = measure([x, x, x], point)
-    assert np.allclose([alike.gamma_g, alike.gamma_h], 0, atol=1e-12)
+    spreads = [alike.gamma_g, alike.gamma_h, alike.client_drift]
+    assert np.allclose(spreads, 0, atol=1e-12)
     assert alike.sigma_g > 0.1
     single = measure([x[:1], x[1:2]], point)
     assert np.allclose([single.sigma_g, single.sigma_h], 0, atol=1e-12)

@@ -7,6 +7,8 @@ rows j, loss l_ij of one row and f_i their mean,
     sigma_H^2   the same of Hessians                               (assumption 4)
     gamma_G^2   mean over users of ||grad f_i - grad f||^2         (assumption 5)
     gamma_H^2   the same of Hessians                               (assumption 5)
+    drift^2     mean over users of ||w_i - w||^2, w_i the weights after user i's
+                tau local steps, w their mean                       (appendix)
 
 The paper bounds the Hessians' differences in the operator norm; here they are measured
 in the Frobenius norm, which is no smaller, by products with random probes: for probes
@@ -29,12 +31,14 @@ from tff_perfedavg.optimization.config import (
     HESSIAN_FREE,
     PerFedAvgConfig,
 )
+from tff_perfedavg.optimization.local_update import local_update
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
     Weights,
     hessian_vector_product,
     loss_and_gradient,
     meta_gradient,
+    subtract,
 )
 
 
@@ -48,6 +52,7 @@ class UserDiagnostics(NamedTuple):
       hessian_variance: scalar, sigma_H^2 of this user.
       meta_gradients: `[3, d]`: exact, first-order, Hessian-free, all rows in every
         batch.
+      movement: `[d]`, what tau local steps from w add to it, all rows in every batch.
     """
 
     gradient: tf.Tensor
@@ -55,6 +60,7 @@ class UserDiagnostics(NamedTuple):
     gradient_variance: tf.Tensor
     hessian_variance: tf.Tensor
     meta_gradients: tf.Tensor
+    movement: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Diagnostics:
       gamma_h: gamma_H.
       bias_floor: alpha^2 sigma_G^2 / D for a support batch of D rows: the order to
         which a biased meta-gradient keeps its square from zero (theorem 4.5).
+      client_drift: root mean squared distance of the users' weights after their tau
+        local steps from the mean of these, all rows in every batch.
     """
 
     meta_gradient_norm: float
@@ -82,6 +90,7 @@ class Diagnostics:
     gamma_g: float
     gamma_h: float
     bias_floor: float
+    client_drift: float
 
 
 def user_diagnostics(
@@ -98,7 +107,7 @@ def user_diagnostics(
       weights: w.
       rows: all of the user's rows, at least one; every one must count.
       probes: each shaped like the weights.
-      config: gives alpha and delta.
+      config: the local steps: rates, tau, variant and delta.
     """
     variants = [
         dataclasses.replace(config, variant=variant)
@@ -132,12 +141,15 @@ def user_diagnostics(
             tf.TensorSpec([], dtype),
         ),
     )
+    everything = [rows] * len(config.batch_sizes)
+    local = local_update(loss, weights, lambda _: everything, config)
     return UserDiagnostics(
         gradient,
         products,
         _mean_square(each_row(gradient_of) - gradient),
         tf.reduce_mean(variances),
         tf.stack([_flat(meta.gradient) for meta in metas]),
+        _flat(subtract(local.weights, weights)),
     )
 
 
@@ -145,7 +157,7 @@ def population_diagnostics(
     users: Sequence[UserDiagnostics], config: PerFedAvgConfig
 ) -> Diagnostics:
     """Puts users together, each counting alike, as in the paper."""
-    gradients, products, gradient_variances, hessian_variances, metas = (
+    gradients, products, gradient_variances, hessian_variances, metas, movements = (
         np.stack([np.asarray(part, np.float64) for part in parts])
         for parts in zip(*users, strict=True)
     )
@@ -163,6 +175,7 @@ def population_diagnostics(
         # Over users and, as an expectation, over probes.
         gamma_h=_spread(products),
         bias_floor=float(rate**2 * sigma_g**2 / config.support_batch_size),
+        client_drift=_spread(movements),
     )
 
 

@@ -20,7 +20,8 @@ from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.metrics import NEW, SEEN
 from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.report import write_rows
+from tff_perfedavg.programs.run_paths import RunPaths, run_labels
 from tff_perfedavg.simulation.layout import choose_client_data
 
 # Sets these draws apart from every other use of the same seed.
@@ -148,9 +149,7 @@ def evaluate_runs(
         than its model.
     """
     loaded = [trained_model.load(run.model) for run in runs]
-    labels = [experiment.label for _, experiment in loaded]
-    if len(set(labels)) < len(labels):
-        labels = [run.name for run in runs]
+    labels = run_labels(runs, [experiment for _, experiment in loaded])
     frames = []
     for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
         population = build_population(experiment, run.root)
@@ -166,3 +165,21 @@ def evaluate_runs(
         frame.insert(0, "algorithm", label)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def evaluate_and_save(
+    runs: Sequence[RunPaths],
+    inner_learning_rate: float | None,
+    num_steps: int,
+    batch_size: int | None,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Runs `evaluate_runs` and writes each run's rows beside its metrics."""
+    per_user = evaluate_runs(
+        runs, inner_learning_rate, num_steps, batch_size, seed=seed
+    )
+    # Runs have labels of their own, in their order.
+    for run, label in zip(runs, per_user["algorithm"].unique(), strict=True):
+        write_rows(per_user[per_user["algorithm"] == label], run.per_user)
+    return per_user

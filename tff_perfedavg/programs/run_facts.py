@@ -9,7 +9,7 @@ import platform
 
 import psutil
 
-import tff_perfedavg
+from tff_perfedavg import __version__
 
 _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
 
@@ -17,7 +17,7 @@ _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
 def versions() -> dict[str, str]:
     """Returns the versions that a result may depend on, by name."""
     return {
-        "tff_perfedavg": tff_perfedavg.__version__,
+        "tff_perfedavg": __version__,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
     }

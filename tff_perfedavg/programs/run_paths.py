@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+
+from tff_perfedavg.programs.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,23 @@ class RunPaths:
         return self.results / "evaluation.metrics.csv"
 
     @property
+    def per_user(self) -> pathlib.Path:
+        """What every user made of the trained model, one line per user and step."""
+        return self.results / "evaluation.per_user.csv"
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether `per_user` is there and of the model that is there."""
+        return self.per_user.is_file() and (
+            self.per_user.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
+        )
+
+    @property
+    def report(self) -> pathlib.Path:
+        """The page about the run."""
+        return self.results / "report.html"
+
+    @property
     def events(self) -> pathlib.Path:
         """Rounds and evaluations as JSON lines."""
         return self.results / "experiment.metrics.jsonl"
@@ -73,3 +93,13 @@ class RunPaths:
     def hparams(self) -> pathlib.Path:
         """The run's settings."""
         return self.results / "hparams.csv"
+
+
+def run_labels(
+    runs: Sequence[RunPaths], experiments: Sequence[Experiment]
+) -> list[str]:
+    """Returns the runs' algorithms where these differ, else the runs' names."""
+    labels = [experiment.label for experiment in experiments]
+    if len(set(labels)) < len(labels):
+        return [run.name for run in runs]
+    return labels

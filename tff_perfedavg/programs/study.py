@@ -24,6 +24,7 @@ from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import build_evaluator
 from tff_perfedavg.programs.experiment import METHODS, Experiment
 from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training import train_and_save
 
@@ -173,8 +174,7 @@ def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
             "num_rows": adaptation.num_rows or 0,
         }
         frame = frame.assign(**labels)[[*labels, *frame.columns]]
-        with atomic_write(_results_file(paths, adaptation)) as file:
-            frame.to_csv(file, index=False)
+        write_rows(frame, _results_file(paths, adaptation))
 
 
 @functools.lru_cache(_MOST_EVALUATORS)

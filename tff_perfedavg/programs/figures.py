@@ -1,0 +1,294 @@
+"""Figures of runs and of what their users make of them.
+
+Every function returns a Matplotlib figure; `save` writes it and `inline_svg` gives it
+as part of a page. Where labels are no classes, losses take the place of accuracies.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pathlib
+import re
+from collections.abc import Mapping
+
+import matplotlib.axes
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs.metrics import NEW, SEEN
+
+GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
+# Told apart by more than colour, for curves that coincide. Colours after Okabe and
+# Ito, which stand on a light and on a dark page.
+_COLOURS = ("#1A85C9", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_STYLES = ("o-", "s--", "^-", "D:", "v-.", "P-")
+# Ink and lines as they are in files; in a page they follow its own colours.
+_INK, _LINE = "#101112", "#b0b1b2"
+_SETTINGS = {
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _LINE,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tff_perfedavg",
+}
+_NORMAL_95 = 1.96
+# Of the users sorted by gain, the most that are drawn: half from either end.
+_MOST_BARS = 60
+
+
+def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Mean over users by adaptation step, one panel a group.
+
+    Args:
+      per_user: rows of `evaluate_users` with a column `algorithm`.
+    """
+    column, scale, quantity = _quantity(per_user)
+    figure, panels = _panels(per_user["users"].unique())
+    for group, panel in panels.items():
+        of_group = per_user[per_user["users"] == group]
+        for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
+            by_step = rows.groupby("step")[column]
+            mean, error = scale * by_step.mean(), scale * by_step.sem()
+            _band(panel, mean.index, mean, error, label, *look)
+        panel.set_xlabel("adaptation steps (number)")
+        panel.set_xticks(sorted(per_user["step"].unique()))
+    return _finish(figure, panels, f"{quantity},\nmean ± standard error")
+
+
+def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
+    """Mean over users by round, before (thin) and after adapting, with 95 % intervals.
+
+    Args:
+      curves: by run, the rows of its `evaluation.metrics.csv`.
+    """
+    everything = pd.concat(curves.values())
+    column, scale, quantity = _quantity(everything)
+    figure, panels = _panels(everything["users"].unique())
+    for group, panel in panels.items():
+        for (label, rows), (colour, style) in _looks(curves.items()):
+            of_group = rows[rows["users"] == group]
+            last = of_group["step"].max()
+            for step, width, name in ((0, 0.8, None), (last, 2.0, label)):
+                by_round = of_group[of_group["step"] == step].set_index("round_num")
+                error = scale * _NORMAL_95 * by_round[f"{column}_sem"].fillna(0)
+                mean = scale * by_round[column]
+                _band(panel, mean.index, mean, error, name, colour, style[1:], width)
+        panel.set_xlabel("rounds (number)")
+    return _finish(figure, panels, f"{quantity}: thin before,\nthick after adapting")
+
+
+def gain_histogram(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
+    """How many users gain how much by adapting, one panel a group."""
+    gains = gain_by_user(per_user)
+    _, scale, quantity = _quantity(per_user)
+    figure, panels = _panels(gains["users"].unique())
+    values = scale * gains["gain"].to_numpy()
+    edges = np.histogram_bin_edges(values[np.isfinite(values)], bins=25)
+    for group, panel in panels.items():
+        of_group = gains[gains["users"] == group]
+        for (label, rows), (colour, style) in _looks(
+            of_group.groupby("algorithm", sort=False)
+        ):
+            panel.hist(
+                scale * rows["gain"],
+                edges,
+                histtype="step",
+                label=label,
+                color=colour,
+                linestyle=style[1:],
+                linewidth=1.8,
+            )
+        panel.axvline(0, color=_LINE, linewidth=0.8)
+        panel.set_xlabel(f"gain by adapting, {_short(quantity)}")
+    return _finish(figure, panels, "users (number)")
+
+
+def before_against_after(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Each user before against after adapting; above the diagonal it is better off."""
+    gains = gain_by_user(per_user)
+    _, scale, quantity = _quantity(per_user)
+    figure, panels = _panels(gains["users"].unique())
+    for group, panel in panels.items():
+        of_group = gains[gains["users"] == group]
+        for (label, rows), (colour, style) in _looks(
+            of_group.groupby("algorithm", sort=False)
+        ):
+            panel.scatter(
+                scale * rows["before"],
+                scale * rows["after"],
+                s=18,
+                marker=style[0],
+                facecolors="none",
+                edgecolors=colour,
+                alpha=0.7,
+                label=label,
+            )
+        low, high = (
+            pick(scale * gains[["before", "after"]].to_numpy())
+            for pick in (np.nanmin, np.nanmax)
+        )
+        panel.plot([low, high], [low, high], color=_LINE, linewidth=0.8)
+        panel.set_xlabel(f"before adapting, {_short(quantity)}")
+    return _finish(figure, panels, f"after, {_short(quantity)}")
+
+
+def users_by_gain(
+    per_user: pd.DataFrame, histograms: np.ndarray | None, class_names: list[str]
+) -> matplotlib.figure.Figure:
+    """Users sorted by their gain, over what labels each of them holds.
+
+    Args:
+      per_user: rows of one algorithm.
+      histograms: `[users, classes]` rows of each class by user; None if labels are no
+        classes.
+      class_names: names of the classes.
+    """
+    gains = gain_by_user(per_user).sort_values("gain", kind="stable")
+    if len(gains) > _MOST_BARS:
+        half = _MOST_BARS // 2
+        gains = pd.concat([gains.head(half), gains.tail(half)])
+    _, scale, quantity = _quantity(per_user)
+    with matplotlib.rc_context(_SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(9.6, 4.6))
+        rows = 1 if histograms is None else 2
+        panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+        numbers = np.arange(len(gains))
+        is_new = (gains["users"] == NEW).to_numpy()
+        for chosen, colour, label in (
+            (~is_new, _COLOURS[0], GROUP_TITLES[SEEN]),
+            (is_new, _COLOURS[1], GROUP_TITLES[NEW]),
+        ):
+            if chosen.any():
+                values = scale * gains["gain"].to_numpy()[chosen]
+                panels[0].bar(numbers[chosen], values, color=colour, label=label)
+        panels[0].axhline(0, color=_INK, linewidth=0.8)
+        panels[0].set_ylabel(f"gain,\n{_short(quantity)}")
+        panels[0].legend(loc="upper left")
+        if histograms is not None:
+            _stack_labels(panels[1], histograms[gains["user"]], class_names)
+        panels[-1].set_xlabel("users, sorted by gain")
+        panels[-1].set_xticks([])
+        figure.tight_layout()
+    return figure
+
+
+def gain_by_user(per_user: pd.DataFrame) -> pd.DataFrame:
+    """Returns `before`, `after` the last step and `gain` of every user.
+
+    The gain is of accuracy, or, where labels are no classes, how much the loss falls.
+    """
+    column, _, _ = _quantity(per_user)
+    keys = ["algorithm", "users", "user"]
+    by_step = per_user.groupby([*keys, "step"], sort=False)[column].mean().unstack()
+    before, after = by_step.iloc[:, 0], by_step.iloc[:, -1]
+    gain = after - before if column == "accuracy" else before - after
+    table = pd.DataFrame({"before": before, "after": after, "gain": gain})
+    return table.dropna().reset_index()
+
+
+def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+    """Writes a figure as its name ends: `.png` or `.svg`."""
+    kind = path.suffix[1:]
+    metadata = {"Date": None} if kind == "svg" else None
+    with matplotlib.rc_context(_SETTINGS), atomic_write(path) as file:
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+
+
+def inline_svg(figure: matplotlib.figure.Figure, name: str) -> str:
+    """Returns a figure as an `<svg>` element in the page's own ink and lines.
+
+    Args:
+      figure: the figure.
+      name: sets its ids apart from those of the page's other figures.
+    """
+    text = io.StringIO()
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    # Its size follows the page's; what it says follows in the caption.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'id="(\w+?_\d+)"', rf'id="{name}-\1"', svg)
+    return svg.replace(_INK, "var(--ink)").replace(_LINE, "var(--line)")
+
+
+def _quantity(rows: pd.DataFrame) -> tuple[str, float, str]:
+    """Returns the column that is drawn, its factor and what it is called."""
+    if rows["accuracy"].notna().any():
+        return "accuracy", 100.0, "accuracy on held-out rows (%)"
+    return "loss", 1.0, "loss on held-out rows"
+
+
+def _short(quantity: str) -> str:
+    return quantity.replace(" on held-out rows", "")
+
+
+def _looks(groups):
+    return zip(groups, itertools.cycle(zip(_COLOURS, _STYLES, strict=True)))
+
+
+def _panels(groups) -> tuple[matplotlib.figure.Figure, dict]:
+    with matplotlib.rc_context(_SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(4.8 * len(groups), 4.2))
+        axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    return figure, dict(zip(groups, axes, strict=True))
+
+
+def _band(
+    panel: matplotlib.axes.Axes, x, mean, error, label, colour, style, width=1.5
+) -> None:
+    panel.plot(
+        x,
+        mean,
+        style,
+        fillstyle="none",
+        label=label,
+        color=colour,
+        linewidth=width,
+        markersize=4,
+    )
+    panel.fill_between(
+        x, mean - error, mean + error, alpha=0.15, color=colour, linewidth=0
+    )
+
+
+def _finish(figure, panels, y_label) -> matplotlib.figure.Figure:
+    with matplotlib.rc_context(_SETTINGS):
+        for group, panel in panels.items():
+            panel.set_title(GROUP_TITLES[group])
+            panel.grid(alpha=0.5)
+        first, *_, last = [*panels.values()] * 2
+        first.set_ylabel(y_label)
+        last.legend()
+        figure.tight_layout()
+    return figure
+
+
+def _stack_labels(
+    panel: matplotlib.axes.Axes, histograms: np.ndarray, class_names: list[str]
+) -> None:
+    shares = histograms / np.maximum(histograms.sum(1, keepdims=True), 1)
+    bottom = np.zeros(len(shares))
+    colours = matplotlib.colormaps["tab20"]
+    for number, name in enumerate(class_names):
+        share = shares[:, number]
+        panel.bar(
+            np.arange(len(shares)),
+            100 * share,
+            bottom=100 * bottom,
+            color=colours(number % 20),
+            label=name,
+            width=1.0,
+        )
+        bottom += share
+    panel.set_ylabel("labels held (%)")
+    if len(class_names) <= 20:
+        panel.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))

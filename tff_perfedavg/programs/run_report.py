@@ -1,0 +1,294 @@
+"""A page about one run or several: who gains from personalization, and who does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg import __version__, errors
+from tff_perfedavg.data import heterogeneity
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.programs import figures, report, trained_model
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.metrics import compare_paired, summarize
+from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.programs.run_paths import RunPaths, run_labels
+
+_TEMPLATE = "run_report.html.jinja"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run left behind.
+
+    Attributes:
+      label: what it is called on the page.
+      experiment: its settings.
+      rounds: one row per round.
+      curves: rows of its evaluations while it trained; None if there were none.
+      per_user: what every user made of its model.
+      facts: what it took and ran on, empty if not known.
+      population: its users.
+    """
+
+    label: str
+    experiment: Experiment
+    rounds: pd.DataFrame
+    curves: pd.DataFrame | None
+    per_user: pd.DataFrame
+    facts: Mapping
+    population: UserStore
+
+
+def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
+    """Reads what runs left behind.
+
+    Raises:
+      CheckpointError: naming the file that is missing or unreadable.
+    """
+    loaded = [trained_model.load(run.model)[1] for run in runs]
+    labels = run_labels(runs, loaded)
+    records = []
+    for run, label, experiment in zip(runs, labels, loaded, strict=True):
+        per_user = _read_csv(run.per_user).assign(algorithm=label)
+        records.append(
+            RunRecord(
+                label,
+                experiment,
+                _read_csv(run.metrics),
+                _read_csv(run.evaluations) if _has_rows(run.evaluations) else None,
+                per_user,
+                json.loads(run.facts.read_text()) if run.facts.is_file() else {},
+                build_population(experiment, run.root),
+            )
+        )
+    return records
+
+
+def write_page(
+    records: Sequence[RunRecord], title: str, path: pathlib.Path
+) -> list[pathlib.Path]:
+    """Writes the page, and each of its figures as PNG and SVG beside it.
+
+    The page asks nothing of the network and follows the reader's choice of light or
+    dark.
+
+    Args:
+      records: the runs.
+      title: of the page.
+      path: of the page; figures are in the directory of its name without `.html`.
+
+    Returns:
+      The page and the figures' directory.
+    """
+    drawn = draw_figures(records)
+    directory = path.with_suffix("")
+    for name, (_, figure) in drawn.items():
+        for kind in ("png", "svg"):
+            figures.save(figure, directory / f"{name}.{kind}")
+    page = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            title=title,
+            version=__version__,
+            findings=_findings(records),
+            tables=_tables(records),
+            figures=[
+                {
+                    "name": name,
+                    "caption": caption,
+                    "svg": figures.inline_svg(figure, name),
+                }
+                for name, (caption, figure) in drawn.items()
+            ],
+        )
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode())
+    return [path, directory]
+
+
+def draw_figures(
+    records: Sequence[RunRecord],
+) -> dict[str, tuple[str, matplotlib.figure.Figure]]:
+    """Returns the page's figures with their captions, by name."""
+    per_user = pd.concat([record.per_user for record in records], ignore_index=True)
+    steps = per_user["step"].max()
+    drawn = {}
+    curves = {r.label: r.curves for r in records if r.curves is not None}
+    if curves:
+        drawn["learning_curves"] = (
+            "Learning curves. Means over users with 95 % intervals, before (thin) and "
+            "after adapting (thick).",
+            figures.learning_curves(curves),
+        )
+    drawn["adaptation_curves"] = (
+        "Adaptation, step by step, of the model after the last round.",
+        figures.adaptation_curves(per_user),
+    )
+    drawn["gain_histogram"] = (
+        f"How many users gain how much by {steps} steps. Left of zero: worse off.",
+        figures.gain_histogram(per_user),
+    )
+    drawn["before_against_after"] = (
+        f"Every user before and after {steps} steps. Above the diagonal: better off.",
+        figures.before_against_after(per_user),
+    )
+    for number, record in enumerate(records):
+        histograms, names = _labels_held(record.population)
+        drawn[f"users_by_gain_{number}"] = (
+            f"{record.label}: who gains, and what labels they hold.",
+            figures.users_by_gain(record.per_user, histograms, names),
+        )
+    return drawn
+
+
+def _findings(records: Sequence[RunRecord]) -> list[str]:
+    """Tells, for each run and group, how many users gain and how many lose."""
+    sentences = []
+    for record in records:
+        gains = figures.gain_by_user(record.per_user)
+        has_classes = record.per_user["accuracy"].notna().any()
+        for group, rows in gains.groupby("users", sort=False):
+            gain = rows["gain"]
+            mean = f"{100 * gain.mean():+.1f} points of accuracy"
+            if not has_classes:
+                mean = f"{gain.mean():.3g} of loss less"
+            sentences.append(
+                f"{record.label}: of {len(gain)} {group} users, {(gain > 0).sum()} gain "
+                f"by adapting, {(gain < 0).sum()} lose; on average {mean}."
+            )
+    return sentences
+
+
+def _tables(records: Sequence[RunRecord]) -> list[dict]:
+    per_user = pd.concat([record.per_user for record in records], ignore_index=True)
+    last = int(per_user["step"].max())
+    summary = summarize(per_user)
+    tables = [
+        {
+            "caption": "Users before (0 steps) and after adapting on their own rows; "
+            "measured on rows of theirs that were never used.",
+            "html": _html(
+                report.percent_table(summary, {0, 1, last}).sort_index(
+                    level="users", ascending=False, sort_remaining=False, kind="stable"
+                ),
+                "{:.1f}",
+                loss="{:.3f}".format,
+            ),
+        },
+        {
+            "caption": "How evenly users fare: 1 is alike (cosine and entropy of the "
+            "users' accuracies); percentiles over users.",
+            "html": _html(_fairness(summary, {0, last}), "{:.3f}"),
+        },
+    ]
+    if len(records) > 1 and per_user["accuracy"].notna().any() and _same_users(records):
+        compared = report.comparison_table(compare_paired(per_user, last))
+        tables.append(
+            {
+                "caption": f"After {last} steps, the second against the first on the "
+                "same users: mean gain in accuracy, percentage points, with its 95 % "
+                "bootstrap interval.",
+                "html": _html(compared, "{:+.1f}"),
+            }
+        )
+    settings = pd.DataFrame(
+        {r.label: pd.Series(dataclasses.asdict(r.experiment)) for r in records}
+    )
+    facts = pd.DataFrame({r.label: pd.Series(_flat_facts(r)) for r in records})
+    tables.append(
+        {
+            "caption": "What the runs took and ran on.",
+            "html": _html(facts.fillna(""), "{:.1f}"),
+        }
+    )
+    tables.append(
+        {
+            "caption": "Settings.",
+            "html": _html(settings.dropna(how="all").fillna("").astype(str), "{}"),
+        }
+    )
+    return tables
+
+
+def _fairness(summary: pd.DataFrame, steps) -> pd.DataFrame:
+    chosen = summary.loc[summary.index.get_level_values("step").isin(steps)]
+    columns = {
+        "accuracy_p10": "10th percentile",
+        "accuracy_p50": "median",
+        "accuracy_p90": "90th percentile",
+        "cosine_fairness": "cosine",
+        "entropy_fairness": "entropy",
+    }
+    return chosen[[*columns]].rename(columns=columns)
+
+
+def _flat_facts(record: RunRecord) -> dict:
+    facts = dict(record.facts)
+    versions = facts.pop("versions", {})
+    names = {"seconds": "time (s)", "peak_memory_mb": "peak memory (MB)"}
+    population = record.population
+    return {
+        **{names.get(name, name): value for name, value in facts.items()},
+        "rounds": len(record.rounds),
+        "users seen and new": (
+            f"{len(population.training_users)} and {len(population.new_users)}"
+        ),
+        "data": population.description.provenance,
+        **versions,
+    }
+
+
+def _same_users(records: Sequence[RunRecord]) -> bool:
+    keys = [
+        {*zip(r.per_user["users"], r.per_user["user"], strict=True)} for r in records
+    ]
+    return all(key == keys[0] for key in keys)
+
+
+def _labels_held(population: UserStore) -> tuple[np.ndarray | None, list[str]]:
+    histograms = heterogeneity.summarize(population).histograms
+    if histograms is None:
+        return None, []
+    names = population.description.class_names or range(histograms.shape[1])
+    return histograms, [str(name) for name in names]
+
+
+def _html(table: pd.DataFrame, number: str, **columns) -> str:
+    formatters = {name: f for name, f in columns.items() if name in table}
+    return table.to_html(
+        border=0, float_format=number.format, formatters=formatters, na_rep=""
+    )
+
+
+def _read_csv(path: pathlib.Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as e:
+        raise errors.CheckpointError(
+            f"{path} cannot be read ({e}); train or evaluate the run again."
+        ) from e
+
+
+def _has_rows(path: pathlib.Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
