@@ -17,6 +17,7 @@ from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.own_model import build_own_model
 from tff_perfedavg.simulation.layout import choose_client_data
 
 
@@ -33,6 +34,13 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
     num_outputs = population.description.num_classes
     if num_outputs is None:
         num_outputs = math.prod(population.label_shape)
+    if experiment.has_own_model:
+        return build_own_model(
+            experiment.model,
+            population.input_shape,
+            num_outputs,
+            experiment.base_random_seed,
+        )
     return builders[experiment.model](population.input_shape, num_outputs)
 
 

@@ -71,7 +71,8 @@ class Experiment:
         rows_per_user, classes_per_user, min_rows: how it is divided, as in
         `DataConfig`; None takes what suits the data set.
       store: directory of the user store to train on; empty to prepare the data set.
-      model: one of `MODELS`.
+      model: one of `MODELS`, or one's own: `FILE.py:FUNCTION`, a function from
+        `(input_shape, num_outputs)` to a Keras model.
       algorithm: one of `ALGORITHMS`.
       variant: Per-FedAvg's meta-gradient; FedAvg ignores it.
       inner_learning_rate: alpha; FedAvg uses it at adaptation only.
@@ -114,12 +115,16 @@ class Experiment:
 
     def __post_init__(self):
         for field, known in (
-            ("model", MODELS),
             ("algorithm", ALGORITHMS),
             ("client_weighting", CLIENT_WEIGHTINGS),
             ("client_form", CLIENT_FORMS),
         ):
             errors.check_known(field, getattr(self, field), known)
+        if not self.has_own_model and self.model not in MODELS:
+            raise errors.ConfigError(
+                f"model is {self.model!r}; known: {', '.join(MODELS)}, and your own "
+                "as FILE.py:FUNCTION."
+            )
         for field in ("total_rounds", "clients_per_round"):
             value = getattr(self, field)
             if value < 1:
@@ -170,6 +175,11 @@ class Experiment:
             for name, value in self._division().items()
         ]
         return "-".join([self.dataset, *given, f"seed{self.base_random_seed}"])
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether the model is a function in a file."""
+        return re.fullmatch(r".+\.py:\w+", self.model) is not None
 
     @property
     def label(self) -> str:

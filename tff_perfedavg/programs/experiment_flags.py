@@ -30,7 +30,12 @@ def define() -> None:
     flags.DEFINE_string(
         "store", defaults.store, "A store of scripts/prepare_data.py, instead."
     )
-    flags.DEFINE_enum("model", defaults.model, experiment_lib.MODELS, "Model.")
+    flags.DEFINE_string(
+        "model",
+        defaults.model,
+        f"{', '.join(experiment_lib.MODELS)}, or your own: FILE.py:FUNCTION, from "
+        "(input_shape, num_outputs) to a Keras model.",
+    )
     flags.DEFINE_enum(
         "algorithm", defaults.algorithm, experiment_lib.ALGORITHMS, "Algorithm."
     )

@@ -163,9 +163,10 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
             mean = f"{100 * gain.mean():+.1f} points of accuracy"
             if not has_classes:
                 mean = f"{gain.mean():.3g} of loss less"
+            better, worse = (gain > 0).sum(), (gain < 0).sum()
             sentences.append(
-                f"{record.label}: of {len(gain)} {group} users, {(gain > 0).sum()} gain "
-                f"by adapting, {(gain < 0).sum()} lose; on average {mean}."
+                f"{record.label}: of {len(gain)} {group} users, {better} gain by "
+                f"adapting, {worse} lose; on average {mean}."
             )
     return sentences
 
