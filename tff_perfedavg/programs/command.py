@@ -20,18 +20,19 @@ def run(main: Callable[[], None]) -> None:
     a defect and keeps its traceback.
     """
 
-    def checked_main(argv):
-        if len(argv) > 1:
-            sys.exit(f"error: unknown argument {argv[1]!r}; flags begin with --.")
-        try:
-            main()
-        except errors.Interrupted as e:
-            print(e, file=sys.stderr)
-            sys.exit(_INTERRUPTED)
-        except errors.PerFedAvgError as e:
-            sys.exit(f"error: {e}")
-
-    app.run(checked_main)
+    # Not `app.run`: where TensorFlow is first imported inside it, Keras takes itself to
+    # be in TensorFlow 1 and cannot build models.
+    app.define_help_flags()
+    argv = app.parse_flags_with_usage(sys.argv)
+    if len(argv) > 1:
+        sys.exit(f"error: unknown argument {argv[1]!r}; flags begin with --.")
+    try:
+        main()
+    except errors.Interrupted as e:
+        print(e, file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except errors.PerFedAvgError as e:
+        sys.exit(f"error: {e}")
 
 
 def numbers(flag: flags.FlagHolder, kind: type[int] | type[float]) -> list:
