@@ -41,6 +41,12 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "resume", True, "Go on with the run of this name; --noresume begins it anew."
 )
+_WORKERS = flags.DEFINE_list(
+    "workers",
+    "",
+    "Workers of scripts/start_worker.py to spread cohorts over, host:port each; by "
+    "default one on this machine.",
+)
 
 
 def main():
@@ -50,10 +56,11 @@ def main():
     options = TrainingOptions(**{name: flags.FLAGS[name].value for name in names})
     command.load_frameworks()
     from tff_perfedavg.programs import training
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.programs.runtime import use_runtime
 
     paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
-    use_local_runtime()
+    use_runtime(_WORKERS.value, build_population(experiment, paths.root))
     training.train_and_save(experiment, paths, options)
     print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")
 

@@ -97,16 +97,11 @@ class Stub:
         return executor_pb2.CreateValueResponse()
 
 
-class Worker:
-    def check_alive(self):
-        pass
-
-
 def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
-    from tff_perfedavg.simulation.local_runtime import _MOST_EXECUTORS, _FewExecutors
+    from tff_perfedavg.simulation.executors import _MOST_EXECUTORS, FewExecutors
 
     stub = Stub()
-    factory = _FewExecutors(Worker(), stub)
+    factory = FewExecutors(stub)
     for count in [*range(1, 30), 28, 29]:
         factory.create_executor({tff.CLIENTS: count})
     wanted = {str(count) for count in range(30 - _MOST_EXECUTORS, 30)}
@@ -118,7 +113,8 @@ def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
 
 
 def test_a_worker_is_started_from_the_main_thread_only(tff):
-    from tff_perfedavg.simulation.local_runtime import Worker, WorkerError
+    from tff_perfedavg.errors import WorkerError
+    from tff_perfedavg.simulation.local_runtime import Worker
 
     caught = []
 
@@ -134,7 +130,7 @@ def test_a_worker_is_started_from_the_main_thread_only(tff):
 
 
 def test_more_computations_than_are_kept_at_the_worker_all_answer(tff):
-    from tff_perfedavg.simulation.local_runtime import _MOST_COMPUTATIONS
+    from tff_perfedavg.simulation.executors import _MOST_COMPUTATIONS
 
     def adding(number):
         @tff.tensorflow.computation(tff.TensorType(np.int32))
@@ -168,12 +164,12 @@ def test_a_computation_is_sent_to_the_worker_once(tff, monkeypatch):
 
 
 def test_closing_leaves_nothing_to_be_told_to_a_worker_that_has_ended(tff):
-    from tff_perfedavg.simulation.local_runtime import _FewExecutors
+    from tff_perfedavg.simulation.executors import FewExecutors
 
     number = tff.TensorType(np.int32)
     double = tff.tensorflow.computation(lambda x: 2 * x, number)
     stub = Stub()
-    factory = _FewExecutors(Worker(), stub)
+    factory = FewExecutors(stub)
     executor = factory.create_executor({tff.CLIENTS: 1})
     value = asyncio.run(executor.create_value(double, double.type_signature))
     gone = weakref.ref(value)

@@ -19,6 +19,10 @@ class DataError(PerFedAvgError, ValueError):
     """User data cannot be used; names the data set, user or file."""
 
 
+class WorkerError(PerFedAvgError, RuntimeError):
+    """A TFF worker process could not be started, cannot be reached, or has ended."""
+
+
 class Interrupted(PerFedAvgError):
     """A run was asked to stop; what it has done is saved."""
 

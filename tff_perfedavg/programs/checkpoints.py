@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     Attributes:
       path: where it is.
       version: its number.
-      leaves: the state's tensors, numbers and strings.
+      leaves: the state's tensors, numbers and strings, as arrays.
       notes: what was saved beside the state.
     """
 
@@ -51,14 +51,12 @@ class Saved(NamedTuple):
         Raises:
           CheckpointError: if it is the state of another program.
         """
-        wanted = [np.asarray(leaf) for leaf in tree.flatten(structure)]
+        wanted = [_as_array(leaf) for leaf in tree.flatten(structure)]
         if [_kind(a) for a in self.leaves] != [_kind(a) for a in wanted]:
             raise errors.CheckpointError(
                 f"{self.path} holds the state of another program than this one."
             )
-        # Numbers and strings come back as such, not as arrays without axes.
-        values = [a if a.ndim else a[()] for a in self.leaves]
-        return tree.unflatten_as(structure, values)
+        return tree.unflatten_as(structure, [_as_leaf(a) for a in self.leaves])
 
 
 class CheckpointManager(tff.program.ProgramStateManager):
@@ -96,7 +94,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
     def write(
         self, state: Any, version: int, notes: Mapping[str, Any] | None = None
     ) -> None:
-        """Saves a version and drops the oldest beyond those to keep.
+        """Saves a version and drops the oldest before it beyond those to keep.
 
         Args:
           state: a structure of arrays, numbers and strings.
@@ -104,25 +102,33 @@ class CheckpointManager(tff.program.ProgramStateManager):
           notes: what else to remember, as JSON takes it.
 
         Raises:
-          CheckpointError: if the disk does not take it; what was there stays.
+          CheckpointError: if the disk does not take it, and what was there stays; or
+            if there is something else in the state.
         """
-        leaves = [np.asarray(leaf) for leaf in tree.flatten(state)]
-        payload = io.BytesIO()
-        named = {f"leaf_{i}": leaf for i, leaf in enumerate(leaves)}
-        np.savez(payload, notes=np.array(json.dumps(dict(notes or {}))), **named)
-        content = payload.getvalue()
         path = self.path(version)
+        leaves = tree.flatten(state)
+        arrays = {f"leaf_{i}": _as_array(leaf) for i, leaf in enumerate(leaves)}
+        for leaf, array in zip(leaves, arrays.values(), strict=True):
+            if array.dtype.hasobject:
+                raise errors.CheckpointError(
+                    f"{path} cannot hold a {type(leaf).__name__}; a state is made of "
+                    "arrays, numbers and strings."
+                )
+        payload = io.BytesIO()
+        np.savez(payload, notes=np.array(json.dumps(dict(notes or {}))), **arrays)
+        content = payload.getvalue()
         try:
             with atomic_write(path) as file:
                 file.write(_MAGIC + hashlib.sha256(content).digest() + content)
         except OSError as e:
-            older = [v for v in self.versions() if v != version]
+            older = [v for v in self.versions() if v < version]
             raise errors.CheckpointError(
                 f"{path} could not be written ({e.strerror or e}). "
                 + (f"{self.path(older[-1])} is whole; f" if older else "F")
                 + "ree some space and run the same command again."
             ) from e
-        for old in self.versions()[: -self._keep]:
+        # Later versions are damaged, or we would not be back here.
+        for old in [v for v in self.versions() if v <= version][: -self._keep]:
             self.path(old).unlink()
 
     def read(self, version: int) -> Saved:
@@ -192,6 +198,22 @@ class CheckpointManager(tff.program.ProgramStateManager):
     async def remove_all(self) -> None:
         for version in self.versions():
             self.path(version).unlink()
+
+
+def _as_array(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    if array.ndim or array.dtype.kind not in "SU":
+        return array
+    # numpy drops the zeros at a string's end, so something must follow them.
+    text = leaf if isinstance(leaf, (str, bytes)) else array[()]
+    return np.asarray(text + ("." if isinstance(text, str) else b"."))
+
+
+def _as_leaf(array: np.ndarray) -> Any:
+    # Numbers and strings come back as such, not as arrays without axes.
+    if array.ndim:
+        return array
+    return array[()][:-1] if array.dtype.kind in "SU" else array[()]
 
 
 def _kind(array: np.ndarray) -> tuple:

@@ -19,7 +19,6 @@ def run(main: Callable[[], None]) -> None:
     An error of ours is printed as one message, with exit code 1. Anything else is
     a defect and keeps its traceback.
     """
-
     # Not `app.run`: where TensorFlow is first imported inside it, Keras takes itself to
     # be in TensorFlow 1 and cannot build models.
     app.define_help_flags()

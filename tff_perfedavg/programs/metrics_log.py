@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,30 +26,36 @@ class LinesFile:
         Raises:
           CheckpointError: if the file is shorter than that.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
-        size = self._file.tell()
+        size = path.stat().st_size if path.exists() else 0
         if size < position:
             raise errors.CheckpointError(
                 f"{path} has {size} bytes where the checkpoint knows of {position}; "
                 "put it back, or begin again with --noresume."
             )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
         self._file.truncate(position)
 
     def write(self, line: str) -> None:
-        """Adds a line; it is on disk at the next `sync`."""
-        self._file.write(line.encode() + b"\n")
+        """Adds a line; it is on disk at the next `sync`.
+
+        This and the other methods raise `CheckpointError` if the disk does not take it.
+        """
+        with _refusals(self._path):
+            self._file.write(line.encode() + b"\n")
 
     def sync(self) -> int:
         """Makes all lines durable and returns the position behind them."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _refusals(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with _refusals(self._path):
+            self._file.close()
 
 
 class MetricsLog:
@@ -73,20 +80,26 @@ class MetricsLog:
           tensorboard: directory of TensorBoard's event files.
           positions: from `sync`; empty to begin anew. TensorBoard's files are not
             cut back: it is told the same values again.
+
+        Raises:
+          CheckpointError: if a file is shorter than where it was left. This and the
+            methods raise it, too, if the disk does not take what they write.
         """
         self._files = {
             name: LinesFile(path, positions.get(name, 0))
             for name, path in files.items()
         }
         self._has_header = {name: bool(positions.get(name)) for name in files}
-        self._summaries = tf.summary.create_file_writer(str(tensorboard))
+        self._tensorboard = tensorboard
+        with _refusals(tensorboard):
+            self._summaries = tf.summary.create_file_writer(str(tensorboard))
 
     def add_round(self, round_number: int, metrics: Mapping[str, Any]) -> None:
         """Adds a round's metrics, numbers by name."""
         row = {"round_num": round_number, **metrics}
         self._add_csv(self.ROUNDS, row)
         self._add_event({"round_num": round_number, "training": metrics})
-        with self._summaries.as_default(step=round_number):
+        with self._summaries_of(round_number):
             for name, value in metrics.items():
                 tf.summary.scalar(f"training/{name}", value)
 
@@ -102,7 +115,7 @@ class MetricsLog:
         for row in rows:
             self._add_csv(self.EVALUATIONS, {"round_num": round_number, **row})
         self._add_event({"round_num": round_number, "evaluation": list(rows)})
-        with self._summaries.as_default(step=round_number):
+        with self._summaries_of(round_number):
             for row in rows:
                 for name in ("accuracy", "loss"):
                     tag = metric_name(row["users"], name, row["step"])
@@ -110,14 +123,25 @@ class MetricsLog:
 
     def sync(self) -> dict[str, int]:
         """Makes all of it durable and returns the files' positions."""
-        self._summaries.flush()
+        with _refusals(self._tensorboard):
+            self._summaries.flush()
         return {name: file.sync() for name, file in self._files.items()}
 
     def close(self) -> None:
         """Closes all files."""
-        self._summaries.close()
-        for file in self._files.values():
-            file.close()
+        with contextlib.ExitStack() as all_of_them:
+            for file in self._files.values():
+                all_of_them.callback(file.close)
+            with _refusals(self._tensorboard):
+                self._summaries.close()
+
+    @contextlib.contextmanager
+    def _summaries_of(self, round_number: int) -> Iterator[None]:
+        with (
+            _refusals(self._tensorboard),
+            self._summaries.as_default(step=round_number),
+        ):
+            yield
 
     def _add_csv(self, name: str, row: Mapping[str, Any]) -> None:
         if not self._has_header[name]:
@@ -132,6 +156,19 @@ class MetricsLog:
 def metric_name(users: str, quantity: str, step: int) -> str:
     """Returns what a metric of evaluation is called, for example `new/accuracy/1`."""
     return f"{users}/{quantity}/{step}"
+
+
+@contextlib.contextmanager
+def _refusals(path: pathlib.Path) -> Iterator[None]:
+    # TensorFlow tells of a full disk in its own way.
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e.message.splitlines()[0]
+        raise errors.CheckpointError(
+            f"{path} could not be written ({reason or e}). Free some space and run the "
+            "same command again: it goes on from the last checkpoint."
+        ) from e
 
 
 def _csv_line(values) -> str:

@@ -1,0 +1,48 @@
+"""Starts a TFF worker that trains for other machines until Ctrl-C.
+
+  start_worker.py --port=8000                        # for this machine alone
+  start_worker.py --port=8000 --address=10.0.0.7     # in a private network
+
+Training on another machine then says --workers=10.0.0.7:8000,... The worker reads the
+users' rows from its own copy of the store, at the same path as there.
+
+Whoever reaches the address may run any computation on this machine: TFF's protocol has
+no passwords and no encryption. Keep it to a private network, or to a tunnel.
+"""
+
+import sys
+
+from absl import flags
+
+from tff_perfedavg.programs import command
+from tff_perfedavg.simulation import worker_process
+
+_PORT = flags.DEFINE_integer(
+    "port", None, "Where it is reached.", 1, 65535, required=True
+)
+_ADDRESS = flags.DEFINE_string(
+    "address",
+    worker_process.LOOPBACK,
+    f"Address of this machine on which it is reached; "
+    f"{worker_process.EVERY_ADDRESS} for every one.",
+)
+
+_WARNING = """\
+WARNING: anyone who reaches {address}:{port} can run any computation on this machine
+and read its files: there is no password and no encryption. Use a private network, a
+firewall, or a tunnel to an address of this machine alone."""
+
+
+def main():
+    address, port = _ADDRESS.value, _PORT.value
+    if address != worker_process.LOOPBACK:
+        print(_WARNING.format(address=address, port=port), file=sys.stderr)
+    print(f"A TFF worker serves on {address}:{port} until Ctrl-C.", flush=True)
+    try:
+        worker_process.serve(address, port)
+    except KeyboardInterrupt:
+        print("Ended.")
+
+
+if __name__ == "__main__":
+    command.run(main)

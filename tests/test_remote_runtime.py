@@ -1,0 +1,420 @@
+"""Workers on hosts of their own, here network namespaces, that come and go."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.helpers import relative_error
+from tff_perfedavg import errors
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.simulation import worker_process
+
+ROOT = pathlib.Path(__file__).parent.parent
+START = ROOT / "scripts/start_worker.py"
+PORT = 8123
+# Of the hosts' networks; nothing else may have addresses in it.
+NETWORK = "10.231"
+EXPERIMENT = Experiment(num_local_steps=3, clients_per_round=6, block_size=1)
+
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None,
+    reason="hosts of their own need root and iproute2",
+)
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+class Host:
+    """A network namespace with an address of its own, on which a worker may run."""
+
+    def __init__(self, number):
+        self._name = f"pfa-{os.getpid()}-{number}"
+        self._link = f"pfa{os.getpid() % 10**7}{number}"
+        self._gateway = f"{NETWORK}.{number}.1"
+        self.address = f"{NETWORK}.{number}.2"
+        self.target = f"{self.address}:{PORT}"
+        self._worker = None
+
+    def create(self):
+        ip("netns", "add", self._name)
+        ip(
+            "link",
+            "add",
+            self._link,
+            "type",
+            "veth",
+            "peer",
+            "eth0",
+            "netns",
+            self._name,
+        )
+        ip("addr", "add", f"{self._gateway}/24", "dev", self._link)
+        ip("link", "set", self._link, "up")
+        ip("-n", self._name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        ip("-n", self._name, "link", "set", "lo", "up")
+        self.link("up")
+
+    def link(self, state):
+        # From inside, or packets would leave by the machine's default route.
+        ip("-n", self._name, "link", "set", "eth0", state)
+
+    def start(self, *before):
+        self._worker = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", self._name, *before, sys.executable, START),
+                *(f"--port={PORT}", f"--address={self.address}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert "serves on" in self._worker.stdout.readline()
+
+    def processes(self):
+        parent = psutil.Process(self._worker.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def kill(self):
+        if self._worker is not None:
+            for process in self.processes():
+                process.kill()
+            self._worker.wait()
+            self._worker.stdout.close()
+            self._worker = None
+
+    def remove(self):
+        self.kill()
+        subprocess.run(["ip", "netns", "del", self._name], capture_output=True)
+        subprocess.run(["ip", "link", "del", self._link], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    blackhole = ("blackhole", f"{NETWORK}.0.0/16")
+    with contextlib.ExitStack() as stack:
+        ip("route", "add", *blackhole)
+        stack.callback(ip, "route", "del", *blackhole)
+        pair = [Host(1), Host(2)]
+        for host in pair:
+            stack.callback(host.remove)
+            host.create()
+            host.start()
+        yield pair
+
+
+@pytest.fixture
+def population(tmp_path):
+    return build_population(EXPERIMENT, tmp_path)
+
+
+@contextlib.contextmanager
+def pool_of(tff, targets, population, **settings):
+    """A pool whose context is TFF's default for the block."""
+    from tff_perfedavg.simulation.remote_runtime import RemoteContext, WorkerPool
+    from tff_perfedavg.simulation.store_check import store_check
+
+    settings = {"heartbeat_seconds": 0.5, "patience_seconds": 15, **settings}
+    pool = WorkerPool(targets, store_check(population), **settings)
+    with tff.framework.get_context_stack().install(RemoteContext(pool)):
+        yield pool
+    pool.close()
+
+
+def rounds(population, num_rounds, tau=3, before_round=None):
+    """Weights and last metrics of some rounds on the context that is there."""
+    from tff_perfedavg.programs.build import (
+        build_client_data,
+        build_model,
+        build_process,
+    )
+    from tff_perfedavg.simulation.cohort import sample_cohort
+
+    experiment = Experiment(num_local_steps=tau, clients_per_round=6, block_size=1)
+    model = build_model(experiment, population)
+    client_data = build_client_data(experiment, model, population)
+    process = build_process(experiment, model, client_data)
+    state = process.initialize()
+    for number in range(num_rounds):
+        if before_round is not None:
+            before_round(number)
+        cohort = sample_cohort(population.training_users, 6, 0, number)
+        state, metrics = process.next(state, client_data.clients(cohort))
+    return process.get_model_weights(state).trainable, metrics["client_work"]
+
+
+def kill_soon(host, seconds):
+    timer = threading.Timer(seconds, host.kill)
+    timer.start()
+    return timer
+
+
+@needs_namespaces
+def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
+    from tff_perfedavg.optimization.config import AdaptationConfig
+    from tff_perfedavg.programs.build import build_model
+    from tff_perfedavg.programs.evaluation import evaluate_users
+
+    weights, metrics = rounds(population, 4)
+    model = build_model(EXPERIMENT, population)
+    adaptation = AdaptationConfig(0.1, 2)
+    by_user = evaluate_users(model, weights, population, adaptation)
+    with pool_of(tff, [host.target for host in hosts], population):
+        found, found_metrics = rounds(population, 4)
+        found_by_user = evaluate_users(model, weights, population, adaptation)
+    assert relative_error(found, weights) < 1e-6
+    assert found_metrics["num_users_taken"] == metrics["num_users_taken"] == 6
+    assert np.isclose(found_metrics["query_loss"], metrics["query_loss"], rtol=1e-6)
+    assert (found_by_user["user"] == by_user["user"]).all()
+    assert np.allclose(found_by_user["loss"], by_user["loss"], rtol=1e-5)
+
+
+@needs_namespaces
+def test_every_worker_takes_part(tff, hosts, population):
+    with pool_of(tff, [host.target for host in hosts], population) as pool:
+        taken = []
+        for worker in pool.workers:
+            run = worker.run
+            worker.run = lambda *a, run=run, name=worker.address: (
+                taken.append(name),
+                run(*a),
+            )[1]
+        rounds(population, 2)
+    assert set(taken) == {host.target for host in hosts}
+
+
+@needs_namespaces
+def test_a_worker_killed_in_a_round_and_back_later_changes_nothing(
+    tff, hosts, population, capfd
+):
+    first, _ = hosts
+    expected, _ = rounds(population, 6, tau=150)
+    timers = []
+
+    def disturb(number):
+        if number == 2:
+            timers.append(kill_soon(first, 0.2))
+        if number == 4:
+            timers[0].join()
+            first.start()
+
+    with pool_of(tff, [host.target for host in hosts], population) as pool:
+        found, metrics = rounds(population, 6, tau=150, before_round=disturb)
+        assert metrics["num_users_taken"] == 6
+        wait_for(lambda: all(worker.alive for worker in pool.workers))
+        again, _ = rounds(population, 6, tau=150)
+    assert relative_error(found, expected) < 1e-6
+    assert relative_error(again, expected) < 1e-6
+    told = capfd.readouterr().err
+    assert f"Worker {first.target}" in told
+    assert "Its part goes to the others" in told
+    assert f"Worker {first.target} is back" in told
+
+
+@needs_namespaces
+def test_a_host_that_is_cut_off_is_lost_and_found_again(tff, hosts, population):
+    first, _ = hosts
+    settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
+    with pool_of(tff, [host.target for host in hosts], population, **settings) as pool:
+        expected, _ = rounds(population, 3)
+        first.link("down")
+        try:
+            found, _ = rounds(population, 3)
+            assert [worker.alive for worker in pool.workers] == [False, True]
+        finally:
+            first.link("up")
+        wait_for(lambda: pool.workers[0].alive)
+    assert relative_error(found, expected) < 1e-6
+
+
+@needs_namespaces
+def test_a_frozen_worker_is_lost(tff, hosts, population):
+    first, _ = hosts
+    settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
+    with pool_of(tff, [host.target for host in hosts], population, **settings) as pool:
+        expected, _ = rounds(population, 2)
+        for process in first.processes():
+            process.suspend()
+        try:
+            found, _ = rounds(population, 2)
+        finally:
+            for process in first.processes():
+                process.resume()
+        wait_for(lambda: pool.workers[0].alive)
+    assert relative_error(found, expected) < 1e-6
+
+
+@needs_namespaces
+def test_all_workers_lost_and_none_back_is_an_error(tff, hosts, population):
+    first, _ = hosts
+    with pool_of(tff, [first.target], population, return_seconds=2):
+        rounds(population, 1)
+        first.kill()
+        try:
+            with pytest.raises(
+                errors.WorkerError, match=r"No worker is left of 10.*same"
+            ):
+                rounds(population, 1)
+        finally:
+            first.start()
+
+
+@needs_namespaces
+def test_another_store_at_a_worker_is_refused(tff, hosts, population, tmp_path):
+    _, second = hosts
+    other = tmp_path / "other"
+    shutil.copytree(population.path, other)
+    labels = bytearray((other / "labels.bin").read_bytes())
+    labels[100] ^= 1
+    (other / "labels.bin").write_bytes(labels)
+    second.kill()
+    # A host with files of its own: another store is where this one is here.
+    mount = f'mount --bind {other} {population.path} && exec "$@"'
+    second.start("unshare", "-m", "sh", "-c", mount, "sh")
+    targets = [host.target for host in hosts]
+    try:
+        with (
+            pytest.raises(errors.DataError, match=rf"{second.target} has another st"),
+            pool_of(tff, targets, population),
+        ):
+            pass
+        second.kill()
+        hide = f'mount -t tmpfs none {population.path} && exec "$@"'
+        second.start("unshare", "-m", "sh", "-c", hide, "sh")
+        with (
+            pytest.raises(errors.DataError, match=rf"{second.target} cannot read a"),
+            pool_of(tff, targets, population),
+        ):
+            pass
+    finally:
+        second.kill()
+        second.start()
+
+
+@needs_namespaces
+def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
+    tff, hosts, population
+):
+    import tensorflow as tf
+
+    @tff.tensorflow.computation(tff.TensorType(np.int32))
+    def broken(x):
+        with tf.control_dependencies([tf.debugging.assert_less(x, 0)]):
+            return tf.identity(x)
+
+    with pool_of(tff, [hosts[0].target], population) as pool:
+        with pytest.raises(Exception, match=r"assert|Condition"):
+            broken(3)
+        assert pool.workers[0].alive
+
+
+def test_a_worker_that_is_not_there_is_named(tff, population):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(
+        errors.WorkerError, match=rf"answers at 127.0.0.1:{port}; start"
+    ):
+        with pool_of(tff, [f"127.0.0.1:{port}"], population, patience_seconds=0.5):
+            pass
+
+
+@pytest.mark.parametrize("address", ["host", "host:", ":80", "a b:80", "host:x"])
+def test_an_address_that_is_none_is_refused(tff, address):
+    from tff_perfedavg.simulation.remote_runtime import check_addresses
+
+    with pytest.raises(errors.ConfigError, match="write host:port"):
+        check_addresses([address])
+    with pytest.raises(errors.ConfigError, match="twice"):
+        check_addresses(["host:1", "[::1]:2", "host:1"])
+
+
+def test_a_worker_is_reached_on_its_address_alone():
+    worker, port = start_worker()
+    try:
+        wait_for(lambda: can_connect("127.0.0.1", port))
+        # Another address of this machine.
+        assert not can_connect("127.0.0.2", port)
+        listening = [
+            c.laddr
+            for process in [psutil.Process(worker.pid)]
+            for p in [process, *process.children(recursive=True)]
+            for c in p.connections("inet")
+            if c.status == psutil.CONN_LISTEN
+        ]
+        assert [tuple(address) for address in listening] == [("127.0.0.1", port)]
+        taken = subprocess.run(
+            [sys.executable, START, f"--port={port}"], capture_output=True, text=True
+        )
+        assert taken.returncode == 1
+        assert re.search(
+            rf"Cannot listen on 127.0.0.1:{port} .*choose another", taken.stderr
+        )
+        children = psutil.Process(worker.pid).children()
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    # What it started ends with it.
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_another_address_than_this_machines_own_is_warned_of():
+    answer = subprocess.run(
+        [sys.executable, START, "--port=9000", "--address=192.0.2.1"],
+        capture_output=True,
+        text=True,
+    )
+    assert "WARNING: anyone who reaches 192.0.2.1:9000 can run any" in answer.stderr
+    assert "Cannot listen on 192.0.2.1:9000" in answer.stderr
+
+
+def test_a_system_without_namespaces_is_told_of(monkeypatch):
+    class Libc:
+        def unshare(self, flags):
+            return -1
+
+    monkeypatch.setattr(worker_process.ctypes, "CDLL", lambda *a, **k: Libc())
+    with pytest.raises(errors.WorkerError, match=r"kept to one .*--address=0\.0\.0\.0"):
+        worker_process._enter_own_network()
+
+
+def start_worker():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    worker = subprocess.Popen(
+        [sys.executable, START, f"--port={port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert f"serves on 127.0.0.1:{port}" in worker.stdout.readline()
+    return worker, port
+
+
+def can_connect(address, port):
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.1)

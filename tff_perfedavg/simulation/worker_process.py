@@ -1,0 +1,168 @@
+"""TFF's worker process, kept to an address of its machine.
+
+TFF's worker listens on every address and asks nobody who they are. So it is started in
+a network of its own (a Linux network namespace), where nothing but this process reaches
+it, and this process passes on what comes to the one address it listens on. Imports
+neither TensorFlow nor TFF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import importlib.util
+import os
+import pathlib
+import signal
+import socket
+import struct
+import subprocess
+
+from tff_perfedavg import errors
+
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = "0.0.0.0"
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+# Where the worker listens in its own network.
+_INNER_PORT = 8000
+_RELAYED_BYTES = 1 << 16
+
+
+def start_process(port: int, output) -> subprocess.Popen:
+    """Starts TFF's worker program; it ends with this process, by the kernel's hand.
+
+    Args:
+      port: it listens on this port of every address of this process's network.
+      output: a file for what it prints.
+
+    Raises:
+      WorkerError: if this TFF package has no worker program.
+    """
+    spec = importlib.util.find_spec("tensorflow_federated")
+    if spec is None or spec.origin is None:
+        raise errors.WorkerError("TensorFlow Federated is not installed.")
+    program = pathlib.Path(spec.origin).parent / "data" / "worker_binary"
+    if not program.is_file():
+        raise errors.WorkerError(
+            f"No worker program at {program}; reinstall tensorflow-federated."
+        )
+    environment = {
+        # Warnings and errors only; the start-up notices concern nobody.
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        # Clients run side by side; the threads of their operations would contend for
+        # the same cores.
+        "TF_NUM_INTRAOP_THREADS": "1",
+        **os.environ,
+    }
+    libc = ctypes.CDLL(None)
+
+    def prepare():
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Ctrl-C reaches every process of the terminal; it is our parent's to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return subprocess.Popen(
+        [program, f"--port={port}"],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        preexec_fn=prepare,
+    )
+
+
+def serve(address: str, port: int) -> None:
+    """Runs a worker for other processes until this one is told to stop.
+
+    Call it in a process that has started no thread.
+
+    Args:
+      address: of this machine, on which the worker is reached; `EVERY_ADDRESS` for all.
+      port: on that address.
+
+    Raises:
+      WorkerError: if the address is not this machine's, the port is in use, the worker
+        cannot be kept to the address, or it ends by itself.
+    """
+    with _listen(address, port) as listening:
+        if address == EVERY_ADDRESS:
+            # Nothing to keep it to.
+            listening.close()
+            with _running(start_process(port, None)) as worker:
+                code = worker.wait()
+        else:
+            _enter_own_network()
+            with _running(start_process(_INNER_PORT, None)) as worker:
+                code = asyncio.run(_relay_until_end(listening, worker))
+    raise errors.WorkerError(f"The TFF worker process ended with code {code}.")
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((address, port))
+    except OSError as e:
+        raise errors.WorkerError(
+            f"Cannot listen on {address}:{port} ({e.strerror}); choose another --port, "
+            "or an --address of this machine."
+        ) from e
+
+
+@contextlib.contextmanager
+def _running(worker: subprocess.Popen):
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def _enter_own_network() -> None:
+    """Leaves the machine's network for one that has a loopback and nothing else."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Root may; others may where users may have namespaces.
+    for flags in (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET):
+        if libc.unshare(flags) == 0:
+            break
+    else:
+        raise errors.WorkerError(
+            "The worker cannot be kept to one address: TFF's worker listens on all, "
+            "and this system does not let it have a network of its own "
+            f"({os.strerror(ctypes.get_errno())}). In a private network give "
+            f"--address={EVERY_ADDRESS}."
+        )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        up = struct.pack("16sH14s", b"lo", _IFF_UP, b"")
+        fcntl.ioctl(control, _SIOCSIFFLAGS, up)
+
+
+async def _relay_until_end(listening: socket.socket, worker: subprocess.Popen) -> int:
+    async def serve_client(reader, writer):
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(
+                LOOPBACK, _INNER_PORT
+            )
+        except OSError:
+            # Not serving yet; whoever asked asks again.
+            writer.close()
+            return
+        await asyncio.gather(
+            _pass_on(reader, inner_writer), _pass_on(inner_reader, writer)
+        )
+
+    server = await asyncio.start_server(serve_client, sock=listening)
+    async with server:
+        return await asyncio.to_thread(worker.wait)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    # A connection that breaks on one side ends on the other.
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_RELAYED_BYTES):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
