@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
 from tff_perfedavg.programs.experiment import check_experiment_name
@@ -28,7 +29,11 @@ _STEPS = flags.DEFINE_integer(
 def main():
     for name in _RUNS.value:
         check_experiment_name(name)
+    if len({*_RUNS.value}) < len(_RUNS.value):
+        raise errors.ConfigError("run names a run twice.")
     AdaptationConfig(1.0, _STEPS.value)
+    if _OUTPUT.value and not _OUTPUT.value.endswith(".html"):
+        raise errors.ConfigError(f"output is {_OUTPUT.value}; it must end in .html.")
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _RUNS.value]
     from tff_perfedavg.programs import trained_model
 

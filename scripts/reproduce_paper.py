@@ -6,12 +6,14 @@ part of it; parts that are there, under --root_output_dir, are not run again, an
 table is of all that are there. Writes paper_table.csv and paper_table.tex.
 """
 
+import dataclasses
 import pathlib
 
 from absl import flags
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.config import DATASETS
+from tff_perfedavg.data.config import DATASETS, PAPER, PAPER_DIFF_HETERO
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
 from tff_perfedavg.programs.experiment import METHODS, Experiment
 
@@ -38,6 +40,7 @@ _STEPS = flags.DEFINE_integer(
 def main():
     for name, values, known in (
         ("dataset", _DATASETS, DATASETS),
+        ("partition", _PARTITIONS, (PAPER, PAPER_DIFF_HETERO)),
         ("method", _METHODS, METHODS),
     ):
         for value in values.value:
@@ -54,6 +57,10 @@ def main():
         outer_learning_rate=_OUTER.value,
     )
     seeds = command.numbers(_SEEDS, int)
+    for rate in chosen["inner_learning_rates"]:
+        AdaptationConfig(rate, _STEPS.value)
+    for tau in chosen["num_local_steps"]:
+        dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
     from tff_perfedavg.programs import paper_table, study
     from tff_perfedavg.simulation.local_runtime import use_local_runtime

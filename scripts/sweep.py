@@ -54,6 +54,8 @@ def axes() -> dict[str, list]:
                 f"grid has {text!r}; known fields: method, "
                 f"{', '.join(experiment_flags.names())}."
             )
+        if name in found:
+            raise errors.ConfigError(f"grid has {name} twice; give its values at once.")
         if not values:
             raise errors.ConfigError(f"grid has {text!r}; write {name}=VALUE,VALUE.")
         if name == "method":
@@ -91,18 +93,23 @@ def main():
     per_user = study.read_study(root, runs)
     test = sweep.choose(per_user, grid, _CHOOSE.value, seed=_SEED.value)
     table = sweep.summarize(test, grid, _CHOOSE.value)
+    quantity = sweep.quantity(test)
+    of_table, of_difference = {
+        "accuracy": ("accuracy %", "gain in accuracy, percentage points"),
+        "loss": ("loss", "difference of the loss"),
+    }[quantity]
     print(
-        "\nTest users, with what the validation users chose: accuracy %, ± 95 % over "
+        f"\nTest users, with what the validation users chose: {of_table}, ± 95 % over "
         "seeds and over users"
     )
     print(sweep.format_table(table))
     compared = sweep.compare_methods(test, grid, _CHOOSE.value)
     if compared is not None:
         print(
-            "\nThe second against the first on the same test users: mean gain in "
-            "accuracy, percentage points, 95 % bootstrap interval"
+            "\nThe second against the first on the same test users: mean "
+            f"{of_difference}, 95 % bootstrap interval"
         )
-        print(sweep.format_comparison(compared))
+        print(sweep.format_comparison(compared, quantity))
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
 
 

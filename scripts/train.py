@@ -38,6 +38,9 @@ flags.DEFINE_string(
     "",
     "Keep the best evaluation's model by this, too, for example new/accuracy/1.",
 )
+flags.DEFINE_float(
+    "delta", None, "Of the differential privacy reported; by default users^-1.1."
+)
 flags.DEFINE_bool(
     "resume", True, "Go on with the run of this name; --noresume begins it anew."
 )

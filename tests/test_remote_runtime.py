@@ -326,9 +326,8 @@ def test_a_worker_that_is_not_there_is_named(tff, population):
         port = server.getsockname()[1]
     with pytest.raises(
         errors.WorkerError, match=rf"answers at 127.0.0.1:{port}; start"
-    ):
-        with pool_of(tff, [f"127.0.0.1:{port}"], population, patience_seconds=0.5):
-            pass
+    ), pool_of(tff, [f"127.0.0.1:{port}"], population, patience_seconds=0.5):
+        pass
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":80", "a b:80", "host:x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import IO
 
 _UNFINISHED = ".unfinished"
+_BLOCK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -86,8 +88,22 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            found.update(block)
+    return found.hexdigest()
+
+
 def sync_directory(path: pathlib.Path) -> None:
     """Makes the names in a directory durable."""
+    sync_file(path)
+
+
+def sync_file(path: pathlib.Path) -> None:
+    """Makes a file's content durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,11 +14,8 @@ from tff_perfedavg.algorithms.client_data import ClientData, SequenceClientData
 from tff_perfedavg.algorithms.client_work import model_weights_type
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.adaptation import adapt
+from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
 from tff_perfedavg.optimization.config import AdaptationConfig
-
-# The round numbers that key evaluation draws; training rounds count from 0.
-_EVALUATION_ROUND, _CHOICE_OF_ROWS = -1, -2
 
 
 def build_personalization_eval(
@@ -51,32 +48,16 @@ def build_personalization_eval(
     client_data = client_data or SequenceClientData(model)
     weights_type = model_weights_type(model)
     seed_pair = batches.seed_pair(seed)
+    most_rows = config.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
     def evaluate_users(model_weights, value):
         def evaluate_user(user, adaptation, evaluation):
-            def key(role):
-                return batches.user_key(tf.constant(seed_pair), tf.constant(role), user)
-
             evaluation_batch = batches.all_rows(evaluation)
-            if config.num_rows is not None:
-                adaptation = batches.some_rows(
-                    adaptation, key(_CHOICE_OF_ROWS), config.num_rows
-                )
-            if config.batch_size is None:
-                everything = batches.all_rows(adaptation)
-                draw = lambda step: [everything]  # noqa: E731
-            else:
-                draw = batches.batch_source(
-                    adaptation,
-                    key(_EVALUATION_ROUND),
-                    config.num_steps,
-                    [config.batch_size],
-                )
             _, measured = adapt(
                 model.batch_loss,
                 model_weights.trainable,
-                lambda step: draw(step)[0],
+                adaptation_batches(adaptation, tf.constant(seed_pair), user, config),
                 config.inner_learning_rate,
                 config.num_steps,
                 lambda weights: model.evaluate(weights, evaluation_batch),
@@ -85,7 +66,7 @@ def build_personalization_eval(
                 user=user,
                 loss=measured[:, 0],
                 accuracy=measured[:, 1],
-                num_adaptation_examples=adaptation.num_rows,
+                num_adaptation_examples=tf.minimum(adaptation.num_rows, most_rows),
                 num_evaluation_examples=evaluation.num_rows,
             )
 

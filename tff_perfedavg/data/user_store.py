@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import atomic_directory
+from tff_perfedavg.files import atomic_directory, sha256
 
 FORMAT_VERSION = 1
 _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
@@ -189,11 +189,7 @@ class UserStore:
           DataError: naming the first file whose content has changed.
         """
         for name, facts in self._header["files"].items():
-            found = hashlib.sha256()
-            with open(self.path / name, "rb") as file:
-                while block := file.read(_BUFFER_BYTES):
-                    found.update(block)
-            if found.hexdigest() != facts["sha256"]:
+            if sha256(self.path / name) != facts["sha256"]:
                 raise errors.DataError(
                     f"{self.path / name} is not what was written (its SHA-256 "
                     "differs); prepare the data again."

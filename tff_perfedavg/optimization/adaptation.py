@@ -10,6 +10,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
+from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
     Scale,
@@ -17,6 +19,35 @@ from tff_perfedavg.optimization.meta_gradient import (
     loss_and_gradient,
     subtract,
 )
+
+# The round numbers that key a user's draws; training rounds count from 0.
+_STEPS, _CHOICE_OF_ROWS = -1, -2
+
+
+def adaptation_batches(
+    rows: batches.UserRows, seed: tf.Tensor, user: tf.Tensor, config: AdaptationConfig
+) -> Callable[[tf.Tensor], Batch]:
+    """Returns the batch of each of a user's adaptation steps.
+
+    Args:
+      rows: the user's adaptation rows.
+      seed: int32 `[2]` from `batches.seed_pair`.
+      user: int32 scalar, the user's number.
+      config: how many rows there are, and how many a batch has.
+    """
+
+    def key(role):
+        return batches.user_key(seed, tf.constant(role), user)
+
+    if config.num_rows is not None:
+        rows = batches.some_rows(rows, key(_CHOICE_OF_ROWS), config.num_rows)
+    if config.batch_size is None:
+        everything = batches.all_rows(rows)
+        return lambda step: everything
+    draw = batches.batch_source(
+        rows, key(_STEPS), config.num_steps, [config.batch_size]
+    )
+    return lambda step: draw(step)[0]
 
 
 def adapt(

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_data import ClientData, StoreClientData
+from tff_perfedavg.algorithms.client_data import (
+    BlockClientData,
+    ClientData,
+    StoreClientData,
+)
 from tff_perfedavg.algorithms.client_work import ClientWeighting
 from tff_perfedavg.algorithms.fed_avg import build_fed_avg
 from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
@@ -16,6 +20,7 @@ from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.programs import experiment as experiment_lib
+from tff_perfedavg.programs.aggregation import build_aggregation
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.own_model import build_own_model
 from tff_perfedavg.simulation.layout import choose_client_data
@@ -52,7 +57,7 @@ def build_client_data(
         population,
         model,
         experiment.clients_per_round,
-        experiment.client_form,
+        experiment.effective_client_form,
         experiment.block_size,
     )
 
@@ -65,10 +70,15 @@ def build_process(
         experiment_lib.PER_FED_AVG: build_per_fed_avg,
         experiment_lib.FED_AVG: build_fed_avg,
     }
+    aggregation = build_aggregation(
+        experiment, in_blocks=isinstance(client_data, BlockClientData)
+    )
     return builders[experiment.algorithm](
         model,
         experiment.client_config(),
         client_data=client_data,
         client_weighting=ClientWeighting(experiment.client_weighting),
+        model_aggregator=aggregation.model_aggregator,
+        update_transform=aggregation.update_transform,
         seed=experiment.base_random_seed,
     )

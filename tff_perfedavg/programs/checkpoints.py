@@ -201,11 +201,11 @@ class CheckpointManager(tff.program.ProgramStateManager):
 
 
 def _as_array(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
+    array: Any = np.asarray(leaf)
     if array.ndim or array.dtype.kind not in "SU":
         return array
     # numpy drops the zeros at a string's end, so something must follow them.
-    text = leaf if isinstance(leaf, (str, bytes)) else array[()]
+    text: Any = leaf if isinstance(leaf, (str, bytes)) else array[()]
     return np.asarray(text + ("." if isinstance(text, str) else b"."))
 
 

@@ -6,6 +6,7 @@ Plain Python, so that a command checks its flags before TensorFlow is loaded.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -18,7 +19,7 @@ from tff_perfedavg.optimization.config import (
     FedAvgConfig,
     PerFedAvgConfig,
 )
-from tff_perfedavg.simulation.client_forms import CLIENT_FORMS
+from tff_perfedavg.simulation.client_forms import AUTO, CLIENT_FORMS, USERS
 
 FED_AVG = "fed_avg"
 PER_FED_AVG = "per_fed_avg"
@@ -32,6 +33,20 @@ MODELS = (
     "mlp_regressor",
 )
 CLIENT_WEIGHTINGS = ("uniform", "num_examples")
+MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE = (
+    "mean",
+    "clip",
+    "robust",
+    "compression",
+    "dp_fixed",
+    "dp_adaptive",
+    "secure",
+)
+AGGREGATORS = (MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE)
+# With differential privacy.
+PRIVATE = (DP_FIXED, DP_ADAPTIVE)
+# Must see each user's update by itself; the others work in blocks of users, too.
+_BY_USER = (ROBUST, COMPRESSION, DP_ADAPTIVE, SECURE)
 # The algorithms with their variants, under one name each.
 METHODS: dict[str, dict[str, Any]] = {
     FED_AVG: {"algorithm": FED_AVG},
@@ -82,6 +97,14 @@ class Experiment:
       total_rounds: rounds of training.
       clients_per_round: users in a cohort.
       client_weighting: one of `CLIENT_WEIGHTINGS`.
+      aggregator: what is done to users' updates, one of `AGGREGATORS`: their `mean`;
+        `clip`, each clipped to a norm before; `robust`, each clipped and large ones
+        zeroed, by norms that adapt; `compression`; `dp_fixed` and `dp_adaptive`,
+        central differential privacy with a fixed and an adaptive clipping norm;
+        `secure`, by secure sums (in a simulation, without their security).
+      clipping_norm: of `clip` and `dp_fixed`.
+      noise_multiplier: of `dp_fixed` and `dp_adaptive`: standard deviation of the noise
+        over the clipping norm.
       client_form: how many users a TFF client stands for, one of `CLIENT_FORMS`; it
         has no influence on the result but by rounding.
       block_size: the most users per client where it stands for several; 0 to choose.
@@ -109,6 +132,9 @@ class Experiment:
     total_rounds: int = 300
     clients_per_round: int = 5
     client_weighting: str = "uniform"
+    aggregator: str = MEAN
+    clipping_norm: float | None = None
+    noise_multiplier: float = 0.0
     client_form: str = "auto"
     block_size: int = 0
     base_random_seed: int = 0
@@ -118,6 +144,7 @@ class Experiment:
             ("algorithm", ALGORITHMS),
             ("client_weighting", CLIENT_WEIGHTINGS),
             ("client_form", CLIENT_FORMS),
+            ("aggregator", AGGREGATORS),
         ):
             errors.check_known(field, getattr(self, field), known)
         if not self.has_own_model and self.model not in MODELS:
@@ -133,6 +160,7 @@ class Experiment:
             raise errors.ConfigError(
                 f"block_size is {self.block_size}; it must be at least 0."
             )
+        self._check_aggregator()
         self.client_config()
         if self.store and self._division():
             raise errors.ConfigError(
@@ -199,6 +227,54 @@ class Experiment:
             for name, mine, others in pairs
             if mine != others
         )
+
+    @property
+    def effective_client_form(self) -> str:
+        """The form of client data, where `auto` leaves the aggregator its choice."""
+        if self.client_form == AUTO and self.aggregator in _BY_USER:
+            return USERS
+        return self.client_form
+
+    def _check_aggregator(self) -> None:
+        clips = self.aggregator in (CLIP, DP_FIXED)
+        norm = self.clipping_norm
+        if clips and not (norm is not None and math.isfinite(norm) and norm > 0):
+            raise errors.ConfigError(
+                f"clipping_norm is {norm}; {self.aggregator} needs a number above 0."
+            )
+        if not clips and norm is not None:
+            raise errors.ConfigError(
+                f"clipping_norm is {norm}, but aggregator {self.aggregator} has none."
+            )
+        noise, private = self.noise_multiplier, self.aggregator in PRIVATE
+        if private and not (math.isfinite(noise) and noise > 0):
+            raise errors.ConfigError(
+                f"noise_multiplier is {noise}; {self.aggregator} needs a number above "
+                "0, for example 0.5."
+            )
+        # Of the noise, a part goes to finding the norm (Andrew et al., 2021).
+        most = 0.1 * self.clients_per_round
+        if self.aggregator == DP_ADAPTIVE and noise >= most:
+            raise errors.ConfigError(
+                f"noise_multiplier is {noise}; dp_adaptive with clients_per_round "
+                f"{self.clients_per_round} needs less than {most:g}. Take larger "
+                f"cohorts, or {DP_FIXED}."
+            )
+        if not private and noise:
+            raise errors.ConfigError(
+                f"noise_multiplier is {noise}, but aggregator {self.aggregator} adds "
+                f"no noise; choose one of {', '.join(PRIVATE)}."
+            )
+        if private and self.client_weighting != "uniform":
+            raise errors.ConfigError(
+                f"client_weighting is {self.client_weighting}, but {self.aggregator} "
+                "must count every user alike: its noise hides one user of weight 1."
+            )
+        if self.aggregator in _BY_USER and self.client_form not in (AUTO, USERS):
+            raise errors.ConfigError(
+                f"client_form is {self.client_form}, but {self.aggregator} must see "
+                f"each user's update; leave it at {AUTO}, or say {USERS}."
+            )
 
     def _division(self) -> dict:
         fields = {name: getattr(self, name) for name in DIVISION}

@@ -65,6 +65,18 @@ def define() -> None:
         "What a user counts for in the mean.",
     )
     flags.DEFINE_enum(
+        "aggregator",
+        defaults.aggregator,
+        experiment_lib.AGGREGATORS,
+        "What is done to users' updates on their way into the mean.",
+    )
+    flags.DEFINE_float("clipping_norm", None, "Of clip and dp_fixed.")
+    flags.DEFINE_float(
+        "noise_multiplier",
+        defaults.noise_multiplier,
+        "Of dp_fixed and dp_adaptive: the noise's standard deviation over the norm.",
+    )
+    flags.DEFINE_enum(
         "client_form",
         defaults.client_form,
         CLIENT_FORMS,

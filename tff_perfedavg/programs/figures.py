@@ -151,8 +151,10 @@ def users_by_gain(
       class_names: names of the classes.
     """
     gains = gain_by_user(per_user).sort_values("gain", kind="stable")
+    x_label = "users, sorted by gain"
     if len(gains) > _MOST_BARS:
         half = _MOST_BARS // 2
+        x_label += f" (of {len(gains)}, the {half} at either end)"
         gains = pd.concat([gains.head(half), gains.tail(half)])
     _, scale, quantity = _quantity(per_user)
     with matplotlib.rc_context(_SETTINGS):
@@ -173,7 +175,7 @@ def users_by_gain(
         panels[0].legend(loc="upper left")
         if histograms is not None:
             _stack_labels(panels[1], histograms[gains["user"]], class_names)
-        panels[-1].set_xlabel("users, sorted by gain")
+        panels[-1].set_xlabel(x_label)
         panels[-1].set_xticks([])
         figure.tight_layout()
     return figure
@@ -216,7 +218,8 @@ def inline_svg(figure: matplotlib.figure.Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'id="(\w+?_\d+)"', rf'id="{name}-\1"', svg)
+    # Its ids, and what refers to them, wherever they are.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return svg.replace(_INK, "var(--ink)").replace(_LINE, "var(--line)")
 
 
@@ -285,7 +288,8 @@ def _stack_labels(
             100 * share,
             bottom=100 * bottom,
             color=colours(number % 20),
-            label=name,
+            # Between two dollars Matplotlib would read mathematics.
+            label=name.replace("$", r"\$"),
             width=1.0,
         )
         bottom += share

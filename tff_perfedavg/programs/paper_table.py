@@ -94,7 +94,7 @@ def summarize_paper(per_user: pd.DataFrame, steps: Sequence[int]) -> pd.DataFram
     """Returns means with intervals by setting, group, algorithm and step.
 
     Args:
-      per_user: from `study.read_results`.
+      per_user: from `study.read_study`.
       steps: which adaptation steps.
     """
     chosen = per_user[per_user["step"].isin(steps)]

@@ -175,6 +175,7 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
     per_user = pd.concat([record.per_user for record in records], ignore_index=True)
     last = int(per_user["step"].max())
     summary = summarize(per_user)
+    has_classes = per_user["accuracy"].notna().any()
     tables = [
         {
             "caption": "Users before (0 steps) and after adapting on their own rows; "
@@ -186,14 +187,17 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
                 "{:.1f}",
                 loss="{:.3f}".format,
             ),
-        },
-        {
-            "caption": "How evenly users fare: 1 is alike (cosine and entropy of the "
-            "users' accuracies); percentiles over users.",
-            "html": _html(_fairness(summary, {0, last}), "{:.3f}"),
-        },
+        }
     ]
-    if len(records) > 1 and per_user["accuracy"].notna().any() and _same_users(records):
+    if has_classes:
+        tables.append(
+            {
+                "caption": "How evenly users fare: 1 is alike (cosine and entropy of "
+                "the users' accuracies); percentiles over users.",
+                "html": _html(_fairness(summary, {0, last}), "{:.3f}"),
+            }
+        )
+    if len(records) > 1 and has_classes and _same_users_and_steps(records):
         compared = report.comparison_table(compare_paired(per_user, last))
         tables.append(
             {
@@ -250,9 +254,10 @@ def _flat_facts(record: RunRecord) -> dict:
     }
 
 
-def _same_users(records: Sequence[RunRecord]) -> bool:
+def _same_users_and_steps(records: Sequence[RunRecord]) -> bool:
     keys = [
-        {*zip(r.per_user["users"], r.per_user["user"], strict=True)} for r in records
+        {*r.per_user[["users", "user", "step"]].itertuples(index=False, name=None)}
+        for r in records
     ]
     return all(key == keys[0] for key in keys)
 

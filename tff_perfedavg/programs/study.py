@@ -20,6 +20,7 @@ import pandas as pd
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import build_evaluator
 from tff_perfedavg.programs.experiment import METHODS, Experiment
@@ -160,7 +161,7 @@ def _claim(root: pathlib.Path, base: Experiment) -> None:
 
 
 def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
-    weights = train_and_save(run.experiment, paths).weights
+    weights = _weights(run, paths)
     population = str(build_population(run.experiment, paths.root).path)
     for adaptation in missing:
         evaluate = _evaluator(run.experiment.model, population, adaptation, seed)
@@ -175,6 +176,16 @@ def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
         }
         frame = frame.assign(**labels)[[*labels, *frame.columns]]
         write_rows(frame, _results_file(paths, adaptation))
+
+
+def _weights(run: Run, paths: RunPaths):
+    # Training writes even a finished run's model anew: it would be younger than the
+    # evaluations that are there.
+    if paths.model.is_file():
+        weights, trained = trained_model.load(paths.model)
+        if trained == run.experiment:
+            return weights
+    return train_and_save(run.experiment, paths).weights
 
 
 @functools.lru_cache(_MOST_EVALUATORS)

@@ -64,6 +64,11 @@ def choose(
     )
 
 
+def quantity(test: pd.DataFrame) -> str:
+    """Returns what users are judged by: `loss` where labels are no classes."""
+    return "accuracy" if test["accuracy"].notna().any() else "loss"
+
+
 def summarize(
     test: pd.DataFrame, axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]
 ) -> pd.DataFrame:
@@ -72,7 +77,7 @@ def summarize(
     Its columns are what was chosen, and `mean_with_intervals` of the accuracy (of the
     loss where labels are no classes).
     """
-    column = "accuracy" if test["accuracy"].notna().any() else "loss"
+    column = quantity(test)
     by = ["users", *_reported(axes, chosen)]
     rows = {}
     for key, group in test.groupby(by, dropna=False, sort=False):
@@ -85,10 +90,13 @@ def summarize(
 def compare_methods(
     test: pd.DataFrame, axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]
 ) -> pd.DataFrame | None:
-    """Compares every two methods on the same test users; None for a single method."""
-    if len(axes.get("method", ())) < 2:
+    """Compares every two methods on the same test users.
+
+    None for a single method, and where users chose theirs.
+    """
+    if len(axes.get("method", ())) < 2 or "method" in chosen:
         return None
-    column = "accuracy" if test["accuracy"].notna().any() else "loss"
+    column = quantity(test)
     others = [name for name in _reported(axes, chosen) if name != "method"]
     frames = {
         key: compare_paired(rows, None, column=column)
@@ -99,7 +107,8 @@ def compare_methods(
 
 def format_table(table: pd.DataFrame) -> str:
     """Lays a summary out for a terminal."""
-    shown = table.drop(columns=["num_seeds"])
+    # A single seed has no interval.
+    shown = table.drop(columns=["num_seeds"]).dropna(axis="columns", how="all")
     percent = [c for c in ("accuracy", "over_seeds", "over_users") if c in shown]
     if "accuracy" in shown:
         shown = shown.assign(**{c: 100 * shown[c].astype(float) for c in percent})
@@ -108,9 +117,14 @@ def format_table(table: pd.DataFrame) -> str:
     return shown.to_string(formatters=formats, float_format="{:.4g}".format)
 
 
-def format_comparison(compared: pd.DataFrame) -> str:
-    """Lays a comparison out for a terminal."""
-    return report.format_comparison(compared)
+def format_comparison(compared: pd.DataFrame, column: str) -> str:
+    """Lays a comparison out for a terminal, accuracies in percentage points."""
+    if column == "accuracy":
+        return report.format_comparison(compared)
+    table = report.comparison_table(compared).rename(columns={"gain": "difference"})
+    # A loss is no share of a hundred.
+    table[["difference", "from", "to"]] /= 100
+    return table.to_string(float_format="{:+.3g}".format)
 
 
 def write(

@@ -34,10 +34,11 @@ from tff_perfedavg.programs.build import (
 )
 from tff_perfedavg.programs.checkpoints import CheckpointManager
 from tff_perfedavg.programs.evaluation import build_evaluator, choose_users
-from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.experiment import PRIVATE, Experiment
 from tff_perfedavg.programs.metrics import NEW, mean_rows
 from tff_perfedavg.programs.metrics_log import MetricsLog
 from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.programs.privacy import default_delta, epsilon_spent
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
 from tff_perfedavg.simulation.cohort import sample_cohort
@@ -258,6 +259,7 @@ class _Watch:
         self._paths = paths
         self._options = options
         self._training = training
+        self._num_users = len(population.training_users)
         self._log = log
         if options.rounds_per_evaluation:
             self._evaluate = build_evaluator(
@@ -287,6 +289,8 @@ class _Watch:
             return
         weights = self._training.weights(state)
         rows = mean_rows(self._evaluate(weights))
+        if self._experiment.aggregator in PRIVATE:
+            self._add_privacy(done, rows)
         self._log.add_evaluation(done, rows)
         if not self._options.best_metric:
             return
@@ -300,6 +304,24 @@ class _Watch:
         if self.best is None or merit > self.best:
             self.best = merit
             trained_model.save(self._paths.best_model, weights, self._experiment)
+
+    def _add_privacy(self, done: int, rows: list[dict]) -> None:
+        """Adds the epsilon spent to an evaluation's rows, and prints it."""
+        delta = self._options.delta or default_delta(self._num_users)
+        epsilon = epsilon_spent(
+            self._experiment.noise_multiplier,
+            self._experiment.clients_per_round,
+            self._num_users,
+            done,
+            delta,
+        )
+        for row in rows:
+            row.update(epsilon=epsilon, delta=delta)
+        tqdm.tqdm.write(
+            f"After {done} rounds: differential privacy with epsilon {epsilon:.3g} at "
+            f"delta {delta:.2g}.",
+            file=sys.stderr,
+        )
 
 
 def _remove(paths: RunPaths, checkpoints: CheckpointManager) -> None:

@@ -27,6 +27,8 @@ class TrainingOptions:
         measured in these; 0 for all.
       best_metric: `GROUP/QUANTITY/STEP`, for example `new/accuracy/1`: the model of the
         evaluation that was best by it is kept beside the last round's; '' for none.
+      delta: of the differential privacy that is reported, where there is any; None for
+        the number of training users to the power -1.1.
       resume: go on where a run of that name was left, rather than begin it anew.
     """
 
@@ -36,6 +38,7 @@ class TrainingOptions:
     adaptation_steps: int = 1
     num_evaluation_users: int = 200
     best_metric: str = ""
+    delta: float | None = None
     resume: bool = True
 
     def __post_init__(self):
@@ -47,6 +50,10 @@ class TrainingOptions:
             "num_evaluation_users",
         ):
             check_at_least(self, field, 0)
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise errors.ConfigError(
+                f"delta is {self.delta}; it must be between 0 and 1."
+            )
         if not self.best_metric:
             return
         match = re.fullmatch(r"(seen|new)/(accuracy|loss)/(\d+)", self.best_metric)

@@ -22,7 +22,11 @@ import tensorflow_federated as tff
 
 from tff_perfedavg import errors
 from tff_perfedavg.simulation import worker_process
-from tff_perfedavg.simulation.executors import FewExecutors, channel_options
+from tff_perfedavg.simulation.executors import (
+    FewExecutors,
+    channel_options,
+    compile_computation,
+)
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000
@@ -99,7 +103,7 @@ class LocalRuntime:
         atexit.register(executors.close)
         self.context = tff.framework.SyncExecutionContext(
             executor_fn=executors,
-            compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+            compiler_fn=compile_computation,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )

@@ -9,6 +9,7 @@ the result is the same. A worker that answers again is used again.
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import re
 import sys
@@ -22,7 +23,12 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_perfedavg import errors
-from tff_perfedavg.simulation.executors import FewExecutors, channel_options
+from tff_perfedavg.simulation.executors import (
+    FewExecutors,
+    channel_options,
+    compile_computation,
+    without_secure_sums,
+)
 
 # Not a method it has: that it says so is the heartbeat.
 _HEARTBEAT = "/tensorflow_federated.v0.ExecutorGroup/Heartbeat"
@@ -33,6 +39,7 @@ _LOST_CODES = {
     # What it says when it was started anew and knows nothing of us.
     grpc.StatusCode.FAILED_PRECONDITION,
 }
+_MOST_COMPUTATIONS = 16
 
 
 class WorkerLost(errors.WorkerError):
@@ -75,7 +82,7 @@ class RemoteWorker:
         self._executors = FewExecutors(_Stub(self._channel, self.address))
         self._context = tff.framework.AsyncExecutionContext(
             executor_fn=self._executors,
-            compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+            compiler_fn=compile_computation,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )
@@ -311,13 +318,22 @@ class RemoteContext(tff.framework.SyncContext):
         self._in_parts = tff.backends.native.create_mergeable_comp_execution_context(
             parts
         )
+        # By identity, since hashing a computation serializes it.
+        self._plain: collections.OrderedDict[int, tuple] = collections.OrderedDict()
 
     def invoke(self, comp, arg):
         if not tff.types.contains(comp.type_signature, _is_at_clients):
             return self._pool.run(comp, arg)
-        result = self._in_parts.invoke(comp, arg)
+        result = self._in_parts.invoke(self._without_secure_sums(comp), arg)
         # TFF's compiler forgets containers of the result.
         return tff.types.type_to_py_container(result, comp.type_signature.result)
+
+    def _without_secure_sums(self, comp):
+        if id(comp) not in self._plain:
+            self._plain[id(comp)] = (comp, without_secure_sums(comp))
+            if len(self._plain) > _MOST_COMPUTATIONS:
+                self._plain.popitem(last=False)
+        return self._plain[id(comp)][1]
 
 
 def use_remote_runtime(

@@ -1,0 +1,67 @@
+"""What is done to users' updates on their way into the mean."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import tensorflow_federated as tff
+
+from tff_perfedavg.algorithms.block_noise import BlockGaussianFactory
+from tff_perfedavg.algorithms.client_work import UpdateTransform
+from tff_perfedavg.optimization.update_transforms import clip_update
+from tff_perfedavg.programs import experiment as experiment_lib
+from tff_perfedavg.programs.experiment import Experiment
+
+
+class Aggregation(NamedTuple):
+    """The two places where updates are treated.
+
+    Attributes:
+      model_aggregator: TFF's, over clients; None for the weighted mean.
+      update_transform: of each user's update, before any is summed; None for none.
+    """
+
+    model_aggregator: tff.aggregators.AggregationFactory | None
+    update_transform: UpdateTransform | None
+
+
+def build_aggregation(experiment: Experiment, in_blocks: bool) -> Aggregation:
+    """Returns the experiment's treatment of updates.
+
+    Args:
+      experiment: its settings.
+      in_blocks: whether a client stands for several users. One user per client leaves
+        everything to TFF's aggregators; in blocks, what acts on a user's update acts
+        before the sum, and noise after it, with the same distribution.
+    """
+    name, clip = experiment.aggregator, experiment.clipping_norm
+    cohort, noise = experiment.clients_per_round, experiment.noise_multiplier
+    if name == experiment_lib.MEAN:
+        return Aggregation(None, None)
+    if name == experiment_lib.CLIP:
+        assert clip is not None
+        if in_blocks:
+            return Aggregation(None, clip_update(clip))
+        mean = tff.aggregators.MeanFactory()
+        return Aggregation(tff.aggregators.clipping_factory(clip, mean), None)
+    if name == experiment_lib.DP_FIXED:
+        assert clip is not None
+        if in_blocks:
+            noised = BlockGaussianFactory(noise, cohort, clip)
+            return Aggregation(noised, clip_update(clip))
+        private = tff.aggregators.DifferentiallyPrivateFactory
+        return Aggregation(private.gaussian_fixed(noise, cohort, clip), None)
+    if name == experiment_lib.SECURE:
+        # TFF's secure sums leave assertions of theirs unused, at length.
+        logging.getLogger("tensorflow").addFilter(
+            lambda record: "Object was never used" not in record.getMessage()
+        )
+    assert not in_blocks, f"{name} must see each user's update"
+    builders = {
+        experiment_lib.ROBUST: tff.learning.robust_aggregator,
+        experiment_lib.COMPRESSION: tff.learning.compression_aggregator,
+        experiment_lib.SECURE: tff.learning.secure_aggregator,
+        experiment_lib.DP_ADAPTIVE: lambda: tff.learning.dp_aggregator(noise, cohort),
+    }
+    return Aggregation(builders[name](), None)
