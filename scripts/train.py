@@ -14,7 +14,7 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg.programs import command, experiment_flags
-from tff_perfedavg.programs.experiment import check_experiment_name
+from tff_perfedavg.programs.experiment import check_experiment_name, check_workers
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
 
@@ -57,6 +57,7 @@ def main():
     experiment = experiment_flags.experiment()
     names = [field.name for field in dataclasses.fields(TrainingOptions)]
     options = TrainingOptions(**{name: flags.FLAGS[name].value for name in names})
+    check_workers(_WORKERS.value, experiment)
     command.load_frameworks()
     from tff_perfedavg.programs import training
     from tff_perfedavg.programs.population import build_population

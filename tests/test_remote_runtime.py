@@ -1,6 +1,7 @@
 """Workers on hosts of their own, here network namespaces, that come and go."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ import pytest
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
-from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.experiment import AGGREGATORS, Experiment, check_workers
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.simulation import worker_process
 
@@ -134,7 +135,7 @@ def pool_of(tff, targets, population, **settings):
     pool.close()
 
 
-def rounds(population, num_rounds, tau=3, before_round=None):
+def rounds(population, num_rounds, tau=3, before_round=None, **changes):
     """Weights and last metrics of some rounds on the context that is there."""
     from tff_perfedavg.programs.build import (
         build_client_data,
@@ -143,7 +144,7 @@ def rounds(population, num_rounds, tau=3, before_round=None):
     )
     from tff_perfedavg.simulation.cohort import sample_cohort
 
-    experiment = Experiment(num_local_steps=tau, clients_per_round=6, block_size=1)
+    experiment = dataclasses.replace(EXPERIMENT, num_local_steps=tau, **changes)
     model = build_model(experiment, population)
     client_data = build_client_data(experiment, model, population)
     process = build_process(experiment, model, client_data)
@@ -180,6 +181,22 @@ def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
     assert np.isclose(found_metrics["query_loss"], metrics["query_loss"], rtol=1e-6)
     assert (found_by_user["user"] == by_user["user"]).all()
     assert np.allclose(found_by_user["loss"], by_user["loss"], rtol=1e-5)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("aggregator", sorted({*AGGREGATORS} - {"mean", "secure"}))
+def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
+    private = aggregator.startswith("dp")
+    changes = {
+        "aggregator": aggregator,
+        "clipping_norm": 0.05 if aggregator in ("clip", "dp_fixed") else None,
+        "noise_multiplier": 1e-4 if private else 0.0,
+    }
+    expected, _ = rounds(population, 2, **changes)
+    with pool_of(tff, [host.target for host in hosts], population):
+        found, _ = rounds(population, 2, **changes)
+    # Noise so small that it is told from a wrong sum.
+    assert relative_error(found, expected) < (1e-3 if private else 1e-6)
 
 
 @needs_namespaces
@@ -324,20 +341,26 @@ def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
 def test_a_worker_that_is_not_there_is_named(tff, population):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(
-        errors.WorkerError, match=rf"answers at 127.0.0.1:{port}; start"
-    ), pool_of(tff, [f"127.0.0.1:{port}"], population, patience_seconds=0.5):
+    with (
+        pytest.raises(errors.WorkerError, match=rf"answers at 127.0.0.1:{port}; start"),
+        pool_of(tff, [f"127.0.0.1:{port}"], population, patience_seconds=0.5),
+    ):
         pass
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":80", "a b:80", "host:x"])
-def test_an_address_that_is_none_is_refused(tff, address):
-    from tff_perfedavg.simulation.remote_runtime import check_addresses
-
+def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(errors.ConfigError, match="write host:port"):
-        check_addresses([address])
+        check_workers([address], EXPERIMENT)
+
+
+def test_what_workers_cannot_do_is_refused():
+    check_workers(["host:1", "[::1]:2"], EXPERIMENT)
     with pytest.raises(errors.ConfigError, match="twice"):
-        check_addresses(["host:1", "[::1]:2", "host:1"])
+        check_workers(["host:1", "[::1]:2", "host:1"], EXPERIMENT)
+    secure = Experiment(aggregator="secure")
+    with pytest.raises(errors.ConfigError, match="secure, which TFF cannot spread"):
+        check_workers(["host:1"], secure)
 
 
 def test_a_worker_is_reached_on_its_address_alone():

@@ -86,6 +86,10 @@ def build_evaluator(
     def evaluate_weights(weights):
         server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
         results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
+        # Several workers' come in the order in which they are done.
+        order = np.argsort(results["user"])
+        place = order[np.searchsorted(results["user"], everyone, sorter=order)]
+        results = {name: values[place] for name, values in results.items()}
         sizes = [steps * len(users) for users in groups.values()]
         frame = pd.DataFrame(
             {

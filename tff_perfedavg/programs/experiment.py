@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tff_perfedavg import errors
@@ -287,4 +288,20 @@ def check_experiment_name(name: str) -> None:
         raise errors.ConfigError(
             f"experiment_name is {name!r}; use letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit."
+        )
+
+
+def check_workers(addresses: Sequence[str], experiment: Experiment) -> None:
+    """Raises `ConfigError` unless an experiment can run on workers so named."""
+    for address in addresses:
+        if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", address):
+            raise errors.ConfigError(
+                f"workers has {address!r}; write host:port, as in 10.0.0.7:8000."
+            )
+    if len(set(addresses)) < len(addresses):
+        raise errors.ConfigError("workers names an address twice.")
+    if addresses and experiment.aggregator == SECURE:
+        raise errors.ConfigError(
+            f"aggregator is {SECURE}, which TFF cannot spread over workers; leave "
+            "out --workers."
         )

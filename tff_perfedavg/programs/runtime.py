@@ -18,7 +18,6 @@ def use_runtime(workers: Sequence[str], population: UserStore) -> None:
       population: whose store every worker must have.
 
     Raises:
-      ConfigError: if an address is no `host:port` or given twice.
       WorkerError: if a worker does not answer.
       DataError: if a worker has not this store.
     """

@@ -14,7 +14,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,6 +140,7 @@ def train_and_save(
     experiment: Experiment,
     paths: RunPaths,
     options: TrainingOptions | None = None,
+    on_round: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Runs an experiment, or goes on with it, and writes its files.
 
@@ -147,6 +148,7 @@ def train_and_save(
       experiment: what to run.
       paths: where its files are.
       options: how it is watched and kept.
+      on_round: called after every round with the number of rounds done.
 
     Raises:
       ConfigError: if a run of that name has other settings, naming them. More rounds
@@ -157,7 +159,9 @@ def train_and_save(
     """
     try:
         with locked(paths.checkpoints / "lock"):
-            return _train_and_save(experiment, paths, options or TrainingOptions())
+            return _train_and_save(
+                experiment, paths, options or TrainingOptions(), on_round
+            )
     except BlockingIOError as e:
         raise errors.PerFedAvgError(
             f"Another process trains {paths.name} in {paths.root}; choose another "
@@ -172,7 +176,10 @@ def train_and_save(
 
 
 def _train_and_save(
-    experiment: Experiment, paths: RunPaths, options: TrainingOptions
+    experiment: Experiment,
+    paths: RunPaths,
+    options: TrainingOptions,
+    on_round: Callable[[int], None] | None,
 ) -> TrainingResult:
     start = time.monotonic()
     checkpoints = CheckpointManager(paths.checkpoints, options.checkpoints_kept)
@@ -230,6 +237,8 @@ def _train_and_save(
                     "best": watch.best,
                 }
                 checkpoints.write(state, done, notes)
+            if on_round is not None:
+                on_round(done)
             if stop:
                 raise errors.Interrupted(
                     f"Stopped after round {done} of {experiment.total_rounds}; all is "

@@ -26,13 +26,8 @@ def compile_computation(computation):
     TFF's runtime has no secure sum. What users would send is that of one, its value
     types and its modular arithmetic included, but nothing is hidden.
     """
-    plain = without_secure_sums(computation)
+    plain = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
     return tff.backends.native.desugar_and_transform_to_native(plain)
-
-
-def without_secure_sums(computation):
-    """Returns the computation with plain sums for secure ones."""
-    return tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
 
 
 class _Executor(tff.framework.RemoteExecutor):

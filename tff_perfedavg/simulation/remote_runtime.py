@@ -9,9 +9,7 @@ the result is the same. A worker that answers again is used again.
 from __future__ import annotations
 
 import asyncio
-import collections
 import concurrent.futures
-import re
 import sys
 import threading
 import time
@@ -27,7 +25,6 @@ from tff_perfedavg.simulation.executors import (
     FewExecutors,
     channel_options,
     compile_computation,
-    without_secure_sums,
 )
 
 # Not a method it has: that it says so is the heartbeat.
@@ -39,7 +36,6 @@ _LOST_CODES = {
     # What it says when it was started anew and knows nothing of us.
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-_MOST_COMPUTATIONS = 16
 
 
 class WorkerLost(errors.WorkerError):
@@ -318,22 +314,11 @@ class RemoteContext(tff.framework.SyncContext):
         self._in_parts = tff.backends.native.create_mergeable_comp_execution_context(
             parts
         )
-        # By identity, since hashing a computation serializes it.
-        self._plain: collections.OrderedDict[int, tuple] = collections.OrderedDict()
 
     def invoke(self, comp, arg):
         if not tff.types.contains(comp.type_signature, _is_at_clients):
             return self._pool.run(comp, arg)
-        result = self._in_parts.invoke(self._without_secure_sums(comp), arg)
-        # TFF's compiler forgets containers of the result.
-        return tff.types.type_to_py_container(result, comp.type_signature.result)
-
-    def _without_secure_sums(self, comp):
-        if id(comp) not in self._plain:
-            self._plain[id(comp)] = (comp, without_secure_sums(comp))
-            if len(self._plain) > _MOST_COMPUTATIONS:
-                self._plain.popitem(last=False)
-        return self._plain[id(comp)][1]
+        return self._in_parts.invoke(comp, arg)
 
 
 def use_remote_runtime(
@@ -347,24 +332,11 @@ def use_remote_runtime(
       **settings: other arguments of `WorkerPool`.
 
     Raises:
-      ConfigError: if an address is no `host:port` or given twice.
       WorkerError: naming the first worker that does not answer.
     """
-    check_addresses(addresses)
     pool = WorkerPool(addresses, check, **settings)
     tff.framework.set_default_context(RemoteContext(pool))
     return pool
-
-
-def check_addresses(addresses: Sequence[str]) -> None:
-    """Raises `ConfigError` unless all are `host:port`, each once."""
-    for address in addresses:
-        if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", address):
-            raise errors.ConfigError(
-                f"workers has {address!r}; write host:port, as in 10.0.0.7:8000."
-            )
-    if len(set(addresses)) < len(addresses):
-        raise errors.ConfigError("workers names an address twice.")
 
 
 def _is_at_clients(type_spec: tff.Type) -> bool:
