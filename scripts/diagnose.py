@@ -15,7 +15,7 @@ from absl import flags
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_experiment_name
+from tff_perfedavg.programs.experiment import check_run_names
 from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAMES = flags.DEFINE_list(
@@ -28,8 +28,7 @@ _SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of the probes.")
 
 
 def main():
-    for name in _NAMES.value:
-        check_experiment_name(name)
+    check_run_names(_NAMES.value)
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
     from tff_perfedavg.programs import trained_model
 

@@ -13,7 +13,7 @@ from absl import flags
 
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_experiment_name
+from tff_perfedavg.programs.experiment import check_run_names
 from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAMES = flags.DEFINE_list(
@@ -31,8 +31,7 @@ _SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.
 
 
 def main():
-    for name in _NAMES.value:
-        check_experiment_name(name)
+    check_run_names(_NAMES.value)
     # A run's own rate was checked when it was trained.
     rate = 1.0 if _RATE.value is None else _RATE.value
     AdaptationConfig(rate, _STEPS.value, _BATCH.value)
@@ -52,12 +51,10 @@ def main():
     files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
     print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
     if len(runs) > 1:
-        compared = metrics.compare_paired(per_user, _STEPS.value)
-        print(
-            f"\nAfter {_STEPS.value} steps, the second against the first on the same "
-            "users: mean gain in accuracy, percentage points, 95 % bootstrap interval"
-        )
-        print(report.format_comparison(compared))
+        column = metrics.quantity(per_user)
+        compared = metrics.compare_paired(per_user, _STEPS.value, column=column)
+        print(f"\nAfter {_STEPS.value} steps, {report.COMPARED[column]}")
+        print(report.format_comparison(compared, column))
     print("\nWritten:", *files, *(run.per_user for run in runs), sep="\n  ")
 
 

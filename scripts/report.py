@@ -14,7 +14,7 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_experiment_name
+from tff_perfedavg.programs.experiment import check_run_names
 from tff_perfedavg.programs.run_paths import RunPaths
 
 _RUNS = flags.DEFINE_list("run", None, "Names of the runs.", required=True)
@@ -27,10 +27,7 @@ _STEPS = flags.DEFINE_integer(
 
 
 def main():
-    for name in _RUNS.value:
-        check_experiment_name(name)
-    if len({*_RUNS.value}) < len(_RUNS.value):
-        raise errors.ConfigError("run names a run twice.")
+    check_run_names(_RUNS.value)
     AdaptationConfig(1.0, _STEPS.value)
     if _OUTPUT.value and not _OUTPUT.value.endswith(".html"):
         raise errors.ConfigError(f"output is {_OUTPUT.value}; it must end in .html.")

@@ -83,7 +83,7 @@ def main():
         for most in rows:
             AdaptationConfig(rate, _STEPS.value, num_rows=most or None)
     command.load_frameworks()
-    from tff_perfedavg.programs import study, sweep
+    from tff_perfedavg.programs import metrics, report, study, sweep
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)
@@ -93,23 +93,17 @@ def main():
     per_user = study.read_study(root, runs)
     test = sweep.choose(per_user, grid, _CHOOSE.value, seed=_SEED.value)
     table = sweep.summarize(test, grid, _CHOOSE.value)
-    quantity = sweep.quantity(test)
-    of_table, of_difference = {
-        "accuracy": ("accuracy %", "gain in accuracy, percentage points"),
-        "loss": ("loss", "difference of the loss"),
-    }[quantity]
+    column = metrics.quantity(test)
     print(
-        f"\nTest users, with what the validation users chose: {of_table}, ± 95 % over "
-        "seeds and over users"
+        "\nTest users, with what the validation users chose: "
+        f"{'accuracy %' if column == 'accuracy' else column}, ± 95 % over seeds and "
+        "over users"
     )
     print(sweep.format_table(table))
     compared = sweep.compare_methods(test, grid, _CHOOSE.value)
     if compared is not None:
-        print(
-            "\nThe second against the first on the same test users: mean "
-            f"{of_difference}, 95 % bootstrap interval"
-        )
-        print(sweep.format_comparison(compared, quantity))
+        print(f"\nOf test users, {report.COMPARED[column]}")
+        print(report.format_comparison(compared, column))
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
 
 

@@ -30,9 +30,14 @@ def run(script, *flags):
         "prepare_data.py",
         "benchmark_scale.py",
         "export_tflite.py",
+        "personalize.py",
         "personalize_on_device.py",
         "serve_web_demo.py",
+        "start_worker.py",
         "diagnose.py",
+        "report.py",
+        "sweep.py",
+        "reproduce_paper.py",
     ],
 )
 def test_help_answers_without_loading_a_framework(script):
@@ -42,7 +47,7 @@ def test_help_answers_without_loading_a_framework(script):
         text=True,
         cwd=ROOT,
     )
-    assert re.search("--.*(_dir|model|output)", answer.stdout)
+    assert re.search("--.*(_dir|model|output|port)", answer.stdout)
     loaded = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
     assert "tff_perfedavg" in loaded
     assert not loaded & {"tensorflow", "tensorflow_federated", "pandas", "numpy"}
@@ -60,6 +65,42 @@ def test_help_answers_without_loading_a_framework(script):
         ),
         ("train.py", ["--experiment_name=a", "--variant=full"], "exact|first_order"),
         ("train.py", ["--experiment_name=a", "more"], "unknown argument 'more'"),
+        (
+            "train.py",
+            ["--experiment_name=a", "--model=resnet"],
+            "model is 'resnet'; known: mlp",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--workers=here"],
+            "workers has 'here'; write host:port",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--workers=here:1", "--aggregator=secure"],
+            "aggregator is secure, which TFF cannot spread over workers",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--aggregator=dp_fixed", "--clipping_norm=1"],
+            "noise_multiplier is 0.0; dp_fixed needs a number above 0",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--best_metric=accuracy"],
+            "best_metric is 'accuracy'; it is seen or new",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--store=s", "--partition=iid"],
+            "partition given with a store, which is divided already",
+        ),
+        (
+            "personalize.py",
+            ["--experiment_name=a", "--output_dir=b", "--users=1,x"],
+            "users has 'x'; it takes whole numbers",
+        ),
+        ("start_worker.py", ["--port=99999"], "port=99999"),
         (
             "evaluate.py",
             ["--experiment_name=a", "--inner_learning_rate=0"],
@@ -102,6 +143,52 @@ def test_help_answers_without_loading_a_framework(script):
             ["--model=a", "--store=b", "--inner_learning_rate=-1"],
             "inner_learning_rate is -1.0",
         ),
+        ("report.py", [], "--run"),
+        ("report.py", ["--run=a/b"], "experiment_name is 'a/b'"),
+        ("report.py", ["--run=a,a"], "named twice in a, a"),
+        ("report.py", ["--run=a", "--output=page"], "it must end in .html"),
+        ("report.py", ["--run=a", "--root_output_dir=x"], "No trained model at x/"),
+        ("sweep.py", [], "--grid"),
+        ("sweep.py", ["--grid=colour=1"], "grid has 'colour=1'; known fields: method"),
+        ("sweep.py", ["--grid=method"], "write method=VALUE,VALUE"),
+        ("sweep.py", ["--grid=method=sgd"], "method is 'sgd'; known: fed_avg"),
+        ("sweep.py", ["--grid=batch_size=few"], "grid has 'batch_size=few'"),
+        (
+            "sweep.py",
+            ["--grid=batch_size=5", "--grid=batch_size=10"],
+            "grid has batch_size twice",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--choose=batch_size"],
+            "choose is 'batch_size'; known: method",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--adaptation_learning_rates=0.1,fast"],
+            "adaptation_learning_rates has 'fast'; it takes numbers",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--adaptation_learning_rates=0"],
+            "inner_learning_rate is 0.0",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--adaptation_rows=-1"],
+            "num_rows is -1",
+        ),
+        ("reproduce_paper.py", ["--dataset=paper"], "dataset is 'paper'; known: "),
+        ("reproduce_paper.py", ["--method=sgd"], "method is 'sgd'; known: fed_avg"),
+        ("reproduce_paper.py", ["--partition=iid"], "partition is 'iid'; known: paper"),
+        ("reproduce_paper.py", ["--seeds=one"], "seeds has 'one'; it takes whole num"),
+        (
+            "reproduce_paper.py",
+            ["--inner_learning_rate=0.1,0"],
+            "inner_learning_rate is 0.0",
+        ),
+        ("reproduce_paper.py", ["--num_local_steps=0"], "num_local_steps is 0"),
+        ("reproduce_paper.py", ["--total_rounds=0"], "total_rounds is 0"),
     ],
 )
 def test_bad_flags_are_refused_before_any_work(script, flags, message):
@@ -275,6 +362,23 @@ def run_example(document, directory, before=""):
 
 def test_the_example_of_the_data_guide_runs_as_printed(tmp_path):
     assert run_example("docs/data.md", tmp_path) == "100 20 (20, 8)\n"
+
+
+def test_users_own_weights_and_the_example_of_the_training_guide(tmp_path):
+    root = f"--root_output_dir={tmp_path}"
+    trained = run("train.py", "--experiment_name=mine", "--total_rounds=2", root)
+    assert trained.returncode == 0, trained.stderr
+    saved = run(
+        "personalize.py",
+        "--experiment_name=mine",
+        f"--output_dir={tmp_path / 'results' / 'adapted'}",
+        "--group=new",
+        root,
+    )
+    assert saved.returncode == 0, saved.stderr
+    assert "weights of 6 users" in saved.stdout
+    shown = run_example("docs/training.md", tmp_path)
+    assert shown.startswith("6 [(64, 80), (80,), (80, 60), (60,), (60, 10), (10,)] 0")
 
 
 def test_the_readmes_example_runs_as_printed(tmp_path):

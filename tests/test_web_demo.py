@@ -1,67 +1,35 @@
 """The web page in a browser: what it shows is what Python computes."""
 
 import contextlib
-import json
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
 
 import tff_perfedavg as pfa
+from tests import browser as browser_lib
+from tests.browser import Browser, process
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVE = ROOT / "scripts/serve_web_demo.py"
 RUNTIME = ROOT / "scripts/web_demo/node_modules/@litertjs/core/package.json"
 RATE, STEPS = 0.05, 5
-CHROMIUM_FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=900,1100",
-    # Whatever would ask another host fails.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver's name of a reference.
 
 
-class Browser:
-    """A browser by the WebDriver protocol."""
-
-    def __init__(self, driver_url, chromium, profile):
-        self._url = driver_url
-        options = {
-            "binary": chromium,
-            "args": [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"],
-        }
-        capabilities = {"browserName": "chrome", "goog:chromeOptions": options}
-        answer = self._ask(
-            "POST", "session", capabilities={"alwaysMatch": capabilities}
-        )
-        self._url = f"{driver_url}/session/{answer['sessionId']}"
+class DemoBrowser(Browser):
+    """A browser at the demo's page."""
 
     def open(self, url):
-        self._ask("POST", "url", url=url)
+        super().open(url)
         self.run("return demo.ready")
 
     def refresh(self):
-        self._ask("POST", "refresh")
+        super().refresh()
         self.run("return demo.ready")
-
-    def run(self, script, *arguments):
-        """Runs a script's function body; waits for the promise it returns."""
-        return self._ask("POST", "execute/sync", script=script, args=list(arguments))
 
     def draw(self, *strokes):
         """Moves a mouse over the paper along lines of points in [0, 1] x [0, 1]."""
@@ -87,55 +55,7 @@ class Browser:
                     actions.append({"type": "pointerDown", "button": 0})
             actions.append({"type": "pointerUp", "button": 0})
         mouse = {"type": "pointer", "id": "mouse", "actions": actions}
-        self._ask("POST", "actions", actions=[mouse])
-
-    def find(self, selector):
-        answer = self._ask("POST", "element", using="css selector", value=selector)
-        return {ELEMENT: answer[ELEMENT]}
-
-    def click(self, selector):
-        self._ask("POST", f"element/{self.find(selector)[ELEMENT]}/click")
-
-    def type(self, selector, keys):
-        self._ask("POST", f"element/{self.find(selector)[ELEMENT]}/value", text=keys)
-
-    def close(self):
-        self._ask("DELETE", "")
-
-    def _ask(self, method, path, **body):
-        request = urllib.request.Request(
-            f"{self._url}/{path}".rstrip("/"),
-            method=method,
-            data=json.dumps(body).encode() if method == "POST" else None,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as e:
-            raise RuntimeError(json.load(e)["value"]["message"]) from None
-
-
-@contextlib.contextmanager
-def process(*command, says):
-    """A process once it said what the pattern matches; gives the match's group."""
-    running = subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        said = ""
-        for line in running.stdout:
-            said += line
-            if match := re.search(says, line):
-                yield match.group(1)
-                break
-        else:
-            raise RuntimeError(f"{command[0]} ended: {said}")
-    finally:
-        running.terminate()
-        running.communicate(timeout=10)
+        self.ask("POST", "actions", actions=[mouse])
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +63,8 @@ def driver():
     """ChromeDriver's address, and Chromium's path."""
     if not RUNTIME.exists():
         pytest.skip("@litertjs/core is missing: npm ci --prefix scripts/web_demo")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        pytest.skip("chromium or chromedriver is missing")
-    with process(chromedriver, "--port=0", says=r"on port (\d+)\.") as port:
-        yield f"http://127.0.0.1:{port}", chromium
+    with browser_lib.driver() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +89,7 @@ def export(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(driver, tmp_path_factory):
     """A browser; every page served has a port, so a storage, of its own."""
-    opened = Browser(*driver, tmp_path_factory.mktemp("profile"))
+    opened = DemoBrowser(*driver, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
 

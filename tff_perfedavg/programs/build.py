@@ -45,6 +45,7 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
             population.input_shape,
             num_outputs,
             experiment.base_random_seed,
+            has_classes=population.description.num_classes is not None,
         )
     return builders[experiment.model](population.input_shape, num_outputs)
 

@@ -291,6 +291,14 @@ def check_experiment_name(name: str) -> None:
         )
 
 
+def check_run_names(names: Sequence[str]) -> None:
+    """Raises `ConfigError` unless all are fit to be runs' names, each given once."""
+    for name in names:
+        check_experiment_name(name)
+    if len(set(names)) < len(names):
+        raise errors.ConfigError(f"A run is named twice in {', '.join(names)}.")
+
+
 def check_workers(addresses: Sequence[str], experiment: Experiment) -> None:
     """Raises `ConfigError` unless an experiment can run on workers so named."""
     for address in addresses:

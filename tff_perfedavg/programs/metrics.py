@@ -56,6 +56,11 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def quantity(per_user: pd.DataFrame) -> str:
+    """Returns what users are judged by: `loss` where labels are no classes."""
+    return "accuracy" if per_user["accuracy"].notna().any() else "loss"
+
+
 def mean_rows(per_user: pd.DataFrame) -> list[dict[str, Any]]:
     """Means over users, by group and step, as lines of a log.
 

@@ -13,7 +13,12 @@ from tff_perfedavg.models.model import Model
 
 
 def build_own_model(
-    name: str, input_shape: tuple[int, ...], num_outputs: int, seed: int
+    name: str,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    seed: int,
+    *,
+    has_classes: bool = True,
 ) -> Model:
     """Runs the user's function and returns the model it gives.
 
@@ -23,6 +28,7 @@ def build_own_model(
       input_shape: shape of one row's features.
       num_outputs: number of classes, or entries of a label.
       seed: of Keras' initial weights, so that they are the same every time.
+      has_classes: whether labels are classes.
 
     Raises:
       ConfigError: if there is no such file or function.
@@ -44,6 +50,12 @@ def build_own_model(
     tf.keras.utils.set_random_seed(seed % 2**32)
     model = build(input_shape, num_outputs)
     if isinstance(model, tf.keras.Model):
+        if not has_classes:
+            raise errors.ModelError(
+                f"{name} returned a Keras model, which is taken for a classifier, but "
+                "the labels are no classes; use the model mlp_regressor, or return a "
+                "Model of your own."
+            )
         return from_keras(model)
     if not isinstance(model, Model):
         raise errors.ModelError(

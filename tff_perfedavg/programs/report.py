@@ -57,9 +57,24 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def format_comparison(comparison: pd.DataFrame) -> str:
-    """Lays paired comparisons out for a terminal, in percentage points."""
-    return comparison_table(comparison).to_string(float_format="{:+.1f}".format)
+# What a comparison of a quantity shows.
+COMPARED = {
+    "accuracy": "the second against the first on the same users: mean gain in "
+    "accuracy, percentage points, 95 % bootstrap interval",
+    "loss": "the second against the first on the same users: mean difference of the "
+    "loss, 95 % bootstrap interval",
+}
+
+
+def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str:
+    """Lays paired comparisons out for a terminal, accuracies in percentage points."""
+    table = comparison_table(comparison)
+    if column == "accuracy":
+        return table.to_string(float_format="{:+.1f}".format)
+    table = table.rename(columns={"gain": "difference"})
+    # A loss is no share of a hundred.
+    table[["difference", "from", "to"]] /= 100
+    return table.to_string(float_format="{:+.3g}".format)
 
 
 def write_report(

@@ -10,9 +10,8 @@ import pandas as pd
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import report
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import compare_paired, mean_with_intervals
+from tff_perfedavg.programs.metrics import compare_paired, mean_with_intervals, quantity
 from tff_perfedavg.programs.selection import select
 from tff_perfedavg.programs.study import Run, grid
 
@@ -64,11 +63,6 @@ def choose(
     )
 
 
-def quantity(test: pd.DataFrame) -> str:
-    """Returns what users are judged by: `loss` where labels are no classes."""
-    return "accuracy" if test["accuracy"].notna().any() else "loss"
-
-
 def summarize(
     test: pd.DataFrame, axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]
 ) -> pd.DataFrame:
@@ -115,16 +109,6 @@ def format_table(table: pd.DataFrame) -> str:
     shown = shown.rename(columns={"step": "steps"})
     formats = {c: "{:.1f}".format for c in percent if "accuracy" in shown}
     return shown.to_string(formatters=formats, float_format="{:.4g}".format)
-
-
-def format_comparison(compared: pd.DataFrame, column: str) -> str:
-    """Lays a comparison out for a terminal, accuracies in percentage points."""
-    if column == "accuracy":
-        return report.format_comparison(compared)
-    table = report.comparison_table(compared).rename(columns={"gain": "difference"})
-    # A loss is no share of a hundred.
-    table[["difference", "from", "to"]] /= 100
-    return table.to_string(float_format="{:+.3g}".format)
 
 
 def write(

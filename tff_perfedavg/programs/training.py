@@ -192,10 +192,12 @@ def _train_and_save(
     saved = checkpoints.latest_whole()
     if saved is not None:
         _check_same(saved.path, Experiment(**saved.notes["experiment"]), experiment)
-    elif paths.model.is_file():
+    is_done = saved is None or saved.version == experiment.total_rounds
+    if is_done and paths.model.is_file():
         weights, trained = trained_model.load(paths.model)
-        _check_same(paths.model, trained, experiment, may_grow=False)
-        return TrainingResult(weights, _read_metrics(paths))
+        if saved is None or not trained.differences(experiment):
+            _check_same(paths.model, trained, experiment, may_grow=False)
+            return TrainingResult(weights, _read_metrics(paths))
 
     population = build_population(experiment, paths.root)
     training = _Training(experiment, population)

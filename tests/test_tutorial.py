@@ -1,0 +1,116 @@
+"""The tutorial, word for word: its files, its commands, and what it says of them."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from tff_perfedavg.programs import metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """Where the tutorial was followed, and what each block of commands printed."""
+    root = tmp_path_factory.mktemp("tutorial")
+    (root / "scripts").symlink_to(ROOT / "scripts")
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    # A link would not find the packages of the environment it leads to.
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    printed = []
+    for kind, content in BLOCKS:
+        if kind == "python":
+            path = root / re.match(r"# (\S+)\n", content).group(1)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        elif kind == "sh":
+            answer = subprocess.run(
+                ["sh", "-e", "-c", content],
+                capture_output=True,
+                text=True,
+                timeout=600,
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+            )
+            assert answer.returncode == 0, answer.stderr
+            assert "Traceback" not in answer.stderr
+            printed.append(answer.stdout)
+    return root, printed
+
+
+@pytest.fixture
+def root(tutorial):
+    return tutorial[0]
+
+
+def form(text):
+    """Lines of a text without its numbers and its spacing."""
+    lines = re.sub(r"[-+]?\d[\d.,]*", "#", text).splitlines()
+    return {" ".join(line.split()) for line in lines}
+
+
+def test_what_it_shows_as_printed_is_printed(tutorial):
+    printed = form("\n".join(tutorial[1]))
+    shown = [content for kind, content in BLOCKS if not kind]
+    assert len(shown) == 4
+    for content in shown:
+        assert form(content) <= printed
+
+
+def test_the_users_are_as_many_as_it_says(tutorial):
+    (shown,) = (content for kind, content in BLOCKS if "seen and new" in content)
+    assert {*shown.splitlines()} <= {*tutorial[1][0].splitlines()}
+
+
+def test_every_file_it_names_is_there(root):
+    named = {*re.findall(r"mine/[\w/.-]*\w", TEXT)}
+    assert {"mine/wines.tflite", "mine/results/results/fed_avg/report.html"} < named
+    assert [name for name in sorted(named) if not (root / name).exists()] == []
+    assert [*(root / "mine/results/results/fed_avg/report").glob("*.svg")]
+
+
+def test_adapting_pays_and_per_fed_avg_leads_on_seen_and_new_users(root):
+    per_user = pd.concat(
+        pd.read_csv(root / f"mine/results/results/{name}/evaluation.per_user.csv")
+        for name in ("fed_avg", "per_fed_avg")
+    )
+    summary = metrics.summarize(per_user).sort_index()
+    compared = metrics.compare_paired(per_user, 5)
+    algorithms = "FedAvg + update", "Per-FedAvg exact"
+    for users in ("seen", "new"):
+        for algorithm in algorithms:
+            accuracy = summary["accuracy"][users, algorithm]
+            assert 0.4 < accuracy[0] < 0.6
+            assert accuracy[5] > accuracy[0] + 0.3
+        worse = [summary["made_worse"][users, name, 1] for name in algorithms]
+        assert worse[1] < worse[0]
+        assert compared["low"][(users, *algorithms)] > 0
+
+
+def test_it_leads_where_users_who_are_not_reported_choose_the_rates(root):
+    table = pd.read_csv(root / "mine/sweep/sweep.table.csv").set_index("method")
+    rate = table["adaptation_learning_rate"]
+    assert (rate["fed_avg"].to_numpy() < rate["exact"].to_numpy()).all()
+    compared = pd.read_csv(root / "mine/sweep/sweep.comparison.csv", index_col="users")
+    assert compared["low"]["seen"] > 0
+    assert compared["difference"]["new"] > 0
+
+
+def test_a_device_gives_each_user_what_the_evaluation_did(tutorial, root):
+    table = pd.read_csv(
+        root / "mine/results/results/fed_avg/evaluation.table.csv",
+        index_col=["users", "algorithm", "step"],
+    )["accuracy"]
+    on_device = re.findall(r"^Per-FedAvg exact 0 +([\d.]+)", tutorial[1][-1], re.M)
+    for users, accuracy in zip(("seen", "new"), on_device, strict=True):
+        expected = 100 * table[users, "Per-FedAvg exact", 0]
+        # Thirty rows of each of 40 users: one row is less than 0.1 %.
+        assert abs(float(accuracy) - expected) < 0.2
