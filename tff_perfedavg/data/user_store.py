@@ -29,7 +29,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import atomic_directory, sha256
+from tff_perfedavg.data.verified_directory import read_header, verify
+from tff_perfedavg.files import atomic_directory
 
 FORMAT_VERSION = 1
 _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
@@ -40,6 +41,7 @@ _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
     "ids.npy",
 )
 _BUFFER_BYTES = 1 << 20
+_AGAIN = "prepare the data again"
 
 
 class Rows(NamedTuple):
@@ -154,32 +156,11 @@ class UserStore:
             written with, unreadable or of another format version.
         """
         path = pathlib.Path(path).absolute()
-        try:
-            header = json.loads((path / _JSON).read_text())
-            version = header["format_version"]
-            files = header["files"] if version == FORMAT_VERSION else {}
-        except FileNotFoundError as e:
-            raise errors.DataError(
-                f"No user store at {path} (it has no {_JSON}); write one with "
-                "scripts/prepare_data.py."
-            ) from e
-        except (OSError, ValueError, LookupError, TypeError) as e:
-            raise errors.DataError(f"{path / _JSON} is unreadable: {e}.") from e
-        if version != FORMAT_VERSION:
-            raise errors.DataError(
-                f"{path} has format version {version}; this version of the library "
-                f"reads {FORMAT_VERSION}. Prepare the data again."
-            )
-        for name, facts in files.items():
-            file = path / name
-            if not file.is_file():
-                raise errors.DataError(f"{file} is missing; prepare the data again.")
-            size = file.stat().st_size
-            if size != facts["bytes"]:
-                raise errors.DataError(
-                    f"{file} has {size} bytes where {facts['bytes']} were written; "
-                    "prepare the data again."
-                )
+        missing = (
+            f"No user store at {path} (it has no {_JSON}); write one with "
+            "scripts/prepare_data.py."
+        )
+        header = read_header(path, _JSON, FORMAT_VERSION, missing=missing, again=_AGAIN)
         return cls(path, header)
 
     def verify(self) -> None:
@@ -188,12 +169,7 @@ class UserStore:
         Raises:
           DataError: naming the first file whose content has changed.
         """
-        for name, facts in self._header["files"].items():
-            if sha256(self.path / name) != facts["sha256"]:
-                raise errors.DataError(
-                    f"{self.path / name} is not what was written (its SHA-256 "
-                    "differs); prepare the data again."
-                )
+        verify(self.path, self._header, again=_AGAIN)
 
     @property
     def fingerprint(self) -> str:

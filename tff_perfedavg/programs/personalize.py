@@ -15,6 +15,7 @@ import tqdm
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.data.verified_directory import read_header, verify
 from tff_perfedavg.files import atomic_directory, sha256, sync_file
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
@@ -22,6 +23,7 @@ from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 _FORMAT_VERSION = 1
+_AGAIN = "personalize again"
 _JSON, _WEIGHTS, _USERS = "personalized.json", "weights.bin", "users.npy"
 
 
@@ -52,29 +54,13 @@ class PersonalizedStore:
             of another format version.
         """
         path = pathlib.Path(path)
-        try:
-            header = json.loads((path / _JSON).read_text())
-            version, files = header["format_version"], header["files"]
-        except FileNotFoundError as e:
-            raise errors.DataError(
-                f"No personalized weights at {path}; write them with "
-                "scripts/personalize.py."
-            ) from e
-        except (OSError, ValueError, LookupError, TypeError) as e:
-            raise errors.DataError(f"{path / _JSON} is unreadable: {e}.") from e
-        if version != _FORMAT_VERSION:
-            raise errors.DataError(
-                f"{path} has format version {version}; this version of the library "
-                f"reads {_FORMAT_VERSION}. Personalize again."
-            )
-        for name, facts in files.items():
-            file = path / name
-            size = file.stat().st_size if file.is_file() else 0
-            if size != facts["bytes"]:
-                raise errors.DataError(
-                    f"{file} has {size} bytes where {facts['bytes']} were written; "
-                    "personalize again."
-                )
+        missing = (
+            f"No personalized weights at {path}; write them with "
+            "scripts/personalize.py."
+        )
+        header = read_header(
+            path, _JSON, _FORMAT_VERSION, missing=missing, again=_AGAIN
+        )
         return cls(path, header)
 
     def verify(self) -> None:
@@ -83,12 +69,7 @@ class PersonalizedStore:
         Raises:
           DataError: naming the first file whose content has changed.
         """
-        for name, facts in self._header["files"].items():
-            if sha256(self.path / name) != facts["sha256"]:
-                raise errors.DataError(
-                    f"{self.path / name} is not what was written (its SHA-256 "
-                    "differs); personalize again."
-                )
+        verify(self.path, self._header, again=_AGAIN)
 
     @property
     def provenance(self) -> dict[str, Any]:

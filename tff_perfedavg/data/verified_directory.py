@@ -1,0 +1,65 @@
+"""Directories whose header knows size and SHA-256 of every other file in them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from tff_perfedavg import errors
+from tff_perfedavg.files import sha256
+
+
+def read_header(
+    path: pathlib.Path, name: str, version: int, *, missing: str, again: str
+) -> dict[str, Any]:
+    """Reads a directory's header and checks the size of every file.
+
+    Args:
+      path: the directory.
+      name: of the header, a JSON file with `format_version` and, under `files`, `bytes`
+        and `sha256` of each by name.
+      version: the format version that is read.
+      missing: what to say where there is no header.
+      again: what to do about damage, for example `prepare the data again`.
+
+    Raises:
+      DataError: naming the file, if it is missing, of another size than it was written
+        with, unreadable or of another format version.
+    """
+    try:
+        header = json.loads((path / name).read_text())
+        found = header["format_version"]
+        files = header["files"] if found == version else {}
+    except FileNotFoundError as e:
+        raise errors.DataError(missing) from e
+    except (OSError, ValueError, LookupError, TypeError) as e:
+        raise errors.DataError(f"{path / name} is unreadable: {e}.") from e
+    if found != version:
+        raise errors.DataError(
+            f"{path} has format version {found}; this version of the library reads "
+            f"{version}. {again.capitalize()}."
+        )
+    for file_name, facts in files.items():
+        file = path / file_name
+        if not file.is_file():
+            raise errors.DataError(f"{file} is missing; {again}.")
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            raise errors.DataError(
+                f"{file} has {size} bytes where {facts['bytes']} were written; {again}."
+            )
+    return header
+
+
+def verify(path: pathlib.Path, header: dict[str, Any], *, again: str) -> None:
+    """Reads every file and checks its hash.
+
+    Raises:
+      DataError: naming the first file whose content has changed.
+    """
+    for name, facts in header["files"].items():
+        if sha256(path / name) != facts["sha256"]:
+            raise errors.DataError(
+                f"{path / name} is not what was written (its SHA-256 differs); {again}."
+            )
