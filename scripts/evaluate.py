@@ -50,7 +50,9 @@ def main():
     )
     files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
     print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
-    if len(runs) > 1:
+    if len(runs) > 1 and not evaluation.have_same_users(runs):
+        print("\nThe runs have other users than each other; they are not compared.")
+    elif len(runs) > 1:
         column = metrics.quantity(per_user)
         compared = metrics.compare_paired(per_user, _STEPS.value, column=column)
         print(f"\nAfter {_STEPS.value} steps, {report.COMPARED[column]}")

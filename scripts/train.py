@@ -61,11 +61,11 @@ def main():
     command.load_frameworks()
     from tff_perfedavg.programs import training
     from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.runtime import use_runtime
+    from tff_perfedavg.programs.runtime import runtime
 
     paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
-    use_runtime(_WORKERS.value, build_population(experiment, paths.root))
-    training.train_and_save(experiment, paths, options)
+    with runtime(_WORKERS.value, build_population(experiment, paths.root)):
+        training.train_and_save(experiment, paths, options)
     print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -200,15 +201,17 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
 
 
 @needs_namespaces
-def test_every_worker_takes_part(tff, hosts, population):
-    with pool_of(tff, [host.target for host in hosts], population) as pool:
-        taken = []
-        for worker in pool.workers:
-            run = worker.run
-            worker.run = lambda *a, run=run, name=worker.address: (
-                taken.append(name),
-                run(*a),
-            )[1]
+def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
+    from tff_perfedavg.simulation.remote_runtime import Connection
+
+    run, taken = Connection.run, []
+
+    def recorded(self, *arguments):
+        taken.append(self.address)
+        return run(self, *arguments)
+
+    with pool_of(tff, [host.target for host in hosts], population):
+        monkeypatch.setattr(Connection, "run", recorded)
         rounds(population, 2)
     assert set(taken) == {host.target for host in hosts}
 
@@ -272,6 +275,49 @@ def test_a_frozen_worker_is_lost(tff, hosts, population):
                 process.resume()
         wait_for(lambda: pool.workers[0].alive)
     assert relative_error(found, expected) < 1e-6
+
+
+@needs_namespaces
+def test_a_part_that_loses_every_worker_is_given_up(
+    tff, hosts, population, monkeypatch
+):
+    from tff_perfedavg.simulation import remote_runtime
+
+    def lost(self, *arguments):
+        raise remote_runtime.WorkerLost(f"{self.address}: it is lost")
+
+    targets = [host.target for host in hosts]
+    with pool_of(tff, targets, population) as pool:
+        monkeypatch.setattr(remote_runtime.Connection, "run", lost)
+        # The store is not asked for again.
+        monkeypatch.setattr(pool, "_check", lambda connection: None)
+        with pytest.raises(errors.WorkerError, match=r"lost 5 workers one after.*memo"):
+            rounds(population, 1)
+    with pytest.raises(errors.WorkerError, match="pool of workers is closed"):
+        pool.run(None, None)
+
+
+@needs_namespaces
+def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, population):
+    from tff_perfedavg.simulation.remote_runtime import WorkerPool
+    from tff_perfedavg.simulation.store_check import store_check
+
+    first, _ = hosts
+    check = store_check(population)
+
+    def freeze(connection):
+        for process in first.processes():
+            process.suspend()
+        check(connection)
+
+    try:
+        with pytest.raises(errors.WorkerError, match=r"it is lost"):
+            WorkerPool(
+                [first.target], freeze, heartbeat_seconds=0.5, patience_seconds=2
+            )
+    finally:
+        for process in first.processes():
+            process.resume()
 
 
 @needs_namespaces
@@ -392,6 +438,24 @@ def test_a_worker_is_reached_on_its_address_alone():
     # What it started ends with it.
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_told_to_stop_stops(number):
+    worker, port = start_worker()
+    wait_for(lambda: can_connect("127.0.0.1", port))
+    children = psutil.Process(worker.pid).children()
+    worker.send_signal(number)
+    assert worker.wait(timeout=10) == 0
+    assert "Ended." in worker.stdout.read()
+    worker.stdout.close()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+@pytest.mark.parametrize("address", ["", "0"])
+def test_every_address_must_be_meant(address):
+    with pytest.raises(errors.WorkerError, match=r"every address.*--address=0\.0"):
+        worker_process.listen(address, 0)
 
 
 def test_another_address_than_this_machines_own_is_warned_of():

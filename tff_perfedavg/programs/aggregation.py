@@ -62,6 +62,9 @@ def build_aggregation(experiment: Experiment, in_blocks: bool) -> Aggregation:
         experiment_lib.ROBUST: tff.learning.robust_aggregator,
         experiment_lib.COMPRESSION: tff.learning.compression_aggregator,
         experiment_lib.SECURE: tff.learning.secure_aggregator,
-        experiment_lib.DP_ADAPTIVE: lambda: tff.learning.dp_aggregator(noise, cohort),
+        # Zeroing would go by a norm that is found without noise: no epsilon covers it.
+        experiment_lib.DP_ADAPTIVE: lambda: tff.learning.dp_aggregator(
+            noise, cohort, zeroing=False
+        ),
     }
     return Aggregation(builders[name](), None)

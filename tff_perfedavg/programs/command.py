@@ -30,6 +30,8 @@ def run(main: Callable[[], None]) -> None:
     except errors.Interrupted as e:
         print(e, file=sys.stderr)
         sys.exit(_INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except errors.PerFedAvgError as e:
         sys.exit(f"error: {e}")
 

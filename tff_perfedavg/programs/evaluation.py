@@ -73,7 +73,8 @@ def build_evaluator(
     Returns:
       A function from weights to one row per user and step 0..m, with columns
       `users` (`seen` or `new`), `user`, `step`, `loss`, `accuracy` (from 0 to 1),
-      `num_adaptation_examples` and `num_evaluation_examples`.
+      `num_adaptation_examples` and `num_evaluation_examples`. NaN where a user has no
+      evaluation rows; a user whose model diverged has an infinite loss and accuracy 0.
     """
     groups = groups or choose_users(population)
     everyone = np.concatenate(list(groups.values()))
@@ -90,6 +91,14 @@ def build_evaluator(
         order = np.argsort(results["user"])
         place = order[np.searchsorted(results["user"], everyone, sorter=order)]
         results = {name: values[place] for name, values in results.items()}
+        # A model that diverged is right in nothing, whatever its labels come out as;
+        # NaN is left for users without evaluation rows.
+        has_rows = results["num_evaluation_examples"][:, np.newaxis] > 0
+        diverged = has_rows & ~np.isfinite(results["loss"])
+        results["loss"] = np.where(diverged, np.inf, results["loss"])
+        results["accuracy"] = np.where(
+            diverged & ~np.isnan(results["accuracy"]), 0.0, results["accuracy"]
+        )
         sizes = [steps * len(users) for users in groups.values()]
         frame = pd.DataFrame(
             {
@@ -169,6 +178,16 @@ def evaluate_runs(
         frame.insert(0, "algorithm", label)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def have_same_users(runs: Sequence[RunPaths]) -> bool:
+    """Whether trained runs have the very same users, rows and all."""
+    experiments = [trained_model.load(run.model)[1] for run in runs]
+    populations = {
+        build_population(experiment, run.root).fingerprint
+        for run, experiment in zip(runs, experiments, strict=True)
+    }
+    return len(populations) == 1
 
 
 def evaluate_and_save(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TOLD = b"\nStopping when this round is done and saved; once more stops at once.\n"
 
 
 @contextlib.contextmanager
@@ -28,6 +30,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
     def ask(number, frame):
         asked.set()
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, _TOLD)
         restore()
 
     def restore():

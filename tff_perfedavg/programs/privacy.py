@@ -19,8 +19,9 @@ def epsilon_spent(
 
     By Renyi accounting (dp-accounting), for the subsampled Gaussian mechanism, adding
     or removing a user. Cohorts are accounted for as if each user were in one with
-    probability clients_per_round / num_users by itself (Poisson sampling), as is usual;
-    drawn to a fixed size, as they are, they come close to it.
+    probability clients_per_round / num_users by itself (Poisson sampling), as is usual
+    in the field; they are drawn to a fixed size, for which this is an approximation and
+    no bound.
 
     Args:
       noise_multiplier: standard deviation of the noise over the clipping norm.

@@ -122,7 +122,8 @@ def draw_figures(
 ) -> dict[str, tuple[str, matplotlib.figure.Figure]]:
     """Returns the page's figures with their captions, by name."""
     per_user = pd.concat([record.per_user for record in records], ignore_index=True)
-    steps = per_user["step"].max()
+    # Of all runs, if some were evaluated with more steps than others.
+    steps = _common_steps(per_user)
     drawn = {}
     curves = {r.label: r.curves for r in records if r.curves is not None}
     if curves:
@@ -137,17 +138,19 @@ def draw_figures(
     )
     drawn["gain_histogram"] = (
         f"How many users gain how much by {steps} steps. Left of zero: worse off.",
-        figures.gain_histogram(per_user),
+        figures.gain_histogram(per_user[per_user["step"] <= steps]),
     )
     drawn["before_against_after"] = (
         f"Every user before and after {steps} steps. Above the diagonal: better off.",
-        figures.before_against_after(per_user),
+        figures.before_against_after(per_user[per_user["step"] <= steps]),
     )
     for number, record in enumerate(records):
         histograms, names = _labels_held(record.population)
         drawn[f"users_by_gain_{number}"] = (
             f"{record.label}: who gains, and what labels they hold.",
-            figures.users_by_gain(record.per_user, histograms, names),
+            figures.users_by_gain(
+                record.per_user[record.per_user["step"] <= steps], histograms, names
+            ),
         )
     return drawn
 
@@ -173,7 +176,7 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
 
 def _tables(records: Sequence[RunRecord]) -> list[dict]:
     per_user = pd.concat([record.per_user for record in records], ignore_index=True)
-    last = int(per_user["step"].max())
+    last = _common_steps(per_user)
     summary = summarize(per_user)
     has_classes = per_user["accuracy"].notna().any()
     tables = [
@@ -255,11 +258,19 @@ def _flat_facts(record: RunRecord) -> dict:
 
 
 def _same_users_and_steps(records: Sequence[RunRecord]) -> bool:
+    # Numbers alone do not make users the same.
+    if len({r.population.fingerprint for r in records}) > 1:
+        return False
     keys = [
         {*r.per_user[["users", "user", "step"]].itertuples(index=False, name=None)}
         for r in records
     ]
     return all(key == keys[0] for key in keys)
+
+
+def _common_steps(per_user: pd.DataFrame) -> int:
+    """Returns the most adaptation steps that every run was evaluated with."""
+    return int(per_user.groupby("algorithm")["step"].max().min())
 
 
 def _labels_held(population: UserStore) -> tuple[np.ndarray | None, list[str]]:

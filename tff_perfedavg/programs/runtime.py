@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.simulation.local_runtime import use_local_runtime
@@ -10,8 +11,11 @@ from tff_perfedavg.simulation.remote_runtime import use_remote_runtime
 from tff_perfedavg.simulation.store_check import store_check
 
 
-def use_runtime(workers: Sequence[str], population: UserStore) -> None:
-    """Makes TFF run on workers elsewhere, or, if none are named, on this machine.
+@contextlib.contextmanager
+def runtime(workers: Sequence[str], population: UserStore) -> Iterator[None]:
+    """Lets TFF run on workers elsewhere, or, if none are named, on this machine.
+
+    Connections to workers end with the block; TFF's default context stays what it is.
 
     Args:
       workers: `host:port` of each.
@@ -21,7 +25,9 @@ def use_runtime(workers: Sequence[str], population: UserStore) -> None:
       WorkerError: if a worker does not answer.
       DataError: if a worker has not this store.
     """
-    if workers:
-        use_remote_runtime(workers, store_check(population))
-    else:
+    if not workers:
         use_local_runtime()
+        yield
+        return
+    with contextlib.closing(use_remote_runtime(workers, store_check(population))):
+        yield

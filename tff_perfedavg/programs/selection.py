@@ -53,7 +53,9 @@ def select(
       of: columns that are compared: one choice is made for each of their combinations.
       choose: columns that are chosen, `step` among them or not.
       seed: of the division into validation and test users; the same number of a user
-        is on the same side in every run.
+        is on the same side in every run. Where runs of several seeds divide a data set
+        anew, that is another user, whose rows a user of the other side may hold in
+        another run; train on one store where that matters.
 
     Returns:
       Rows of test users alone, those of the choice.

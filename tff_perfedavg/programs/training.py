@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -24,7 +26,7 @@ import tree
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write, locked, remove_unfinished
+from tff_perfedavg.files import atomic_write, locked, remove_unfinished, sha256
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import interrupts, run_facts, trained_model
 from tff_perfedavg.programs.build import (
@@ -32,7 +34,7 @@ from tff_perfedavg.programs.build import (
     build_model,
     build_process,
 )
-from tff_perfedavg.programs.checkpoints import CheckpointManager
+from tff_perfedavg.programs.checkpoints import CheckpointManager, Saved
 from tff_perfedavg.programs.evaluation import build_evaluator, choose_users
 from tff_perfedavg.programs.experiment import PRIVATE, Experiment
 from tff_perfedavg.programs.metrics import NEW, mean_rows
@@ -45,6 +47,8 @@ from tff_perfedavg.simulation.cohort import sample_cohort
 
 # Beside what a run's checkpoints take: its metrics and its models.
 _SPARE_BYTES = 20_000_000
+# What a disk says that is full or may not be written to.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class TrainingResult(NamedTuple):
@@ -168,6 +172,8 @@ def train_and_save(
             "--experiment_name, or wait."
         ) from e
     except OSError as e:
+        if e.errno not in _DISK_ERRORS:
+            raise
         raise errors.CheckpointError(
             f"{paths.root} does not take the run's files ({e.strerror or e}). Free "
             "some space and run the same command again: it goes on from the last "
@@ -183,35 +189,37 @@ def _train_and_save(
 ) -> TrainingResult:
     start = time.monotonic()
     checkpoints = CheckpointManager(paths.checkpoints, options.checkpoints_kept)
-    if not options.resume:
-        _remove(paths, checkpoints)
     # Of writers that were killed; none is at work while we hold the lock.
     for directory in (paths.checkpoints, paths.results):
         remove_unfinished(directory)
-
-    saved = checkpoints.latest_whole()
+    saved = checkpoints.latest_whole() if options.resume else None
     if saved is not None:
         _check_same(saved.path, Experiment(**saved.notes["experiment"]), experiment)
-    is_done = saved is None or saved.version == experiment.total_rounds
-    if is_done and paths.model.is_file():
-        weights, trained = trained_model.load(paths.model)
-        if saved is None or not trained.differences(experiment):
-            _check_same(paths.model, trained, experiment, may_grow=False)
+    if options.resume:
+        weights = _finished_weights(experiment, paths, saved)
+        if weights is not None:
             return TrainingResult(weights, _read_metrics(paths))
 
     population = build_population(experiment, paths.root)
+    sources = _sources(experiment, population)
+    if saved is not None:
+        _check_sources(saved, sources)
     training = _Training(experiment, population)
     state = training.process.initialize()
     done, seconds = 0, 0.0
     positions: dict[str, int] = {}
-    best: float | None = None
+    watch = _Watch(experiment, paths, options, training, population)
     if saved is None:
         _check_room(state, paths, options)
+        # Not before all is known to be possible.
+        if not options.resume:
+            _remove(paths, checkpoints)
     else:
         state, done = saved.state(state), saved.version
-        positions, seconds, best = (
-            saved.notes[name] for name in ("positions", "seconds", "best")
-        )
+        positions, seconds = saved.notes["positions"], saved.notes["seconds"]
+        # What was best by another metric says nothing of this one.
+        if saved.notes["best_metric"] == options.best_metric:
+            watch.best = saved.notes["best"]
         tqdm.tqdm.write(f"{paths.name}: {done} rounds are done.", file=sys.stderr)
     _write_hparams(experiment, paths)
 
@@ -221,14 +229,13 @@ def _train_and_save(
         MetricsLog.EVENTS: paths.events,
     }
     log = MetricsLog(files, paths.logdir, positions)
-    watch = _Watch(experiment, paths, options, training, population, log, best)
     with contextlib.closing(log), interrupts.deferred() as asked_to_stop:
         if saved is None:
-            watch.evaluate(0, state)
+            watch.evaluate(0, state, log)
         for after in training.rounds(state, done):
             done, state = after.done, after.state
             log.add_round(done - 1, after.metrics)
-            watch.evaluate(done, state)
+            watch.evaluate(done, state, log)
             is_last = done == experiment.total_rounds
             stop = asked_to_stop() and not is_last
             if stop or is_last or done % options.rounds_per_checkpoint == 0:
@@ -237,6 +244,8 @@ def _train_and_save(
                     "positions": log.sync(),
                     "seconds": seconds + time.monotonic() - start,
                     "best": watch.best,
+                    "best_metric": options.best_metric,
+                    "sources": sources,
                 }
                 checkpoints.write(state, done, notes)
             if on_round is not None:
@@ -262,16 +271,13 @@ class _Watch:
         options: TrainingOptions,
         training: _Training,
         population: UserStore,
-        log: MetricsLog,
-        best: float | None,
     ):
-        self.best = best
+        self.best: float | None = None
         self._experiment = experiment
         self._paths = paths
         self._options = options
         self._training = training
         self._num_users = len(population.training_users)
-        self._log = log
         if options.rounds_per_evaluation:
             self._evaluate = build_evaluator(
                 training.model,
@@ -286,14 +292,20 @@ class _Watch:
                 ),
                 seed=experiment.base_random_seed,
             )
-            group = options.best_metric.partition("/")[0]
+            group, _, quantity = options.best_metric.partition("/")
             if group == NEW and not len(population.new_users):
                 raise errors.ConfigError(
                     f"best_metric is {options.best_metric!r}, but {population.path} "
                     "has no new users; take seen/..."
                 )
+            has_classes = population.description.num_classes is not None
+            if quantity.startswith("accuracy") and not has_classes:
+                raise errors.ConfigError(
+                    f"best_metric is {options.best_metric!r}, but the labels of "
+                    f"{population.path} are no classes; take {group}/loss/..."
+                )
 
-    def evaluate(self, done: int, state: Any) -> None:
+    def evaluate(self, done: int, state: Any, log: MetricsLog) -> None:
         """Measures the users if it is time to, after so many rounds."""
         every = self._options.rounds_per_evaluation
         if not every or (done % every and done != self._experiment.total_rounds):
@@ -302,17 +314,18 @@ class _Watch:
         rows = mean_rows(self._evaluate(weights))
         if self._experiment.aggregator in PRIVATE:
             self._add_privacy(done, rows)
-        self._log.add_evaluation(done, rows)
+        log.add_evaluation(done, rows)
         if not self._options.best_metric:
             return
         group, quantity, step = self._options.best_metric.split("/")
-        (value,) = (
-            row[quantity]
-            for row in rows
-            if row["users"] == group and row["step"] == int(step)
-        )
+        # None, where no user of the group has evaluation rows.
+        for row in rows:
+            if row["users"] == group and row["step"] == int(step):
+                self._keep_if_best(row[quantity], quantity, weights)
+
+    def _keep_if_best(self, value: float, quantity: str, weights) -> None:
         merit = value if quantity == "accuracy" else -value
-        if self.best is None or merit > self.best:
+        if math.isfinite(merit) and (self.best is None or merit > self.best):
             self.best = merit
             trained_model.save(self._paths.best_model, weights, self._experiment)
 
@@ -357,6 +370,45 @@ def _check_same(
         )
 
 
+def _finished_weights(
+    experiment: Experiment, paths: RunPaths, saved: Saved | None
+) -> list[np.ndarray] | None:
+    """Returns the model of a run that is finished; None if there is more to do."""
+    if saved is not None and saved.version != experiment.total_rounds:
+        return None
+    if not paths.model.is_file():
+        return None
+    try:
+        weights, trained = trained_model.load(paths.model)
+    except errors.CheckpointError:
+        # It is made again from the state, if that is there.
+        if saved is None:
+            raise
+        return None
+    if saved is None:
+        _check_same(paths.model, trained, experiment, may_grow=False)
+    return None if trained.differences(experiment) else weights
+
+
+def _sources(experiment: Experiment, population: UserStore) -> dict[str, str]:
+    """Returns what the result depends on besides the settings, by hash."""
+    model_file, _, _ = experiment.model.rpartition(":")
+    return {
+        str(population.path): population.fingerprint,
+        **({model_file: sha256(pathlib.Path(model_file))} if model_file else {}),
+    }
+
+
+def _check_sources(saved: Saved, sources: dict[str, str]) -> None:
+    was = saved.notes["sources"]
+    for name, found in sources.items():
+        if was.get(name, found) != found:
+            raise errors.ConfigError(
+                f"{name} is not what it was when {saved.path} was written. Put it "
+                "back, or begin the run again with --noresume."
+            )
+
+
 def _check_room(state: Any, paths: RunPaths, options: TrainingOptions) -> None:
     size = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state))
     # One more than are kept, while it is written, and two models.
@@ -388,4 +440,8 @@ def _write_facts(paths: RunPaths, seconds: float) -> None:
 
 
 def _read_metrics(paths: RunPaths) -> pd.DataFrame:
+    if not paths.metrics.is_file():
+        raise errors.CheckpointError(
+            f"{paths.metrics} is missing; put it back, or begin again with --noresume."
+        )
     return pd.read_csv(paths.metrics, index_col="round_num")

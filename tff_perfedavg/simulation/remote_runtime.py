@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import sys
 import threading
 import time
@@ -38,73 +39,72 @@ _LOST_CODES = {
 }
 
 
+# Of each worker, over one part of a round, before it is given up.
+_MOST_LOSSES = 2
+
+
 class WorkerLost(errors.WorkerError):
     """A worker stopped answering in the middle of its work."""
 
 
-class RemoteWorker:
-    """A worker elsewhere, and whether it answers."""
+class Connection:
+    """A connection to a worker elsewhere."""
 
-    def __init__(self, address: str, heartbeat_seconds: float, patience_seconds: float):
-        """Takes a worker's address; `connect` reaches it.
+    def __init__(self, address: str):
+        """Opens the connection; the worker need not be there yet.
 
         Args:
           address: `host:port`.
-          heartbeat_seconds: between two heartbeats.
-          patience_seconds: without an answer, after which it counts as lost.
         """
         self.address = address
-        self.alive = False
-        self._heartbeat_seconds = heartbeat_seconds
-        self._patience_seconds = patience_seconds
-        self._channel: grpc.Channel | None = None
-        self._executors: FewExecutors | None = None
-        self._context: tff.framework.AsyncExecutionContext | None = None
-
-    def answers(self) -> bool:
-        """Whether it answers at all; on a connection of its own."""
-        with grpc.insecure_channel(self.address, channel_options()) as channel:
-            beat = channel.unary_unary(_HEARTBEAT)
-            try:
-                beat(b"", timeout=self._heartbeat_seconds)
-            except grpc.RpcError as e:
-                return e.code() == grpc.StatusCode.UNIMPLEMENTED
-        return True
-
-    def connect(self) -> None:
-        """Makes a new connection, forgetting what was on the one before."""
-        self.disconnect()
-        self._channel = grpc.insecure_channel(self.address, channel_options())
-        self._executors = FewExecutors(_Stub(self._channel, self.address))
+        self._channel = grpc.insecure_channel(address, channel_options())
         self._context = tff.framework.AsyncExecutionContext(
-            executor_fn=self._executors,
+            executor_fn=FewExecutors(_Stub(self._channel, address)),
             compiler_fn=compile_computation,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )
 
-    def disconnect(self) -> None:
-        """Ends the connection; work under way raises `WorkerLost`."""
-        self.alive = False
-        if self._channel is not None:
-            self._channel.close()
+    def answers(self, within_seconds: float) -> bool:
+        """Whether the worker answers at all, on the connection its work goes over."""
+        try:
+            self._channel.unary_unary(_HEARTBEAT)(b"", timeout=within_seconds)
+        except grpc.RpcError as e:
+            return e.code() == grpc.StatusCode.UNIMPLEMENTED
+        except ValueError:
+            # The connection was ended meanwhile.
+            return False
+        return True
 
     def run(self, computation, argument) -> Any:
-        """Runs a computation on it.
+        """Runs a computation on the worker.
 
         Raises:
-          WorkerLost: if it stops answering.
+          WorkerLost: if it stops answering, or the connection is ended.
         """
-        assert self._context is not None
         return asyncio.run(self._context.invoke(computation, argument))
 
-    def watch(self) -> None:
-        """Returns when it has not answered for as long as patience lasts."""
-        last = time.monotonic()
-        while self.alive and time.monotonic() - last < self._patience_seconds:
-            if self.answers():
-                last = time.monotonic()
-            time.sleep(self._heartbeat_seconds)
+    def close(self) -> None:
+        """Ends the connection; work under way raises `WorkerLost`."""
+        self._channel.close()
+
+
+@dataclasses.dataclass(eq=False)
+class RemoteWorker:
+    """A worker of a pool.
+
+    Attributes:
+      address: `host:port`.
+      connection: None while it is lost.
+    """
+
+    address: str
+    connection: Connection | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be given work."""
+        return self.connection is not None
 
 
 class _Stub(tff.framework.RemoteExecutorStub):
@@ -170,7 +170,7 @@ class WorkerPool:
     def __init__(
         self,
         addresses: Sequence[str],
-        check: Callable[[RemoteWorker], None],
+        check: Callable[[Connection], None],
         *,
         heartbeat_seconds: float = 2.0,
         patience_seconds: float = 20.0,
@@ -181,7 +181,7 @@ class WorkerPool:
         Args:
           addresses: `host:port` of each.
           check: called whenever a worker was reached, before it gets work; raises if
-            it is not fit for it.
+            it is not fit for it. Several are checked side by side.
           heartbeat_seconds: between two heartbeats.
           patience_seconds: without an answer, after which a worker counts as lost.
           return_seconds: how long to wait for any worker once all are lost.
@@ -190,103 +190,167 @@ class WorkerPool:
           WorkerError: naming the first that does not answer.
         """
         self._check = check
-        self._return_seconds = return_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._patience_seconds = patience_seconds
+        self._return_seconds = return_seconds
         self._change = threading.Condition()
         self._closed = threading.Event()
         self._busy: set[RemoteWorker] = set()
-        self.workers = [
-            RemoteWorker(a, heartbeat_seconds, patience_seconds) for a in addresses
-        ]
-        deadline = time.monotonic() + patience_seconds
-        for worker in self.workers:
-            while not worker.answers():
-                if time.monotonic() > deadline:
-                    raise errors.WorkerError(
-                        f"No worker answers at {worker.address}; start it there with "
-                        "scripts/start_worker.py, and see that the address can be "
-                        "reached from here."
-                    )
-                time.sleep(0.2)
-            worker.connect()
-            check(worker)
-            worker.alive = True
+        self.workers = [RemoteWorker(address) for address in addresses]
+        with concurrent.futures.ThreadPoolExecutor(len(addresses)) as threads:
+            reached = [threads.submit(self._reach, a) for a in addresses]
+        try:
+            for worker, connection in zip(self.workers, reached, strict=True):
+                worker.connection = connection.result()
+        except BaseException:
+            self.close()
+            for future in reached:
+                if future.exception() is None:
+                    future.result().close()
+            raise
         for worker in self.workers:
             threading.Thread(target=self._keep, args=[worker], daemon=True).start()
 
     def close(self) -> None:
-        """Stops watching and ends all connections."""
+        """Ends all connections; work under way and to come raises `WorkerError`."""
         self._closed.set()
         for worker in self.workers:
-            worker.disconnect()
+            if worker.connection is not None:
+                worker.connection.close()
 
     def run(self, computation, argument) -> Any:
         """Runs a computation on a worker that is free, on another if that is lost.
 
         Raises:
-          WorkerError: if all are lost and none comes back in time.
+          WorkerError: if all are lost and none comes back in time, if one after another
+            is lost over this computation, or if the pool is closed.
         """
+        losses = 0
         while True:
-            worker = self._take()
+            worker, connection = self._take()
             try:
-                return worker.run(computation, argument)
+                return connection.run(computation, argument)
             except WorkerLost as e:
-                self._lose(worker, str(e))
+                self._lose(worker, connection, str(e))
+                losses += 1
+                if losses > _MOST_LOSSES * len(self.workers):
+                    raise errors.WorkerError(
+                        f"One part of a round lost {losses} workers one after another "
+                        f"(the last: {e}). It may need more memory than they have; "
+                        "take a smaller --block_size."
+                    ) from e
             finally:
                 with self._change:
                     self._busy.discard(worker)
                     self._change.notify_all()
 
-    def _take(self) -> RemoteWorker:
+    def _take(self) -> tuple[RemoteWorker, Connection]:
         deadline = time.monotonic() + self._return_seconds
         with self._change:
-            while True:
-                free = [w for w in self.workers if w.alive and w not in self._busy]
-                if free:
-                    self._busy.add(free[0])
-                    return free[0]
-                if any(w.alive for w in self.workers):
+            while not self._closed.is_set():
+                for worker in self.workers:
+                    if worker.connection is not None and worker not in self._busy:
+                        self._busy.add(worker)
+                        return worker, worker.connection
+                if any(worker.alive for worker in self.workers):
                     # Busy ones will be free, however long it takes.
                     deadline = time.monotonic() + self._return_seconds
                 elif time.monotonic() > deadline:
+                    names = ", ".join(worker.address for worker in self.workers)
                     raise errors.WorkerError(
-                        f"No worker is left of {self._names()}, and none came back in "
+                        f"No worker is left of {names}, and none came back in "
                         f"{self._return_seconds:g} s. Start one and run the same "
                         "command again."
                     )
                 self._change.wait(timeout=1.0)
+        raise errors.WorkerError("The pool of workers is closed.")
 
-    def _lose(self, worker: RemoteWorker, reason: str) -> None:
+    def _lose(self, worker: RemoteWorker, connection: Connection, reason: str) -> None:
         with self._change:
-            was_alive = worker.alive
-            worker.disconnect()
+            # A new connection may be there already.
+            if worker.connection is not connection or self._closed.is_set():
+                return
+            worker.connection = None
             self._change.notify_all()
-        if was_alive:
-            _tell(f"Worker {reason}. Its part goes to the others.")
+        connection.close()
+        _tell(f"Worker {reason}. Its part goes to the others.")
+
+    def _reach(self, address: str) -> Connection:
+        """Waits for a worker to answer, as long as patience lasts, and checks it."""
+        connection = Connection(address)
+        deadline = time.monotonic() + self._patience_seconds
+        while not connection.answers(self._heartbeat_seconds):
+            if time.monotonic() > deadline:
+                connection.close()
+                raise errors.WorkerError(
+                    f"No worker answers at {address}; start it there with "
+                    "scripts/start_worker.py, and see that the address can be "
+                    "reached from here."
+                )
+            time.sleep(0.2)
+        # A worker that freezes while it is checked is lost, too.
+        done = threading.Event()
+
+        def guard():
+            if not self._watch(connection, done):
+                connection.close()
+
+        threading.Thread(target=guard, daemon=True).start()
+        try:
+            self._check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            done.set()
+        return connection
+
+    def _watch(self, connection: Connection, done: threading.Event) -> bool:
+        """Returns True when done, False once there was no heartbeat for too long."""
+        last = time.monotonic()
+        while not (done.is_set() or self._closed.is_set()):
+            if connection.answers(self._heartbeat_seconds):
+                last = time.monotonic()
+            elif time.monotonic() - last > self._patience_seconds:
+                return False
+            done.wait(self._heartbeat_seconds)
+        return True
 
     def _keep(self, worker: RemoteWorker) -> None:
-        """Watches a worker until the pool is closed."""
-        while not self._closed.is_set():
-            if worker.alive:
-                worker.watch()
-                if not self._closed.is_set():
-                    self._lose(worker, f"{worker.address}: no heartbeat")
-            if self._closed.wait(self._heartbeat_seconds) or not worker.answers():
+        """Watches a worker, and reaches it again, until the pool is closed."""
+        while not self._closed.wait(self._heartbeat_seconds):
+            connection = worker.connection
+            if connection is not None:
+                lost = _Lost(worker, connection)
+                if not self._watch(connection, lost):
+                    self._lose(worker, connection, f"{worker.address}: no heartbeat")
                 continue
             try:
-                worker.connect()
-                self._check(worker)
-            except errors.PerFedAvgError as e:
+                connection = self._reach(worker.address)
+            except errors.DataError as e:
                 _tell(f"Worker {worker.address} is back but cannot be used: {e}")
-                worker.disconnect()
+                continue
+            except errors.WorkerError:
                 continue
             with self._change:
-                worker.alive = True
+                if self._closed.is_set():
+                    connection.close()
+                    return
+                worker.connection = connection
                 self._change.notify_all()
             _tell(f"Worker {worker.address} is back.")
 
-    def _names(self) -> str:
-        return ", ".join(worker.address for worker in self.workers)
+
+class _Lost(threading.Event):
+    """Is set once a worker has not this connection any more."""
+
+    def __init__(self, worker: RemoteWorker, connection: Connection):
+        super().__init__()
+        self._worker = worker
+        self._connection = connection
+
+    def is_set(self) -> bool:
+        return self._worker.connection is not self._connection
 
 
 class _PartContext(tff.framework.AsyncContext):
@@ -322,7 +386,7 @@ class RemoteContext(tff.framework.SyncContext):
 
 
 def use_remote_runtime(
-    addresses: Sequence[str], check: Callable[[RemoteWorker], None], **settings
+    addresses: Sequence[str], check: Callable[[Connection], None], **settings
 ) -> WorkerPool:
     """Reaches workers and makes a context on them TFF's default.
 

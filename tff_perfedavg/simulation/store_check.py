@@ -13,12 +13,14 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 
 if TYPE_CHECKING:
-    from tff_perfedavg.simulation.remote_runtime import RemoteWorker
+    from tff_perfedavg.simulation.remote_runtime import Connection
 
 _CHUNK_BYTES = 1 << 20
+# Of a worker's error, which may be a page long.
+_SHOWN = 300
 
 
-def store_check(store: UserStore) -> Callable[[RemoteWorker], None]:
+def store_check(store: UserStore) -> Callable[[Connection], None]:
     """Returns a check for `WorkerPool` that a worker has a store, byte for byte.
 
     Workers read rows from the path that the store has here. Each reads its files whole
@@ -32,16 +34,14 @@ def store_check(store: UserStore) -> Callable[[RemoteWorker], None]:
       A function from a worker, which raises `DataError`, naming worker and path, if the
       store is missing there or another.
     """
-    expected: np.ndarray | None = None
+    # Here, before any worker is asked, and once.
+    expected = tf.function(lambda: _hashes(store))().numpy()
 
     @tff.tensorflow.computation
     def hashes():
         return _hashes(store)
 
-    def check(worker: RemoteWorker) -> None:
-        nonlocal expected
-        if expected is None:
-            expected = tf.function(lambda: _hashes(store))().numpy()
+    def check(worker: Connection) -> None:
         try:
             found = worker.run(hashes, None)
         except errors.WorkerError:
@@ -49,7 +49,7 @@ def store_check(store: UserStore) -> Callable[[RemoteWorker], None]:
         except Exception as e:
             raise errors.DataError(
                 f"The worker at {worker.address} cannot read a store at {store.path}; "
-                "copy it there, to the same path."
+                f"copy it there, to the same path. It says: {str(e)[:_SHOWN]}"
             ) from e
         if not np.array_equal(found, expected):
             raise errors.DataError(
@@ -79,7 +79,7 @@ def _hashes(store: UserStore) -> tf.Tensor:
 
 def _hash(content: tf.Tensor) -> tf.Tensor:
     # Whole chunks are views of the mapped file, not copies.
-    whole = tf.size(content) // _CHUNK_BYTES
+    whole = tf.size(content, tf.int64) // _CHUNK_BYTES
     chunks = tf.reshape(content[: whole * _CHUNK_BYTES], [whole, _CHUNK_BYTES])
     rest = content[tf.newaxis, whole * _CHUNK_BYTES :]
     parts = tf.concat([_fingerprint(chunks), _fingerprint(rest)], 0)

@@ -76,20 +76,47 @@ def start_process(port: int, output) -> subprocess.Popen:
     )
 
 
-def serve(address: str, port: int) -> None:
-    """Runs a worker for other processes until this one is told to stop.
+def listen(address: str, port: int) -> socket.socket:
+    """Listens where a worker will be reached; `serve` takes it from there.
+
+    Args:
+      address: of this machine; `EVERY_ADDRESS` for all.
+      port: on that address.
+
+    Raises:
+      WorkerError: if the address is not this machine's, the port is in use, or every
+        address is meant and not said.
+    """
+    try:
+        listening = socket.create_server((address, port))
+    except OSError as e:
+        raise errors.WorkerError(
+            f"Cannot listen on {address}:{port} ({e.strerror}); choose another --port, "
+            "or an --address of this machine."
+        ) from e
+    if listening.getsockname()[0] == EVERY_ADDRESS != address:
+        listening.close()
+        raise errors.WorkerError(
+            f"address is {address!r}, which is every address of this machine; give "
+            f"--address={EVERY_ADDRESS} if that is meant."
+        )
+    return listening
+
+
+def serve(listening: socket.socket) -> None:
+    """Runs a worker for other processes, until Ctrl-C.
 
     Call it in a process that has started no thread.
 
     Args:
-      address: of this machine, on which the worker is reached; `EVERY_ADDRESS` for all.
-      port: on that address.
+      listening: from `listen`.
 
     Raises:
-      WorkerError: if the address is not this machine's, the port is in use, the worker
-        cannot be kept to the address, or it ends by itself.
+      WorkerError: if the worker cannot be kept to the address, or ends by itself.
+      KeyboardInterrupt: at Ctrl-C.
     """
-    with _listen(address, port) as listening:
+    address, port = listening.getsockname()
+    with listening:
         if address == EVERY_ADDRESS:
             # Nothing to keep it to.
             listening.close()
@@ -100,16 +127,6 @@ def serve(address: str, port: int) -> None:
             with _running(start_process(_INNER_PORT, None)) as worker:
                 code = asyncio.run(_relay_until_end(listening, worker))
     raise errors.WorkerError(f"The TFF worker process ended with code {code}.")
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((address, port))
-    except OSError as e:
-        raise errors.WorkerError(
-            f"Cannot listen on {address}:{port} ({e.strerror}); choose another --port, "
-            "or an --address of this machine."
-        ) from e
 
 
 @contextlib.contextmanager
@@ -156,7 +173,11 @@ async def _relay_until_end(listening: socket.socket, worker: subprocess.Popen) -
 
     server = await asyncio.start_server(serve_client, sock=listening)
     async with server:
-        return await asyncio.to_thread(worker.wait)
+        try:
+            return await asyncio.to_thread(worker.wait)
+        finally:
+            # Or the loop would wait for that thread, when it is told to stop.
+            worker.kill()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
