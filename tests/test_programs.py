@@ -78,6 +78,41 @@ def test_train_and_evaluate_from_files(tff, paths):
     assert not np.allclose(per_user["loss"], further["loss"])
 
 
+def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path):
+    from tff_perfedavg.models.dense import logistic_regression
+    from tff_perfedavg.optimization.config import AdaptationConfig
+    from tff_perfedavg.programs.evaluation import evaluate_users
+    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.programs.selection import select
+
+    population = build_population(SHORT, tmp_path)
+    model = logistic_regression((8, 8), 10)
+    frames = [
+        evaluate_users(
+            model, model.init(0), population, AdaptationConfig(rate, 3)
+        ).assign(rate=rate, seed=0)
+        for rate in (0.1, 1e38)
+    ]
+    per_user = pd.concat(frames, ignore_index=True)
+    diverged = per_user[(per_user["rate"] == 1e38) & (per_user["step"] == 3)]
+    assert np.isinf(diverged["loss"]).all()
+    assert (diverged["accuracy"] == 0).all()
+    chosen = select(per_user, [], ["rate", "step"])
+    assert (chosen["rate"] == 0.1).all()
+
+
+def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
+    from tff_perfedavg.programs.evaluation import have_same_users
+
+    runs = [RunPaths(tmp_path, name) for name in ("first", "second", "other")]
+    weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
+    for run, seed in zip(runs, (0, 0, 1), strict=True):
+        experiment = dataclasses.replace(SHORT, base_random_seed=seed)
+        trained_model.save(run.model, weights, experiment)
+    assert have_same_users(runs[:2])
+    assert not have_same_users(runs[1:])
+
+
 def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
     from tff_perfedavg.programs.evaluation import evaluate_runs
 

@@ -384,6 +384,20 @@ def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
         assert pool.workers[0].alive
 
 
+def test_a_file_of_gigabytes_is_hashed_in_chunks(tff):
+    import tensorflow as tf
+
+    from tff_perfedavg.simulation.store_check import _hash
+
+    spec = tf.TensorSpec([3_000_000_000], tf.uint8)
+    graph = tf.function(_hash, input_signature=[spec]).get_concrete_function().graph
+    (chunks, rest, _) = (
+        op.inputs[0].shape for op in graph.get_operations() if op.type == "Fingerprint"
+    )
+    assert chunks[1] == 1 << 20
+    assert rest[0] == 1
+
+
 def test_a_worker_that_is_not_there_is_named(tff, population):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

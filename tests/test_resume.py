@@ -558,3 +558,52 @@ def test_a_best_metric_of_new_users_is_refused_where_there_are_none(tff, paths):
     nobody_new = dataclasses.replace(SHORT, num_new_users=0)
     with pytest.raises(errors.ConfigError, match=r"no new users; take seen/"):
         train(paths, nobody_new)
+
+
+def test_a_best_accuracy_is_refused_where_labels_are_no_classes(tff, paths):
+    generated = dataclasses.replace(
+        SHORT, dataset="sinusoid", model="mlp_regressor", num_users=8, num_new_users=2
+    )
+    with pytest.raises(errors.ConfigError, match=r"no classes; take new/loss"):
+        train(paths, generated)
+
+
+def test_noresume_removes_nothing_where_the_new_run_cannot_be(tff, paths, once):
+    copy_of(once, paths)
+    too_many = dataclasses.replace(SHORT, clients_per_round=100)
+    with pytest.raises(errors.ConfigError, match="clients_per_round is 100"):
+        train(paths, too_many, resume=False)
+    assert_same_results(paths, once)
+
+
+def test_a_model_file_that_has_changed_is_refused(tff, paths, tmp_path):
+    file = tmp_path / "my_model.py"
+    source = (
+        "import tensorflow as tf\n"
+        "def build(input_shape, num_outputs):\n"
+        "    return tf.keras.Sequential([tf.keras.Input(input_shape),\n"
+        "        tf.keras.layers.Flatten(), tf.keras.layers.Dense(num_outputs)])\n"
+    )
+    file.write_text(source)
+    own = dataclasses.replace(SHORT, model=f"{file}:build", total_rounds=2)
+    train(paths, own)
+    longer = dataclasses.replace(own, total_rounds=3)
+    file.write_text(source.replace("num_outputs)])", "num_outputs, 'tanh')])"))
+    with pytest.raises(errors.ConfigError, match=r"my_model\.py is not what it was"):
+        train(paths, longer)
+    file.write_text(source)
+    train(paths, longer)
+
+
+def test_a_store_that_has_changed_is_refused(tff, paths, tmp_path):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+
+    store = tmp_path / "store"
+    prepare(DataConfig.of("digits"), store)
+    stored = dataclasses.replace(SHORT, store=str(store), total_rounds=2)
+    train(paths, stored)
+    shutil.rmtree(store)
+    prepare(DataConfig.of("digits", seed=1), store)
+    with pytest.raises(errors.ConfigError, match="store is not what it was"):
+        train(paths, dataclasses.replace(stored, total_rounds=3))

@@ -79,6 +79,7 @@ def select(
         )
         by = ["merit", *(["step"] if "step" in choose else [])]
         best = means.sort_values(by, ascending=[False, True][: len(by)], kind="stable")
-        best = best.drop_duplicates(of).drop(columns="merit")
+        best = best.drop_duplicates(of) if of else best.head(1)
+        best = best.drop(columns="merit")
         kept.append(test.merge(best, on=[*of, *choose]))
     return pd.concat(kept, ignore_index=True)

@@ -171,13 +171,21 @@ async def _relay_until_end(listening: socket.socket, worker: subprocess.Popen) -
             _pass_on(reader, inner_writer), _pass_on(inner_reader, writer)
         )
 
-    server = await asyncio.start_server(serve_client, sock=listening)
-    async with server:
-        try:
-            return await asyncio.to_thread(worker.wait)
-        finally:
-            # Or the loop would wait for that thread, when it is told to stop.
-            worker.kill()
+    stopped = False
+
+    def stop():
+        nonlocal stopped
+        stopped = True
+        # Ends the wait below; an interrupt would leave its thread waiting.
+        worker.kill()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    async with await asyncio.start_server(serve_client, sock=listening):
+        code = await asyncio.to_thread(worker.wait)
+    if stopped:
+        raise KeyboardInterrupt
+    return code
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
