@@ -64,9 +64,10 @@ def main():
         "and the runtime"
     )
     if _OUTPUT.value:
-        files = report.write_report(
-            per_user, pathlib.Path(_OUTPUT.value), prefix="on_device."
-        )
+        directory = pathlib.Path(_OUTPUT.value)
+        files = report.write_report(per_user, directory, prefix="on_device.")
+        rows = directory / "on_device.per_user.csv"
+        files.append(report.write_rows(per_user, rows))
         print("\nWritten:", *files, sep="\n  ")
 
 

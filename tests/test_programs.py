@@ -145,6 +145,33 @@ def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):
         train(experiment, population)
 
 
+def test_a_tenth_of_the_users_without_finite_updates_is_left_out_and_told(
+    tff, paths, tmp_path, capsys
+):
+    from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+    from tff_perfedavg.programs.training import train_and_save
+
+    rng = np.random.default_rng(0)
+
+    def user(number):
+        # Finite themselves, but not what comes of them.
+        size = 1e30 if number % 10 == 0 else 1.0
+        x = (size * rng.normal(size=[12, 4])).astype(np.float32)
+        rows = Rows(x, (x[:, 0] > 0).astype(np.int32))
+        return User(rows, Rows(rows.x[:0], rows.y[:0]))
+
+    store = UserStore.write(
+        tmp_path / "store", map(user, range(20)), Description("numbers", 2)
+    )
+    experiment = dataclasses.replace(SHORT, store=str(store.path), clients_per_round=20)
+    result = train_and_save(experiment, paths)
+    assert (result.metrics["num_users_excluded"] == 2).all()
+    assert (result.metrics["num_users_taken"] == 18).all()
+    assert all(np.isfinite(w).all() for w in result.weights)
+    told = capsys.readouterr().err
+    assert told.count("2 of 20 users' updates were not finite and were left out") == 1
+
+
 def test_a_cohort_larger_than_the_population_is_refused_before_any_work():
     with pytest.raises(errors.ConfigError, match=r"clients_per_round is 21.*from 1 to"):
         sample_cohort(range(20), 21, 0, 0)

@@ -76,6 +76,7 @@ class _Training:
 
     def __init__(self, experiment: Experiment, population: UserStore):
         self._experiment = experiment
+        self._told_of_excluded = False
         self._users = population.training_users
         # Before anything is traced, let a cohort that cannot be drawn fail.
         sample_cohort(self._users, experiment.clients_per_round, 0, 0)
@@ -110,6 +111,15 @@ class _Training:
                         f"Round {round_number}: not one of {len(cohort)} users' "
                         "updates was finite. Lower the outer or the inner learning "
                         "rate."
+                    )
+                excluded = metrics["num_users_excluded"]
+                if excluded and not self._told_of_excluded:
+                    self._told_of_excluded = True
+                    tqdm.tqdm.write(
+                        f"Round {round_number}: {excluded} of {len(cohort)} users' "
+                        "updates were not finite and were left out; the metrics count "
+                        "them from here on (num_users_excluded).",
+                        file=sys.stderr,
                     )
                 progress.set_postfix(loss=f"{metrics['query_loss']:.3f}", refresh=False)
                 progress.update()
