@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
 
-# The long experiments; about five minutes on two cores.
+# The long experiments; about ten minutes on two cores.
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
 

@@ -10,7 +10,6 @@ Whoever reaches the address may run any computation on this machine: TFF's proto
 no passwords and no encryption. Keep it to a private network, or to a tunnel.
 """
 
-import signal
 import sys
 
 from absl import flags
@@ -38,8 +37,6 @@ def main():
     address, port = _ADDRESS.value, _PORT.value
     if address != worker_process.LOOPBACK:
         print(_WARNING.format(address=address, port=port), file=sys.stderr)
-    # As the first process of a container it would not be ended by it otherwise.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         listening = worker_process.listen(address, port)
         print(f"A TFF worker serves on {address}:{port} until Ctrl-C.", flush=True)

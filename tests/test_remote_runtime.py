@@ -468,8 +468,12 @@ def test_a_worker_that_is_told_to_stop_stops(number):
 
 @pytest.mark.parametrize("address", ["", "0"])
 def test_every_address_must_be_meant(address):
-    with pytest.raises(errors.WorkerError, match=r"every address.*--address=0\.0"):
-        worker_process.listen(address, 0)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with pytest.raises(errors.WorkerError, match=r"every address.*--address=0\.0"):
+            worker_process.listen(address, 0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_another_address_than_this_machines_own_is_warned_of():

@@ -126,12 +126,12 @@ def arrays_of(path):
 
 def told_tensorboard(directory):
     # By tag and step, what was told last.
-    found = EventAccumulator(str(directory), {"tensors": 0}, purge_orphaned_data=False)
+    found = EventAccumulator(str(directory), {"scalars": 0}, purge_orphaned_data=False)
     found.Reload()
     return {
-        (tag, event.step): event.tensor_proto.SerializeToString()
-        for tag in found.Tags()["tensors"]
-        for event in found.Tensors(tag)
+        (tag, event.step): event.value
+        for tag in found.Tags()["scalars"]
+        for event in found.Scalars(tag)
     }
 
 

@@ -99,9 +99,8 @@ class MetricsLog:
         row = {"round_num": round_number, **metrics}
         self._add_csv(self.ROUNDS, row)
         self._add_event({"round_num": round_number, "training": metrics})
-        with self._summaries_of(round_number):
-            for name, value in metrics.items():
-                tf.summary.scalar(f"training/{name}", value)
+        values = {f"training/{name}": value for name, value in metrics.items()}
+        self._summarize(round_number, values)
 
     def add_evaluation(
         self, round_number: int, rows: Sequence[Mapping[str, Any]]
@@ -115,11 +114,12 @@ class MetricsLog:
         for row in rows:
             self._add_csv(self.EVALUATIONS, {"round_num": round_number, **row})
         self._add_event({"round_num": round_number, "evaluation": list(rows)})
-        with self._summaries_of(round_number):
-            for row in rows:
-                for name in ("accuracy", "loss"):
-                    tag = metric_name(row["users"], name, row["step"])
-                    tf.summary.scalar(f"evaluation/{tag}", row[name])
+        values = {
+            "evaluation/" + metric_name(row["users"], name, row["step"]): row[name]
+            for row in rows
+            for name in ("accuracy", "loss")
+        }
+        self._summarize(round_number, values)
 
     def sync(self) -> dict[str, int]:
         """Makes all of it durable and returns the files' positions."""
@@ -135,13 +135,18 @@ class MetricsLog:
             with _refusals(self._tensorboard):
                 self._summaries.close()
 
-    @contextlib.contextmanager
-    def _summaries_of(self, round_number: int) -> Iterator[None]:
-        with (
-            _refusals(self._tensorboard),
-            self._summaries.as_default(step=round_number),
-        ):
-            yield
+    def _summarize(self, round_number: int, values: Mapping[str, float]) -> None:
+        # In one event: every call leaves a kilobyte or two in memory.
+        summary = tf.compat.v1.Summary(
+            value=[
+                tf.compat.v1.Summary.Value(tag=tag, simple_value=value)
+                for tag, value in values.items()
+            ]
+        )
+        with _refusals(self._tensorboard), self._summaries.as_default():
+            tf.summary.experimental.write_raw_pb(
+                summary.SerializeToString(), step=round_number
+            )
 
     def _add_csv(self, name: str, row: Mapping[str, Any]) -> None:
         if not self._has_header[name]:

@@ -31,6 +31,7 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 # Where the worker listens in its own network.
 _INNER_PORT = 8000
 _RELAYED_BYTES = 1 << 16
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def start_process(port: int, output) -> subprocess.Popen:
@@ -79,6 +80,8 @@ def start_process(port: int, output) -> subprocess.Popen:
 def listen(address: str, port: int) -> socket.socket:
     """Listens where a worker will be reached; `serve` takes it from there.
 
+    Ctrl-C and SIGTERM wait for `serve`.
+
     Args:
       address: of this machine; `EVERY_ADDRESS` for all.
       port: on that address.
@@ -87,6 +90,8 @@ def listen(address: str, port: int) -> socket.socket:
       WorkerError: if the address is not this machine's, the port is in use, or every
         address is meant and not said.
     """
+    # Held back until `serve` waits for them; in between they might be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         listening = socket.create_server((address, port))
     except OSError as e:
@@ -104,7 +109,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def serve(listening: socket.socket) -> None:
-    """Runs a worker for other processes, until Ctrl-C.
+    """Runs a worker for other processes, until Ctrl-C or SIGTERM.
 
     Call it in a process that has started no thread.
 
@@ -113,19 +118,19 @@ def serve(listening: socket.socket) -> None:
 
     Raises:
       WorkerError: if the worker cannot be kept to the address, or ends by itself.
-      KeyboardInterrupt: at Ctrl-C.
+      KeyboardInterrupt: at Ctrl-C or SIGTERM.
     """
     address, port = listening.getsockname()
     with listening:
         if address == EVERY_ADDRESS:
             # Nothing to keep it to.
             listening.close()
-            with _running(start_process(port, None)) as worker:
-                code = worker.wait()
+            process, relayed = start_process(port, None), None
         else:
             _enter_own_network()
-            with _running(start_process(_INNER_PORT, None)) as worker:
-                code = asyncio.run(_relay_until_end(listening, worker))
+            process, relayed = start_process(_INNER_PORT, None), listening
+        with _running(process) as worker:
+            code = asyncio.run(_wait_for_end(worker, relayed))
     raise errors.WorkerError(f"The TFF worker process ended with code {code}.")
 
 
@@ -157,20 +162,15 @@ def _enter_own_network() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, up)
 
 
-async def _relay_until_end(listening: socket.socket, worker: subprocess.Popen) -> int:
-    async def serve_client(reader, writer):
-        try:
-            inner_reader, inner_writer = await asyncio.open_connection(
-                LOOPBACK, _INNER_PORT
-            )
-        except OSError:
-            # Not serving yet; whoever asked asks again.
-            writer.close()
-            return
-        await asyncio.gather(
-            _pass_on(reader, inner_writer), _pass_on(inner_reader, writer)
-        )
+async def _wait_for_end(worker: subprocess.Popen, relayed: socket.socket | None) -> int:
+    """Relays what comes to a socket, if there is one, until the worker ends.
 
+    Returns:
+      Its exit code.
+
+    Raises:
+      KeyboardInterrupt: at Ctrl-C or SIGTERM.
+    """
     stopped = False
 
     def stop():
@@ -179,13 +179,31 @@ async def _relay_until_end(listening: socket.socket, worker: subprocess.Popen) -
         # Ends the wait below; an interrupt would leave its thread waiting.
         worker.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    async with await asyncio.start_server(serve_client, sock=listening):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    async with contextlib.AsyncExitStack() as stack:
+        if relayed is not None:
+            server = await asyncio.start_server(_serve_client, sock=relayed)
+            await stack.enter_async_context(server)
         code = await asyncio.to_thread(worker.wait)
     if stopped:
         raise KeyboardInterrupt
     return code
+
+
+async def _serve_client(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    try:
+        inner_reader, inner_writer = await asyncio.open_connection(
+            LOOPBACK, _INNER_PORT
+        )
+    except OSError:
+        # Not serving yet; whoever asked asks again.
+        writer.close()
+        return
+    await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer))
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
