@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.optimization.batches import UserRows
@@ -30,3 +31,14 @@ def relative_error(actual, expected):
     actual = np.concatenate([np.asarray(t, np.float64).ravel() for t in actual])
     expected = np.concatenate([np.asarray(t, np.float64).ravel() for t in expected])
     return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def told_tensorboard(directory):
+    """What TensorBoard's files hold: the value told last by tag and step."""
+    found = EventAccumulator(str(directory), {"scalars": 0}, purge_orphaned_data=False)
+    found.Reload()
+    return {
+        (tag, event.step): event.value
+        for tag in found.Tags()["scalars"]
+        for event in found.Scalars(tag)
+    }

@@ -23,8 +23,8 @@ import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
 from tff_perfedavg.files import remove_unfinished
 from tff_perfedavg.programs.checkpoints import CheckpointManager
@@ -394,17 +394,6 @@ def add(log, rounds):
                 for step in (0, 1)
             ]
             log.add_evaluation(i + 1, rows)
-
-
-def told_tensorboard(directory):
-    # By tag and step, what was told last.
-    found = EventAccumulator(str(directory), {"scalars": 0}, purge_orphaned_data=False)
-    found.Reload()
-    return {
-        (tag, event.step): event.value
-        for tag in found.Tags()["scalars"]
-        for event in found.Scalars(tag)
-    }
 
 
 def test_all_three_forms_hold_what_was_logged(tmp_path):

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
 from tff_perfedavg.files import locked
 from tff_perfedavg.programs import trained_model
@@ -122,17 +122,6 @@ def arrays_of(path):
             name: (arrays[name].dtype.str, arrays[name].shape, arrays[name].tobytes())
             for name in arrays.files
         }
-
-
-def told_tensorboard(directory):
-    # By tag and step, what was told last.
-    found = EventAccumulator(str(directory), {"scalars": 0}, purge_orphaned_data=False)
-    found.Reload()
-    return {
-        (tag, event.step): event.value
-        for tag in found.Tags()["scalars"]
-        for event in found.Scalars(tag)
-    }
 
 
 def results_of(paths):
