@@ -17,6 +17,7 @@ from absl import flags
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import VARIANTS
 from tff_perfedavg.programs import command
+from tff_perfedavg.programs.run_facts import memory_mb
 
 _STORE = flags.DEFINE_string(
     "store_dir",
@@ -53,14 +54,6 @@ def build():
     )
     process = pfa.build_per_fed_avg(model, config, client_data=client_data)
     return runtime, store, process, client_data
-
-
-def memory_mb(pid, field):
-    """A line of /proc/PID/status in MB: VmRSS, or VmHWM for the largest so far."""
-    text = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return (
-        next(int(x.split()[1]) for x in text.splitlines() if x.startswith(field)) / 1e3
-    )
 
 
 def one_size(size):

@@ -16,6 +16,7 @@ from absl import flags
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import command
+from tff_perfedavg.programs.run_facts import memory_mb
 
 _DIR = flags.DEFINE_string(
     "store_dir", "results/benchmark_store", "Where the store is written."
@@ -107,13 +108,11 @@ def read(path):
     )
     assert np.isclose(found, expected / 255, rtol=1e-4), (found, expected / 255)
     # Kept by the kernel: the worker's largest resident size so far.
-    status = pathlib.Path(f"/proc/{runtime.worker.pid}/status").read_text()
-    (line,) = [x for x in status.splitlines() if x.startswith("VmHWM")]
     rss = psutil.Process(runtime.worker.pid).memory_full_info()
     return {
         "seconds": seconds,
         "milliseconds_per_user": 1e3 * seconds / len(chosen),
-        "worker_peak_mb": int(line.split()[1]) / 1e3,
+        "worker_peak_mb": memory_mb(runtime.worker.pid, "VmHWM"),
         "worker_private_mb": rss.uss / 1e6,
     }
 

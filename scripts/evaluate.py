@@ -45,9 +45,10 @@ def main():
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     use_local_runtime()
-    per_user = evaluation.evaluate_and_save(
+    per_user = evaluation.evaluate_runs(
         runs, _RATE.value, _STEPS.value, _BATCH.value, seed=_SEED.value
     )
+    evaluation.save_rows(runs, per_user)
     files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
     print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
     if len(runs) > 1 and not evaluation.have_same_users(runs):

@@ -43,7 +43,8 @@ def main():
         from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
         use_local_runtime()
-        evaluation.evaluate_and_save(missing, None, _STEPS.value, None)
+        per_user = evaluation.evaluate_runs(missing, None, _STEPS.value, None)
+        evaluation.save_rows(missing, per_user)
     from tff_perfedavg.programs import run_report
 
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else runs[0].report

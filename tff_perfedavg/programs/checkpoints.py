@@ -177,6 +177,11 @@ class CheckpointManager(tff.program.ProgramStateManager):
             )
         return None
 
+    def clear(self) -> None:
+        """Removes every version."""
+        for version in self.versions():
+            self.path(version).unlink()
+
     # -------------------------------------------- tff.program.ProgramStateManager
 
     async def get_versions(self) -> list[int] | None:
@@ -196,8 +201,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
         self.write(state, version)
 
     async def remove_all(self) -> None:
-        for version in self.versions():
-            self.path(version).unlink()
+        self.clear()
 
 
 def _as_array(leaf: Any) -> np.ndarray:

@@ -190,19 +190,8 @@ def have_same_users(runs: Sequence[RunPaths]) -> bool:
     return len(populations) == 1
 
 
-def evaluate_and_save(
-    runs: Sequence[RunPaths],
-    inner_learning_rate: float | None,
-    num_steps: int,
-    batch_size: int | None,
-    *,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Runs `evaluate_runs` and writes each run's rows beside its metrics."""
-    per_user = evaluate_runs(
-        runs, inner_learning_rate, num_steps, batch_size, seed=seed
-    )
+def save_rows(runs: Sequence[RunPaths], per_user: pd.DataFrame) -> None:
+    """Writes what `evaluate_runs` gave for these runs beside each one's metrics."""
     # Runs have labels of their own, in their order.
     for run, label in zip(runs, per_user["algorithm"].unique(), strict=True):
         write_rows(per_user[per_user["algorithm"] == label], run.per_user)
-    return per_user

@@ -19,6 +19,7 @@ import pandas as pd
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs.metrics import NEW, SEEN
+from tff_perfedavg.programs.metrics import quantity as quantity_of
 
 GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
 # Told apart by more than colour, for curves that coincide. Colours after Okabe and
@@ -225,7 +226,7 @@ def inline_svg(figure: matplotlib.figure.Figure, name: str) -> str:
 
 def _quantity(rows: pd.DataFrame) -> tuple[str, float, str]:
     """Returns the column that is drawn, its factor and what it is called."""
-    if rows["accuracy"].notna().any():
+    if quantity_of(rows) == "accuracy":
         return "accuracy", 100.0, "accuracy on held-out rows (%)"
     return "loss", 1.0, "loss on held-out rows"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -34,14 +35,20 @@ def peak_memory_mb() -> float:
     Resident memory in MB, each process's own peak added up (Linux).
     """
     this = psutil.Process()
-    return sum(_peak_mb(p.pid) for p in [this, *this.children(recursive=True)])
+    total = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        # It may have ended since it was listed.
+        with contextlib.suppress(OSError, StopIteration):
+            total += memory_mb(process.pid, "VmHWM")
+    return total
 
 
-def _peak_mb(pid: int) -> float:
-    try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        # Ended since it was listed.
-        return 0.0
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return sum(int(line.split()[1]) / 1e3 for line in lines)
+def memory_mb(pid: int, field: str) -> float:
+    """Returns a process's memory in MB, as the kernel counts it (Linux).
+
+    Args:
+      pid: the process's number.
+      field: of /proc/PID/status: `VmRSS`, resident, or `VmHWM`, the largest so far.
+    """
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(x.split()[1]) / 1e3 for x in lines if x.startswith(field))

@@ -18,7 +18,7 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import figures, report, trained_model
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import compare_paired, summarize
+from tff_perfedavg.programs.metrics import compare_paired, quantity, summarize
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths, run_labels
 
@@ -160,7 +160,7 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
     sentences = []
     for record in records:
         gains = figures.gain_by_user(record.per_user)
-        has_classes = record.per_user["accuracy"].notna().any()
+        has_classes = quantity(record.per_user) == "accuracy"
         for group, rows in gains.groupby("users", sort=False):
             gain = rows["gain"]
             mean = f"{100 * gain.mean():+.1f} points of accuracy"
@@ -178,7 +178,7 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
     per_user = pd.concat([record.per_user for record in records], ignore_index=True)
     last = _common_steps(per_user)
     summary = summarize(per_user)
-    has_classes = per_user["accuracy"].notna().any()
+    has_classes = quantity(per_user) == "accuracy"
     tables = [
         {
             "caption": "Users before (0 steps) and after adapting on their own rows; "

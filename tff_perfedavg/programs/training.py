@@ -359,8 +359,7 @@ class _Watch:
 
 
 def _remove(paths: RunPaths, checkpoints: CheckpointManager) -> None:
-    for version in checkpoints.versions():
-        checkpoints.path(version).unlink()
+    checkpoints.clear()
     for path in (paths.model, paths.best_model):
         path.unlink(missing_ok=True)
     shutil.rmtree(paths.results, ignore_errors=True)

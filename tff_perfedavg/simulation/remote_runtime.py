@@ -292,7 +292,7 @@ class WorkerPool:
         done = threading.Event()
 
         def guard():
-            if not self._watch(connection, done):
+            if not self._watch(connection, done.is_set):
                 connection.close()
 
         threading.Thread(target=guard, daemon=True).start()
@@ -305,15 +305,15 @@ class WorkerPool:
             done.set()
         return connection
 
-    def _watch(self, connection: Connection, done: threading.Event) -> bool:
-        """Returns True when done, False once there was no heartbeat for too long."""
+    def _watch(self, connection: Connection, is_over: Callable[[], bool]) -> bool:
+        """Returns True when it is over, False after too long without a heartbeat."""
         last = time.monotonic()
-        while not (done.is_set() or self._closed.is_set()):
+        while not (is_over() or self._closed.is_set()):
             if connection.answers(self._heartbeat_seconds):
                 last = time.monotonic()
             elif time.monotonic() - last > self._patience_seconds:
                 return False
-            done.wait(self._heartbeat_seconds)
+            self._closed.wait(self._heartbeat_seconds)
         return True
 
     def _keep(self, worker: RemoteWorker) -> None:
@@ -321,8 +321,11 @@ class WorkerPool:
         while not self._closed.wait(self._heartbeat_seconds):
             connection = worker.connection
             if connection is not None:
-                lost = _Lost(worker, connection)
-                if not self._watch(connection, lost):
+
+                def is_replaced(was: Connection | None = connection) -> bool:
+                    return worker.connection is not was
+
+                if not self._watch(connection, is_replaced):
                     self._lose(worker, connection, f"{worker.address}: no heartbeat")
                 continue
             try:
@@ -339,18 +342,6 @@ class WorkerPool:
                 worker.connection = connection
                 self._change.notify_all()
             _tell(f"Worker {worker.address} is back.")
-
-
-class _Lost(threading.Event):
-    """Is set once a worker has not this connection any more."""
-
-    def __init__(self, worker: RemoteWorker, connection: Connection):
-        super().__init__()
-        self._worker = worker
-        self._connection = connection
-
-    def is_set(self) -> bool:
-        return self._worker.connection is not self._connection
 
 
 class _PartContext(tff.framework.AsyncContext):
