@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow_federated as tff
+
+from tff_perfedavg.simulation.compiler import compile_computation
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _MOST_EXECUTORS = 8
@@ -23,34 +26,57 @@ def channel_options() -> list[tuple[str, int]]:
     ]
 
 
-def compile_computation(computation):
-    """Compiles for a worker; secure sums become plain sums, as in TFF's test context.
+class _LastUsed:
+    """What belongs to each of the objects last asked for.
 
-    TFF's runtime has no secure sum. What users would send is that of one, its value
-    types and its modular arithmetic included, but nothing is hidden.
+    By identity, since hashing a computation serializes it.
     """
-    plain = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
-    return tff.backends.native.desugar_and_transform_to_native(plain)
+
+    def __init__(self, most: int):
+        self._most = most
+        self._found: collections.OrderedDict[int, tuple] = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: Any) -> Any:
+        """Returns what belongs to an object, or None."""
+        if id(key) not in self._found:
+            return None
+        self._found.move_to_end(id(key))
+        return self._found[id(key)][1]
+
+    def put(self, key: Any, value: Any) -> None:
+        """Keeps it, and the object, and drops what was not asked for longest."""
+        self._found[id(key)] = (key, value)
+        if len(self._found) > self._most:
+            self._found.popitem(last=False)
+
+    def clear(self) -> None:
+        """Drops all."""
+        self._found.clear()
 
 
 class _Executor(tff.framework.RemoteExecutor):
-    """Sends a computation to the worker once, where TFF's sends it at every call."""
+    """Compiles and sends a computation once, where TFF's sends it at every call."""
 
-    def __init__(self, stub: tff.framework.RemoteExecutorStub):
+    def __init__(self, stub: tff.framework.RemoteExecutorStub, compiled: _LastUsed):
         super().__init__(stub)
-        self._sent: collections.OrderedDict[int, tuple] = collections.OrderedDict()
+        self._compiled = compiled
+        self._sent = _LastUsed(_MOST_COMPUTATIONS)
 
     async def create_value(self, value, type_spec=None):
         if not isinstance(type_spec, tff.FunctionType):
             return await super().create_value(value, type_spec)
-        # By identity, since hashing a computation serializes it.
-        if id(value) not in self._sent:
-            sent = await super().create_value(value, type_spec)
-            self._sent[id(value)] = (value, sent)
-            if len(self._sent) > _MOST_COMPUTATIONS:
-                self._sent.popitem(last=False)
-        self._sent.move_to_end(id(value))
-        return self._sent[id(value)][1]
+        sent = self._sent.get(value)
+        if sent is None:
+            compiled = self._compiled.get(value)
+            if compiled is None:
+                compiled = compile_computation(value)
+                self._compiled.put(value, compiled)
+            sent = await super().create_value(compiled, compiled.type_signature)
+            self._sent.put(value, sent)
+        return sent
 
     def close(self):
         # First, so that what is sent is forgotten here and not at the worker, too.
@@ -60,6 +86,8 @@ class _Executor(tff.framework.RemoteExecutor):
 
 class FewExecutors(tff.framework.ExecutorFactory):
     """Keeps an executor for each of the numbers of clients last seen.
+
+    They compile what they run; a context on them needs no compiler.
 
     The worker holds compiled graphs, some 25 MB for a small model, for every executor.
     TFF's own factory forgets to close those it drops, so that cohorts of changing size
@@ -79,6 +107,8 @@ class FewExecutors(tff.framework.ExecutorFactory):
         """
         self._check_alive = check_alive
         self._stub = stub
+        # For all numbers of clients.
+        self._compiled = _LastUsed(_MOST_EXECUTORS * _MOST_COMPUTATIONS)
         self._executors: collections.OrderedDict[tuple, _Executor] = (
             collections.OrderedDict()
         )
@@ -90,7 +120,7 @@ class FewExecutors(tff.framework.ExecutorFactory):
             if len(self._executors) >= _MOST_EXECUTORS:
                 _, oldest = self._executors.popitem(last=False)
                 oldest.close()
-            executor = _Executor(self._stub)
+            executor = _Executor(self._stub, self._compiled)
             executor.set_cardinalities({tff.CLIENTS: 0, **cardinalities})
             self._executors[key] = executor
         self._executors.move_to_end(key)

@@ -25,7 +25,6 @@ from tff_perfedavg.simulation import worker_process
 from tff_perfedavg.simulation.executors import (
     FewExecutors,
     channel_options,
-    compile_computation,
 )
 
 _START_TIMEOUT_SECONDS = 120
@@ -103,7 +102,6 @@ class LocalRuntime:
         atexit.register(executors.close)
         self.context = tff.framework.SyncExecutionContext(
             executor_fn=executors,
-            compiler_fn=compile_computation,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )

@@ -25,7 +25,6 @@ from tff_perfedavg import errors
 from tff_perfedavg.simulation.executors import (
     FewExecutors,
     channel_options,
-    compile_computation,
 )
 
 # Not a method it has: that it says so is the heartbeat.
@@ -60,7 +59,6 @@ class Connection:
         self._channel = grpc.insecure_channel(address, channel_options())
         self._context = tff.framework.AsyncExecutionContext(
             executor_fn=FewExecutors(_Stub(self._channel, address)),
-            compiler_fn=compile_computation,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )

@@ -58,8 +58,12 @@ def start_process(port: int, output) -> subprocess.Popen:
         # Clients run side by side; the threads of their operations would contend for
         # the same cores.
         "TF_NUM_INTRAOP_THREADS": "1",
+        # A client's operations run in its own thread, not handed from one to another.
+        "TF_NUM_INTEROP_THREADS": "-1",
         **os.environ,
     }
+    # All at once would contend, too, and hold all their memory.
+    at_once = len(os.sched_getaffinity(0))
     libc = ctypes.CDLL(None)
 
     def prepare():
@@ -68,7 +72,11 @@ def start_process(port: int, output) -> subprocess.Popen:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     return subprocess.Popen(
-        [program, f"--port={port}"],
+        [
+            program,
+            f"--port={port}",
+            f"--max_concurrent_computation_calls={at_once}",
+        ],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
