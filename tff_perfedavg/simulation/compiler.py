@@ -2,8 +2,8 @@
 
 A part costs the worker some 0.1 ms, an aggregation as much again for every client, and
 TFF's own compiler leaves a round in some fifteen parts, with an aggregation for each
-thing summed. `consolidate` leaves one part for each thing done: what the
-server sends, what a client does, how results are summed, what the server makes of it.
+thing summed. `consolidate` leaves one part for each thing done: what the server sends,
+what a client does, how results are summed, what the server makes of the sum.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def consolidate(
         return computation
     try:
         form = _mapreduce.get_map_reduce_form_for_computation(computation, _untouched())
-    except (TypeError, ValueError):
-        # A broadcast that depends on an aggregation, for one.
+    except Exception:
+        # A broadcast that depends on an aggregation, for one; TFF has many ways to say
+        # so, without a class in common. What is left as it is, is right in any case.
         return computation
     if form.securely_aggregates_tensors or _is_stateful(form.prepare):
         return computation

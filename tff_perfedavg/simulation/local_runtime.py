@@ -22,10 +22,7 @@ import tensorflow_federated as tff
 
 from tff_perfedavg import errors
 from tff_perfedavg.simulation import worker_process
-from tff_perfedavg.simulation.executors import (
-    FewExecutors,
-    channel_options,
-)
+from tff_perfedavg.simulation.executors import FewExecutors, channel_options
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000

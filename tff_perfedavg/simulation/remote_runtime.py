@@ -22,10 +22,7 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_perfedavg import errors
-from tff_perfedavg.simulation.executors import (
-    FewExecutors,
-    channel_options,
-)
+from tff_perfedavg.simulation.executors import FewExecutors, channel_options
 
 # Not a method it has: that it says so is the heartbeat.
 _HEARTBEAT = "/tensorflow_federated.v0.ExecutorGroup/Heartbeat"
