@@ -19,12 +19,10 @@ writes all as JSON.
 """
 
 import atexit
-import contextlib
 import itertools
 import json
 import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -90,26 +88,19 @@ def make_work(name, directory):
 
 
 def make_stock_runtime():
-    """TFF's runtime as it comes; ends its worker, which TFF forgets to do."""
+    """TFF's runtime as it comes, whose worker TFF leaves behind at some exits."""
+    import psutil
     import tensorflow_federated as tff
 
-    def workers():
-        children = pathlib.Path("/proc/self/task").glob("*/children")
-        return {int(pid) for file in children for pid in file.read_text().split()}
-
-    others = workers()
+    this = psutil.Process()
+    others = this.children()
     context = tff.backends.native.create_sync_local_cpp_execution_context()
     with tff.framework.get_context_stack().install(context):
         tff.tensorflow.computation(lambda: 0)()
-    for pid in workers() - others:
-        atexit.register(end_process, pid)
+    (worker,) = set(this.children()) - set(others)
+    # Not when it has ended: the number may be another process's by then.
+    atexit.register(lambda: worker.is_running() and worker.kill())
     return context
-
-
-def end_process(pid):
-    """Ends a process, if it is still there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def contenders(store, model, algorithm, stock_runtime):
