@@ -169,10 +169,7 @@ def contenders(store, model, algorithm, stock_runtime):
     @tf.function
     def plain():
         def train(user, total):
-            own = batches.UserRows(
-                tf.constant(in_memory.shape[1]),
-                lambda i: (tf.gather(in_memory[user], i), tf.gather(labels[user], i)),
-            )
+            own = batches.UserRows.of(in_memory[user], labels[user])
             key = batches.user_key(tf.constant([0, 0]), tf.constant(0), user)
             source = batches.batch_source(own, key, steps, config.batch_sizes)
             trained = local_update(model.batch_loss, initial, source, config)

@@ -10,8 +10,7 @@ from tff_perfedavg.optimization.batches import UserRows
 
 def rows_of(x, y):
     """`UserRows` over a pair of arrays."""
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    return UserRows(tf.shape(x)[0], lambda i: (tf.gather(x, i), tf.gather(y, i)))
+    return UserRows.of(tf.convert_to_tensor(x), tf.convert_to_tensor(y))
 
 
 def batch_of(x, y):

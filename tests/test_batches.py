@@ -112,7 +112,9 @@ def test_several_users_draw_what_each_draws_alone():
     numbers = tf.constant(sizes)
 
     def rows(num_rows):
-        return batches.UserRows(num_rows, lambda i: (tf.cast(i, tf.float32), i))
+        return batches.UserRows(
+            num_rows, lambda i: i, lambda i: tf.cast(i, tf.float32), lambda i: i
+        )
 
     together = batches.batch_source(rows(numbers), keys, 4, (5, 2))
     for step in range(4):

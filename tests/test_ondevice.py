@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from tests.helpers import relative_error
+from tests.helpers import relative_error, rows_of
 from tff_perfedavg import errors
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
@@ -574,10 +574,7 @@ def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
     for user in cohort:
         rows = population.adaptation(user)
         x = rows.x.astype(np.float32) * np.float32(population.description.scale)
-        own = batches.UserRows(
-            tf.constant(len(rows.y)),
-            lambda i, x=x, y=rows.y: (tf.gather(x, i), tf.gather(np.asarray(y), i)),
-        )
+        own = rows_of(x, np.asarray(rows.y))
         pair = tf.constant(batches.seed_pair(seed))
         key = batches.user_key(pair, tf.constant(0), tf.constant(user))
         draw = batches.batch_source(own, key, 3, local.batch_sizes)

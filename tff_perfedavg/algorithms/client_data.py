@@ -8,6 +8,7 @@ how their rows are found inside the graph. All forms give the same result.
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -102,33 +103,14 @@ class StoreClientData:
         return [np.int32(user) for user in users]
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
-        bounds = self._bounds(value)
-        return one(value, self._rows(bounds[0], bounds[1]))
+        return one(value, self._map_files().adaptation(value))
 
     def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
-        bounds = self._bounds(value)
-        adaptation = self._rows(bounds[0], bounds[1])
-        return evaluate(value, adaptation, self._rows(bounds[1], bounds[2]))
+        files = self._map_files()
+        return evaluate(value, files.adaptation(value), files.evaluation(value))
 
-    def _bounds(self, users: tf.Tensor) -> tf.Tensor:
-        """First row, first evaluation row, end, is_new: int64 `[..., 4]`."""
-        return tf.gather(mapped_file(self._store, "users"), users)
-
-    def _rows(self, start: tf.Tensor, end: tf.Tensor) -> UserRows:
-        """The rows between two bounds, `[]` or `[users]`."""
-        store, model = self._store, self._model
-        features = mapped_file(store, "features")
-        labels = mapped_file(store, "labels")
-        scale = tf.constant(store.description.scale, model.input_spec.dtype)
-
-        def take(numbers):
-            chosen = start[..., tf.newaxis] + tf.cast(numbers, tf.int64)
-            # Row 0 of a user without rows may lie behind the last row of all.
-            chosen = tf.minimum(chosen, store.num_rows - 1)
-            x = tf.cast(tf.gather(features, chosen), model.input_spec.dtype) * scale
-            return x, tf.cast(tf.gather(labels, chosen), model.label_spec.dtype)
-
-        return UserRows(tf.cast(end - start, tf.int32), take)
+    def _map_files(self) -> _MappedStore:
+        return _MappedStore(self._store, self._model)
 
 
 class BlockClientData(StoreClientData):
@@ -188,13 +170,12 @@ class BlockClientData(StoreClientData):
         return np.array_split(users, min(num_blocks, len(users)))
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
+        # Outside of the loop, which would map and unmap them for every user.
+        files = self._map_files()
         if self.layout == "vectorized":
-            bounds = self._bounds(value)
-            each = side_by_side(value, self._rows(bounds[:, 0], bounds[:, 1]))
+            each = side_by_side(value, files.adaptation(value))
             return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
-        train = tf.function(
-            lambda user: super(BlockClientData, self).sum_users(user, one, side_by_side)
-        )
+        train = tf.function(lambda user: one(user, files.adaptation(user)))
         outputs = train.get_concrete_function(_USER_SPEC).structured_outputs
         zeros = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), outputs)
         _, sums = tf.while_loop(
@@ -210,8 +191,9 @@ class BlockClientData(StoreClientData):
         return sums
 
     def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
+        files = self._map_files()
         of_user = tf.function(
-            lambda user: super(BlockClientData, self).map_users(user, evaluate)
+            lambda user: evaluate(user, files.adaptation(user), files.evaluation(user))
         )
         outputs = of_user.get_concrete_function(_USER_SPEC).structured_outputs
         specs = tf.nest.map_structure(
@@ -219,6 +201,51 @@ class BlockClientData(StoreClientData):
         )
         return tf.map_fn(
             of_user, value, fn_output_signature=specs, parallel_iterations=1
+        )
+
+
+class _MappedStore:
+    """A store's files as tensors of the graph that is being built.
+
+    Users are numbers, int32 scalars or `[users]`.
+    """
+
+    def __init__(self, store: UserStore, model: Model):
+        self._features = mapped_file(store, "features")
+        self._labels = mapped_file(store, "labels")
+        # First row, first evaluation row, end, is_new: int64 `[users, 4]`.
+        self._bounds = mapped_file(store, "users")
+        self._store = store
+        self._model = model
+
+    def adaptation(self, users: tf.Tensor) -> UserRows:
+        bounds = tf.gather(self._bounds, users)
+        return self._rows(bounds[..., 0], bounds[..., 1])
+
+    def evaluation(self, users: tf.Tensor) -> UserRows:
+        bounds = tf.gather(self._bounds, users)
+        return self._rows(bounds[..., 1], bounds[..., 2])
+
+    def _rows(self, start: tf.Tensor, end: tf.Tensor) -> UserRows:
+        last_row = self._store.num_rows - 1
+        scale = self._store.description.scale
+        label_dtype = self._model.label_spec.dtype
+
+        def locate(numbers):
+            places = start[..., tf.newaxis] + tf.cast(numbers, tf.int64)
+            # Row 0 of a user without rows may lie behind the last row of all.
+            return tf.minimum(places, last_row)
+
+        def features(places):
+            x = tf.gather(self._features, places)
+            x = tf.cast(x, self._model.input_spec.dtype)
+            return x if scale == 1 else x * tf.constant(scale, x.dtype)
+
+        return UserRows(
+            tf.cast(end - start, tf.int32),
+            locate,
+            features,
+            lambda places: tf.cast(tf.gather(self._labels, places), label_dtype),
         )
 
 
@@ -307,10 +334,7 @@ class SequenceClientData:
             )
             for t in (x, y)
         )
-        return user, UserRows(
-            num_rows=num_rows,
-            take=lambda numbers: (tf.gather(x, numbers), tf.gather(y, numbers)),
-        )
+        return user, dataclasses.replace(UserRows.of(x, y), num_rows=num_rows)
 
 
 def client_dataset(user: int, x, y) -> tf.data.Dataset:

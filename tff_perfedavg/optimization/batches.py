@@ -26,16 +26,36 @@ DrawBatches = Callable[[tf.Tensor], Sequence[Batch]]
 class UserRows:
     """One split of one user's data, or of several users', wherever it is kept.
 
+    Looking rows up is in two parts, so that a loop over batches repeats the second
+    alone.
+
     Attributes:
       num_rows: int32 scalar; for several users `[users]`.
-      take: from int32 `[k]` row numbers to the pair (x `[k, ...]`, y `[k, ...]`);
-        for several users all with a leading axis `[users]`. Row numbers are in
+      locate: from int32 `[..., k]` row numbers, for several users
+        `[..., users, k]`, to places of the same shape. Row numbers are in
         [0, num_rows), but that a user without rows may be asked for row 0: any
         finite row will do, since it counts nowhere.
+      features: from places to x, with the shape of the places in front.
+      labels: likewise to y.
     """
 
     num_rows: tf.Tensor
-    take: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    locate: Callable[[tf.Tensor], tf.Tensor]
+    features: Callable[[tf.Tensor], tf.Tensor]
+    labels: Callable[[tf.Tensor], tf.Tensor]
+
+    @classmethod
+    def of(cls, x: tf.Tensor, y: tf.Tensor) -> UserRows:
+        """Returns one user's rows that lie in two tensors, `[rows, ...]`.
+
+        For a user without rows these hold one row nevertheless; set `num_rows`.
+        """
+        return cls(
+            tf.shape(x)[0],
+            lambda numbers: numbers,
+            lambda places: tf.gather(x, places),
+            lambda places: tf.gather(y, places),
+        )
 
 
 def seed_pair(seed: int) -> list[int]:
@@ -133,25 +153,30 @@ def batch_source(
         )
     else:
         table = draw_one((rows.num_rows, key))
+    # All but the features is small, and got ready here for all steps at once: inside
+    # the loop over steps every operation counts.
+    places = rows.locate(table)
+    y = _split_roles(rows.labels(places), table.shape.rank - 1, batch_sizes)
+    masks = [
+        tf.cast(tf.range(size) < rows.num_rows[..., tf.newaxis], tf.float32)
+        for size in batch_sizes
+    ]
 
     def draw(step):
-        x, y = rows.take(table[step])
-        batches = []
-        offset = 0
-        for size in batch_sizes:
-            # `[..., rows, ...]`: behind the users' axis, where there is one.
-            x_role, y_role = (
-                t[:, offset : offset + size]
-                if rows.num_rows.shape.rank
-                else t[offset : offset + size]
-                for t in (x, y)
-            )
-            mask = tf.range(size) < rows.num_rows[..., tf.newaxis]
-            batches.append(Batch(x_role, y_role, tf.cast(mask, x.dtype)))
-            offset += size
-        return batches
+        x = rows.features(tf.gather(places, step))
+        x = _split_roles(x, table.shape.rank - 2, batch_sizes)
+        return [
+            Batch(x_role, tf.gather(y_role, step), tf.cast(mask, x_role.dtype))
+            for x_role, y_role, mask in zip(x, y, masks, strict=True)
+        ]
 
     return draw
+
+
+def _split_roles(
+    rows: tf.Tensor, axis: int, batch_sizes: Sequence[int]
+) -> list[tf.Tensor]:
+    return tf.split(rows, batch_sizes, axis) if len(batch_sizes) > 1 else [rows]
 
 
 def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
@@ -164,12 +189,15 @@ def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
         larger one's.
     """
     chosen = draw_rows(rows.num_rows, key, 1, most)[0]
-    return UserRows(
-        tf.minimum(rows.num_rows, most), lambda i: rows.take(tf.gather(chosen, i))
+    return dataclasses.replace(
+        rows,
+        num_rows=tf.minimum(rows.num_rows, most),
+        locate=lambda numbers: rows.locate(tf.gather(chosen, numbers)),
     )
 
 
 def all_rows(rows: UserRows) -> Batch:
     """Returns every row of the user as one batch."""
-    x, y = rows.take(tf.range(rows.num_rows))
-    return Batch(x, y, tf.ones([rows.num_rows], x.dtype))
+    places = rows.locate(tf.range(rows.num_rows))
+    x = rows.features(places)
+    return Batch(x, rows.labels(places), tf.ones([rows.num_rows], x.dtype))

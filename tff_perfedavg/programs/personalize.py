@@ -184,13 +184,12 @@ def _build_adaptation(
         ]
     )
     def adapt_user(user, x, y):
-        rows = batches.UserRows(
-            tf.shape(x)[0], lambda i: (tf.gather(x, i), tf.gather(y, i))
-        )
         adapted, _ = adapt(
             model.batch_loss,
             weights,
-            adaptation_batches(rows, tf.constant(seed_pair), user, config),
+            adaptation_batches(
+                batches.UserRows.of(x, y), tf.constant(seed_pair), user, config
+            ),
             config.inner_learning_rate,
             config.num_steps,
             lambda _: tf.zeros([]),
