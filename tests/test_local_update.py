@@ -10,6 +10,7 @@ from tests import reference
 from tests.helpers import batch_of, relative_error
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.adaptation import adapt
+from tff_perfedavg.optimization.batches import BatchSource
 from tff_perfedavg.optimization.config import FedAvgConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import (
     local_update,
@@ -178,8 +179,10 @@ def test_users_side_by_side_equal_users_one_by_one(variant):
     @tf.function
     def compute():
         weights = [tf.constant(w) for w in initial_weights()]
+        # The features themselves stand for their places.
+        source = BatchSource(draw, lambda x: x)
         return vectorized_local_update(
-            MODEL.batch_loss, weights, draw, config, tf.constant(3)
+            MODEL.batch_loss, weights, source, config, tf.constant(3)
         )
 
     together = compute()

@@ -8,6 +8,7 @@ from tests import reference
 from tests.helpers import batch_of, relative_error
 from tff_perfedavg.models.dense import logistic_regression, mlp
 from tff_perfedavg.models.model import Batch
+from tff_perfedavg.ondevice.supported import _all_operations
 from tff_perfedavg.optimization.config import PerFedAvgConfig
 from tff_perfedavg.optimization.meta_gradient import meta_gradient
 
@@ -56,6 +57,40 @@ def test_meta_gradient_equals_the_float64_reference(network, variant):
     )
     expected = reference.meta_gradient(by_hand, weights, batches, config)
     assert relative_error(result.gradient, expected) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("variant", "second_derivatives"),
+    [("exact", 1), ("first_order", 0), ("hessian_free", 0)],
+)
+def test_in_a_loop_only_second_derivatives_compute_the_softmax_anew(
+    variant, second_derivatives
+):
+    model, by_hand, weights = networks()["two_layer"]
+    batches = random_batches()
+    config = dataclasses.replace(CONFIG, variant=variant)
+
+    @tf.function
+    def in_loop():
+        def body(number, *_):
+            found = meta_gradient(
+                model.batch_loss,
+                [tf.constant(w) for w in weights],
+                *[batch_of(*b) for b in batches],
+                config,
+            )
+            return number + 1, *found.gradient
+
+        zeros = [tf.zeros_like(w) for w in weights]
+        return tf.while_loop(lambda number, *_: number < 1, body, (0, *zeros))[1:]
+
+    types = [
+        operation.type
+        for operation, _ in _all_operations(in_loop.get_concrete_function())
+    ]
+    assert types.count("Softmax") == second_derivatives
+    expected = reference.meta_gradient(by_hand, weights, batches, config)
+    assert relative_error(in_loop(), expected) < 1e-9
 
 
 @pytest.mark.parametrize("normalized", [True, False])

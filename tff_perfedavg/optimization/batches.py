@@ -58,6 +58,36 @@ class UserRows:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Draws the batches of a user's steps, or of several users'.
+
+    In two parts, so that what trains several users side by side reads features where
+    it uses them: between the parts they would be copied.
+
+    Attributes:
+      choose: from the int32 scalar step number to places, labels and mask of that
+        step's batches, one triple per role.
+      features: from places to x.
+    """
+
+    choose: Callable[[tf.Tensor], list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]
+    features: Callable[[tf.Tensor], tf.Tensor]
+
+    def read(
+        self, chosen: Sequence[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    ) -> list[Batch]:
+        """Returns the batches chosen."""
+        read = []
+        for places, y, mask in chosen:
+            x = self.features(places)
+            read.append(Batch(x, y, tf.cast(mask, x.dtype)))
+        return read
+
+    def __call__(self, step: tf.Tensor) -> list[Batch]:
+        return self.read(self.choose(step))
+
+
 def seed_pair(seed: int) -> list[int]:
     """Returns the pair of int32 that stands for a run's seed, 0 <= seed < 2**62."""
     low, high = seed & 0x7FFFFFFF, seed >> 31
@@ -125,7 +155,7 @@ def draw_rows(
 
 def batch_source(
     rows: UserRows, key: tf.Tensor, num_steps: int, batch_sizes: Sequence[int]
-) -> DrawBatches:
+) -> BatchSource:
     """Returns the batches of a user's steps, drawn by `draw_rows`.
 
     A batch larger than the user's rows is padded to its size and masked.
@@ -156,27 +186,24 @@ def batch_source(
     # All but the features is small, and got ready here for all steps at once: inside
     # the loop over steps every operation counts.
     places = rows.locate(table)
-    y = _split_roles(rows.labels(places), table.shape.rank - 1, batch_sizes)
+    axis = table.shape.rank - 1
     masks = [
         tf.cast(tf.range(size) < rows.num_rows[..., tf.newaxis], tf.float32)
         for size in batch_sizes
     ]
+    chosen = list(
+        zip(
+            tf.split(places, batch_sizes, axis),
+            tf.split(rows.labels(places), batch_sizes, axis),
+            masks,
+            strict=True,
+        )
+    )
 
-    def draw(step):
-        x = rows.features(tf.gather(places, step))
-        x = _split_roles(x, table.shape.rank - 2, batch_sizes)
-        return [
-            Batch(x_role, tf.gather(y_role, step), tf.cast(mask, x_role.dtype))
-            for x_role, y_role, mask in zip(x, y, masks, strict=True)
-        ]
+    def choose(step):
+        return [(tf.gather(p, step), tf.gather(y, step), mask) for p, y, mask in chosen]
 
-    return draw
-
-
-def _split_roles(
-    rows: tf.Tensor, axis: int, batch_sizes: Sequence[int]
-) -> list[tf.Tensor]:
-    return tf.split(rows, batch_sizes, axis) if len(batch_sizes) > 1 else [rows]
+    return BatchSource(choose, rows.features)
 
 
 def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization.batches import DrawBatches
+from tff_perfedavg.optimization.batches import BatchSource, DrawBatches
 from tff_perfedavg.optimization.config import LocalConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.meta_gradient import (
     Loss,
@@ -64,7 +64,7 @@ def local_update(
 def vectorized_local_update(
     loss: Loss,
     weights: Weights,
-    draw_batches: DrawBatches,
+    source: BatchSource,
     config: LocalConfig,
     num_users: tf.Tensor,
 ) -> LocalUpdate:
@@ -73,15 +73,17 @@ def vectorized_local_update(
     Args:
       loss: the users' loss.
       weights: w_k, the same for all.
-      draw_batches: gives a step's batches with a leading axis `[users]`.
+      source: gives a step's batches with a leading axis `[users]`.
       config: as in `local_update`.
       num_users: int32 scalar.
     """
 
     def step(number, weights):
         return tf.vectorized_map(
-            lambda of_user: _local_step(loss, *of_user, config),
-            (weights, draw_batches(number)),
+            lambda of_user: _local_step(
+                loss, of_user[0], source.read(of_user[1]), config
+            ),
+            (weights, source.choose(number)),
         )
 
     stacked = [

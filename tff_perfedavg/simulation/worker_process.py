@@ -61,8 +61,8 @@ def start_process(port: int, output) -> subprocess.Popen:
         # A client's operations run in its own thread, not handed from one to another.
         "TF_NUM_INTEROP_THREADS": "-1",
         # What operations hold for a moment is kept for the next one; glibc by itself
-        # gives it back to the system, and every page of it costs again. Above 32 MB
-        # glibc would refuse the first.
+        # gives it back to the system, and every page of it costs again. Some versions
+        # refuse a first figure above 32 MB.
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
         **os.environ,
