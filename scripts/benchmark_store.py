@@ -87,8 +87,9 @@ def read(path):
 
     @tff.tensorflow.computation(client_data.training_type)
     def total(value):
-        _, rows = client_data.read_training(value)
-        return tf.reduce_sum(all_rows(rows).x)
+        return client_data.sum_users(
+            value, lambda _, rows: tf.reduce_sum(all_rows(rows).x), None
+        )
 
     @tff.federated_computation(
         tff.FederatedType(client_data.training_type, tff.CLIENTS)

@@ -16,7 +16,7 @@ def rows_of(x, y):
 def batch_of(x, y):
     """A `Batch` in which every row counts."""
     x = tf.convert_to_tensor(x)
-    return Batch(x, tf.convert_to_tensor(y), tf.ones([len(x)], x.dtype))
+    return Batch(x, tf.convert_to_tensor(y), tf.ones([tf.shape(x)[0]], x.dtype))
 
 
 def toy_user(rng, num_rows, num_inputs=4, num_classes=3):

@@ -121,6 +121,7 @@ def test_several_users_draw_what_each_draws_alone():
         for user in range(3):
             alone = batches.batch_source(rows(numbers[user]), keys[user], 4, (5, 2))
             for a, b in zip(alone(step), together(step), strict=True):
+                assert np.array_equal(a.x, b.x[user])
                 assert np.array_equal(a.y, b.y[user])
                 assert np.array_equal(a.mask, b.mask[user])
 

@@ -59,38 +59,45 @@ def test_meta_gradient_equals_the_float64_reference(network, variant):
     assert relative_error(result.gradient, expected) < 1e-9
 
 
+@pytest.mark.parametrize("rows", [6, None])
+@pytest.mark.parametrize("in_a_loop", [True, False])
 @pytest.mark.parametrize(
     ("variant", "second_derivatives"),
     [("exact", 1), ("first_order", 0), ("hessian_free", 0)],
 )
-def test_in_a_loop_only_second_derivatives_compute_the_softmax_anew(
-    variant, second_derivatives
+def test_only_second_derivatives_compute_the_softmax_anew(
+    variant, second_derivatives, in_a_loop, rows
 ):
     model, by_hand, weights = networks()["two_layer"]
-    batches = random_batches()
+    batches = random_batches((6, 6, 6))
     config = dataclasses.replace(CONFIG, variant=variant)
+    x_spec = tf.TensorSpec([rows, 4], tf.float64)
+    y_spec = tf.TensorSpec([rows], tf.int64)
 
-    @tf.function
-    def in_loop():
-        def body(number, *_):
-            found = meta_gradient(
-                model.batch_loss,
-                [tf.constant(w) for w in weights],
-                *[batch_of(*b) for b in batches],
-                config,
-            )
-            return number + 1, *found.gradient
+    @tf.function(input_signature=[x_spec, y_spec] * 3)
+    def compute(*arrays):
+        def once():
+            given = [
+                batch_of(x, y) for x, y in zip(arrays[::2], arrays[1::2], strict=True)
+            ]
+            point = [tf.constant(w) for w in weights]
+            return meta_gradient(model.batch_loss, point, *given, config).gradient
 
+        if not in_a_loop:
+            return once()
         zeros = [tf.zeros_like(w) for w in weights]
-        return tf.while_loop(lambda number, *_: number < 1, body, (0, *zeros))[1:]
+        return tf.while_loop(
+            lambda number, *_: number < 1,
+            lambda number, *_: (number + 1, *once()),
+            (0, *zeros),
+        )[1:]
 
-    types = [
-        operation.type
-        for operation, _ in _all_operations(in_loop.get_concrete_function())
-    ]
+    operations = _all_operations(compute.get_concrete_function())
+    types = [operation.type for operation, _ in operations]
     assert types.count("Softmax") == second_derivatives
     expected = reference.meta_gradient(by_hand, weights, batches, config)
-    assert relative_error(in_loop(), expected) < 1e-9
+    arrays = [tf.constant(array) for batch in batches for array in batch]
+    assert relative_error(compute(*arrays), expected) < 1e-9
 
 
 @pytest.mark.parametrize("normalized", [True, False])

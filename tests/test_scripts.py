@@ -1,5 +1,6 @@
 """The commands as a user runs them."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -385,3 +386,37 @@ def test_the_readmes_example_runs_as_printed(tmp_path):
     metrics, accuracy = run_example("README.md", tmp_path).splitlines()
     assert "support_loss" in metrics
     assert len(accuracy.strip("[]").split()) == 4
+
+
+def test_a_million_users_are_measured_with_few(tmp_path):
+    store, figures = tmp_path / "store", tmp_path / "figures.json"
+    answer = run(
+        "benchmark_store.py",
+        "--num_users=40",
+        "--cohort=10",
+        f"--store_dir={store}",
+        f"--output={figures}",
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert "40 users" in answer.stdout
+    found = json.loads(figures.read_text())
+    assert found["read"]["milliseconds_per_user"] > 0
+    assert not store.exists()
+
+
+def test_contenders_are_measured_on_little_work(tmp_path):
+    figures = tmp_path / "figures.json"
+    answer = run(
+        "benchmark_cohort.py",
+        "--work=tiny",
+        "--algorithm=fed_avg",
+        "--cohort=4",
+        "--num_local_steps=2",
+        "--repeats=1",
+        f"--output={figures}",
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    (row,) = json.loads(figures.read_text())["rows"]
+    assert {"stock", "stock_sequence", "sequence", "users", "loop", "plain"} < set(
+        row["median"]
+    )

@@ -293,7 +293,7 @@ def test_evaluating_a_store_equals_evaluating_sequences(tff, store, batch_size):
 
 def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
     import tff_perfedavg as pfa
-    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.algorithms.client_data import BlockClientData, StoreClientData
     from tff_perfedavg.data.config import DataConfig
     from tff_perfedavg.programs.prepare import prepare
 
@@ -310,6 +310,13 @@ def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
         state, metrics = process.next(state, clients)
         losses.append(metrics["client_work"]["query_loss"])
     assert losses[-1] < 0.9 * losses[0]
+    for layout in ("loop", "vectorized"):
+        blocks = BlockClientData(store, model, 4, layout)
+        same = pfa.build_per_fed_avg(
+            model, PerFedAvgConfig(0.01, 0.01), client_data=blocks
+        )
+        metrics = same.next(same.initialize(), blocks.clients(range(6))).metrics
+        assert np.isclose(metrics["client_work"]["query_loss"], losses[0], rtol=1e-5)
     evaluate = pfa.build_personalization_eval(
         model, AdaptationConfig(0.01), client_data=client_data
     )

@@ -26,8 +26,8 @@ DrawBatches = Callable[[tf.Tensor], Sequence[Batch]]
 class UserRows:
     """One split of one user's data, or of several users', wherever it is kept.
 
-    Looking rows up is in two parts, so that a loop over batches repeats the second
-    alone.
+    Looking rows up is in parts, so that a loop over batches need repeat the reading of
+    features alone.
 
     Attributes:
       num_rows: int32 scalar; for several users `[users]`.
@@ -183,8 +183,8 @@ def batch_source(
         )
     else:
         table = draw_one((rows.num_rows, key))
-    # All but the features is small, and got ready here for all steps at once: inside
-    # the loop over steps every operation counts.
+    # All but the features is small as a rule, and got ready here for all steps at
+    # once: inside the loop over steps every operation counts.
     places = rows.locate(table)
     axis = table.shape.rank - 1
     masks = [

@@ -73,7 +73,8 @@ def vectorized_local_update(
     Args:
       loss: the users' loss.
       weights: w_k, the same for all.
-      source: gives a step's batches with a leading axis `[users]`.
+      source: chooses a step's batches with a leading axis `[users]`, and reads those
+        of one user.
       config: as in `local_update`.
       num_users: int32 scalar.
     """

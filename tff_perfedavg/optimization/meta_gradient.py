@@ -184,7 +184,7 @@ def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
 
 
 def _differentiable():
-    """What is computed in this context has the gradients of `replaced_gradients`."""
+    """What is computed in this context has our gradients, or the replaced ones."""
     graph = tf.compat.v1.get_default_graph()
     return graph.gradient_override_map({**_OWN, **(_REPLACED.get() or {})})
 
@@ -194,11 +194,12 @@ def _cross_entropy(op, of_loss, of_derivative):
     """TensorFlow's own, but that a first derivative leaves out the second's part.
 
     TensorFlow sees by a mark on the tensor that nothing depends on the operation's
-    derivative, and there is no mark inside loops.
+    derivative. Inside loops, zeros whose shape is known are constants without it.
     """
     gradient = of_loss[:, tf.newaxis] * op.outputs[1]
-    known = tf.get_static_value(of_derivative)
-    if known is None or known.any():
+    constant = tf.get_static_value(of_derivative)
+    is_zero = constant is not None and not constant.any()
+    if not is_zero and not getattr(of_derivative, "_is_zeros_tensor", False):
         shares = tf.nn.softmax(op.inputs[0])
         mean = tf.reduce_sum(of_derivative * shares, -1, keepdims=True)
         gradient += (of_derivative - mean) * shares
