@@ -28,7 +28,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", "results/benchmark_scale.json", "File of the figures."
 )
 _COHORTS = flags.DEFINE_list("cohorts", ["100", "1000", "10000", "100000"], "Sizes.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds timed per size.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds timed per size.", lower_bound=1)
 _SLOPE_ROUNDS = flags.DEFINE_integer("slope_rounds", 200, "Rounds of changing size.")
 _VARIANT = flags.DEFINE_enum("variant", "exact", VARIANTS, "Per-FedAvg's variant.")
 _PART = flags.DEFINE_string("part", None, "A cohort size or 'slope': that part alone.")
