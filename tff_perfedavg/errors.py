@@ -1,4 +1,7 @@
-"""The errors this library raises on purpose. All derive from `PerFedAvgError`."""
+"""The errors this library raises on purpose: `PerFedAvgError` and those below it.
+
+`Interrupted` alone is none of them: who catches errors does not mean to catch Ctrl-C.
+"""
 
 from collections.abc import Iterable
 
@@ -23,8 +26,12 @@ class WorkerError(PerFedAvgError, RuntimeError):
     """A TFF worker process could not be started, cannot be reached, or has ended."""
 
 
-class Interrupted(PerFedAvgError):
-    """A run was asked to stop; what it has done is saved."""
+class Diverged(PerFedAvgError, ArithmeticError):
+    """Training left the finite numbers; names the round and what is kept."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop by Ctrl-C or SIGTERM; what it has done is saved."""
 
 
 class CheckpointError(PerFedAvgError, ValueError):

@@ -90,6 +90,11 @@ class RunPaths:
         return self.results / "run.json"
 
     @property
+    def diverged(self) -> pathlib.Path:
+        """Where a run that diverged says so, as JSON: `round_num` and `experiment`."""
+        return self.results / "diverged.json"
+
+    @property
     def hparams(self) -> pathlib.Path:
         """The run's settings."""
         return self.results / "hparams.csv"
