@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests import reference
 from tests.helpers import rows_of
 from tff_perfedavg import errors
 from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.config import PerFedAvgConfig
 
 STEPS = 20
 
@@ -43,19 +45,23 @@ def draw(num_rows, sizes, *, seed=0, round_number=0, user=0, step=0):
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     seed=st.integers(0, 2**62 - 1),
 )
-def test_batches_are_distinct_rows_and_disjoint_where_rows_suffice(
+def test_batches_are_distinct_rows_and_disjoint_from_a_row_a_role_on(
     num_rows, sizes, seed
 ):
     drawn = draw(num_rows, sizes, seed=seed)
     counted = [rows[mask == 1] for rows, mask in drawn]
     for size, (rows, mask), kept in zip(sizes, drawn, counted, strict=True):
         assert len(rows) == len(mask) == size
-        assert len(kept) == len(set(kept)) == min(size, num_rows)
+        assert 1 <= len(kept) == len(set(kept)) <= min(size, num_rows)
         assert rows.min() >= 0
         assert rows.max() < num_rows
-    if sum(sizes) <= num_rows:
+        if sum(sizes) <= num_rows:
+            assert len(kept) == size
+        elif len(set(sizes)) == 1:
+            assert len(kept) == max(1, num_rows // len(sizes))
+    if len(sizes) <= num_rows:
         everything = np.concatenate(counted)
-        assert len(set(everything)) == sum(sizes)
+        assert len(set(everything)) == len(everything)
 
 
 @pytest.mark.parametrize("changed", ["seed", "round_number", "user", "step"])
@@ -72,6 +78,45 @@ def test_a_role_draws_the_same_rows_whether_or_not_another_follows():
     two, three = draw(50, [8, 8]), draw(50, [8, 8, 8])
     for (a, _), (b, _) in zip(two, three[:2], strict=True):
         assert np.array_equal(a, b)
+
+
+def test_a_user_with_rows_enough_draws_consecutive_slices_of_its_shuffle():
+    num_rows, sizes = 24, [8, 8, 8]
+    pair = tf.constant(batches.seed_pair(7))
+    key = batches.user_key(pair, tf.constant(3), tf.constant(5))
+    shuffles = batches.draw_rows(num_rows, key, STEPS, tf.range(sum(sizes)))
+    for step in (0, STEPS - 1):
+        drawn = draw(num_rows, sizes, seed=7, round_number=3, user=5, step=step)
+        together = np.concatenate([rows for rows, _ in drawn])
+        assert np.array_equal(together, shuffles[step])
+        assert all(mask.all() for _, mask in drawn)
+
+
+def test_few_rows_leave_the_mean_meta_gradient_that_of_independent_batches():
+    # Four rows of a user, drawn from its distribution, and batches of four asked for.
+    rng = np.random.default_rng(0)
+    model = reference.SoftmaxClassifier()
+    weights = model.init(rng, 3, 2)
+    config = PerFedAvgConfig(inner_learning_rate=0.5, outer_learning_rate=1.0)
+
+    def sample(count):
+        x = rng.normal(size=[count, 3]) + [1.0, 0.0, 0.5]
+        return x, (x[:, 0] + rng.normal(size=count) > 1).astype(int)
+
+    def flat(roles):
+        gradient = reference.meta_gradient(model, weights, roles, config)
+        return np.concatenate([g.ravel() for g in gradient])
+
+    def with_few_rows(user, step):
+        x, y = sample(4)
+        drawn = draw(4, [4, 4, 4], user=user, step=step)
+        return flat([(x[rows[mask == 1]], y[rows[mask == 1]]) for rows, mask in drawn])
+
+    found = [with_few_rows(*divmod(i, STEPS)) for i in range(4000)]
+    independent = [flat([sample(1) for _ in range(3)]) for _ in range(8000)]
+    target = np.mean(independent, 0)
+    bias = np.linalg.norm(np.mean(found, 0) - target) / np.linalg.norm(target)
+    assert bias < 0.1
 
 
 def test_every_row_is_drawn_equally_often():
@@ -102,7 +147,7 @@ def test_large_seeds_differ_in_their_pairs():
 
 def test_a_step_draws_the_same_rows_however_many_there_are():
     key = tf.constant([3, 4])
-    few, many = (batches.draw_rows(50, key, steps, 24) for steps in (4, 9))
+    few, many = (batches.draw_rows(50, key, steps, tf.range(24)) for steps in (4, 9))
     assert np.array_equal(few, many[:4])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg import errors
@@ -119,26 +120,22 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
 
 
 def draw_rows(
-    num_rows: tf.Tensor, key: tf.Tensor, num_steps: int, total: int
+    num_rows: tf.Tensor, key: tf.Tensor, num_steps: int, places: tf.Tensor
 ) -> tf.Tensor:
-    """Draws the rows of all of a user's steps: a fresh shuffle for each.
-
-    A step's roles take consecutive slices of its shuffle, so that its batches are
-    disjoint, hence independent samples of the user's distribution, whenever the user
-    has rows enough. A user with fewer goes round the shuffle again: its batches
-    overlap, but within a batch no row comes twice before all have come once.
+    """Draws rows for all of a user's steps: a fresh shuffle for each.
 
     Args:
       num_rows: int32 scalar, rows of the user.
       key: int32 `[2]` from `user_key`.
       num_steps: number of steps.
-      total: rows of all roles together.
+      places: int32 `[count]` places in the shuffle, from 0. One behind the user's last
+        row goes round again, so that no row comes twice before all have come once.
 
     Returns:
-      int32 `[num_steps, total]` row numbers (zeros for a user without rows). A
-      step's do not depend on how many steps there are, nor a role's on the roles
-      behind it.
+      int32 `[num_steps, count]` row numbers (zeros for a user without rows). A step's
+      do not depend on how many steps there are.
     """
+    count = places.shape[0]
     num_rows = tf.maximum(num_rows, 1)
     bits = tf.random.stateless_uniform(
         tf.stack([num_steps, num_rows]),
@@ -148,9 +145,36 @@ def draw_rows(
         dtype=tf.int32,
         alg=_ALGORITHM,
     )
-    _, shuffled = tf.math.top_k(bits, k=tf.minimum(total, num_rows))
-    chosen = tf.gather(shuffled, tf.range(total) % num_rows, axis=1)
-    return tf.ensure_shape(chosen, [num_steps, total])
+    _, shuffled = tf.math.top_k(bits, k=tf.minimum(count, num_rows))
+    chosen = tf.gather(shuffled, places % num_rows, axis=1)
+    return tf.ensure_shape(chosen, [num_steps, count])
+
+
+def rows_per_role(num_rows: tf.Tensor, batch_sizes: Sequence[int]) -> tf.Tensor:
+    """Returns how many rows each role's batch has, for a user of so many rows.
+
+    The batch sizes, where the user has rows enough for all roles together. With fewer,
+    as many as leave the batches disjoint, shared out in proportion, but at least one:
+    for equal sizes `max(1, num_rows // roles)`. Batches that share rows would not be
+    independent samples, and the mean meta-gradient not that of the user's loss.
+
+    Args:
+      num_rows: int32 `[...]`.
+      batch_sizes: rows of each role's batch.
+
+    Returns:
+      int32 `[..., roles]`; zeros for a user without rows.
+    """
+    roles, total = len(batch_sizes), sum(batch_sizes)
+    num_rows = num_rows[..., tf.newaxis]
+    # One row each, and of the rest a share. In int64, for the product.
+    rest = tf.cast(tf.maximum(num_rows - roles, 0), tf.int64)
+    more = tf.constant(batch_sizes, tf.int64) - 1
+    shared = 1 + rest * more // max(total - roles, 1)
+    counts = tf.where(
+        num_rows >= total, tf.constant(batch_sizes), tf.cast(shared, tf.int32)
+    )
+    return tf.minimum(counts, num_rows)
 
 
 def batch_source(
@@ -158,7 +182,10 @@ def batch_source(
 ) -> BatchSource:
     """Returns the batches of a user's steps, drawn by `draw_rows`.
 
-    A batch larger than the user's rows is padded to its size and masked.
+    A step's roles take consecutive slices of its shuffle, so that its batches are
+    disjoint, hence independent samples of the user's distribution, unless the user has
+    fewer rows than there are roles. They have `rows_per_role` rows, and are padded to
+    their size and masked where that is less.
 
     Args:
       rows: one user's rows, or several users'.
@@ -167,35 +194,42 @@ def batch_source(
       batch_sizes: rows of each role's batch, in the order of the roles.
     """
     total = sum(batch_sizes)
+    counts = rows_per_role(rows.num_rows, batch_sizes)
+    # Of every place in the batches, one behind the other: its role, its number within
+    # the role's batch, and whether there is a row for it.
+    roles = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
+    numbers = np.concatenate([np.arange(size) for size in batch_sizes]).astype(np.int32)
+    count = tf.gather(counts, roles, axis=-1)
+    mask = tf.cast(numbers < count, tf.float32)
+    starts = tf.gather(tf.cumsum(counts, -1, exclusive=True), roles, axis=-1)
+    in_shuffle = starts + tf.minimum(numbers, tf.maximum(count - 1, 0))
 
-    def draw_one(num_rows_and_key):
-        return draw_rows(*num_rows_and_key, num_steps, total)
+    def draw_one(of_user):
+        num_rows, key, places = of_user
+        return draw_rows(num_rows, key, num_steps, places)
 
+    of_users = (rows.num_rows, key, in_shuffle)
     if rows.num_rows.shape.rank:
         # `[steps, users, total]`, so that a step's rows lie together.
         table = tf.transpose(
             tf.map_fn(
                 draw_one,
-                (rows.num_rows, key),
+                of_users,
                 fn_output_signature=tf.TensorSpec([num_steps, total], tf.int32),
             ),
             [1, 0, 2],
         )
     else:
-        table = draw_one((rows.num_rows, key))
+        table = draw_one(of_users)
     # All but the features is small as a rule, and got ready here for all steps at
     # once: inside the loop over steps every operation counts.
     places = rows.locate(table)
     axis = table.shape.rank - 1
-    masks = [
-        tf.cast(tf.range(size) < rows.num_rows[..., tf.newaxis], tf.float32)
-        for size in batch_sizes
-    ]
     chosen = list(
         zip(
             tf.split(places, batch_sizes, axis),
             tf.split(rows.labels(places), batch_sizes, axis),
-            masks,
+            tf.split(mask, batch_sizes, -1),
             strict=True,
         )
     )
@@ -215,7 +249,7 @@ def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
       most: how many, at least 1. Of two numbers, the smaller one's rows are among the
         larger one's.
     """
-    chosen = draw_rows(rows.num_rows, key, 1, most)[0]
+    chosen = draw_rows(rows.num_rows, key, 1, tf.range(most))[0]
     return dataclasses.replace(
         rows,
         num_rows=tf.minimum(rows.num_rows, most),
