@@ -281,6 +281,19 @@ def test_heterogeneity_has_the_values_worked_out_by_hand(tmp_path):
     assert "rows per user         2 to 4, median 2, mean 2.7" in str(found)
 
 
+def test_users_of_equal_label_shares_are_not_called_alike(tmp_path):
+    # The same shares of two labels that mean the opposite to the second user.
+    x = np.arange(4, dtype=np.float32)[:, np.newaxis]
+    y = np.array([0, 1, 0, 1], np.int32)
+    users = [User(Rows(x, labels), Rows(x, labels)) for labels in (y, 1 - y)]
+    store = UserStore.write(tmp_path / "store", users, Description("toy", 2))
+    said = str(heterogeneity.summarize(store)).splitlines()[-1]
+    assert said == (
+        "mean total variation  0.000 of label shares "
+        "(0: the same shares, 1: no label in common)"
+    )
+
+
 def test_importing_the_store_loads_no_framework():
     answer = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""How unlike the users of a population are."""
+"""How unlike the users of a population are in what labels they hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Heterogeneity:
       sizes: int `[users]`, rows of each user.
       total_variation: mean over users of the total-variation distance, from 0 to 1,
         between a user's distribution of classes and the population's; None if the
-        labels are no classes.
+        labels are no classes. It says nothing of what the labels mean to a user.
     """
 
     histograms: np.ndarray | None
@@ -39,19 +39,28 @@ class Heterogeneity:
             lines += [
                 f"classes per user      {classes.min()} to {classes.max()}, "
                 f"mean {classes.mean():.1f}",
-                f"mean total variation  {self.total_variation:.3f} "
-                "(0: all alike, 1: nothing in common)",
+                f"mean total variation  {self.total_variation:.3f} of label shares "
+                "(0: the same shares, 1: no label in common)",
             ]
         return "\n".join(lines)
 
 
-def label_histograms(store: UserStore) -> np.ndarray:
-    """Counts each user's rows of each class: int64 `[users, classes]`."""
+def label_histograms(store: UserStore, *, evaluation: bool = True) -> np.ndarray:
+    """Counts each user's rows of each class: int64 `[users, classes]`.
+
+    Args:
+      store: the users; their labels must be classes.
+      evaluation: whether evaluation rows count, too, beside adaptation rows.
+    """
     num_classes = store.description.num_classes
     assert num_classes is not None, "labels are no classes"
     users = np.asarray(store.users)
     owner = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
-    cells = owner * num_classes + np.asarray(store.labels, np.int64)
+    labels = np.asarray(store.labels, np.int64)
+    if not evaluation:
+        of_adaptation = np.arange(len(labels)) < users[owner, 1]
+        owner, labels = owner[of_adaptation], labels[of_adaptation]
+    cells = owner * num_classes + labels
     counts = np.bincount(cells, minlength=len(users) * num_classes)
     return counts.reshape(len(users), num_classes)
 
