@@ -1,5 +1,7 @@
 """Metrics over users against scikit-learn, SciPy and cases known by hand."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs import metrics
+from tff_perfedavg.programs import metrics, report
 
 accuracies = st.lists(st.floats(0.01, 1.0), min_size=2, max_size=40)
 
@@ -118,6 +120,49 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         covered += low <= 0.1 <= high
     # 190 of 200 are expected; a percentile interval of 40 covers a little less.
     assert 178 <= covered <= 198
+
+
+def compared_with_nobody(values):
+    """The comparison of users of the given values with users of value 0."""
+    per_user = pd.concat([rows(np.zeros(len(values))), rows(values, "B")])
+    return metrics.compare_paired(per_user, 1).iloc[0]
+
+
+@pytest.mark.parametrize("num_users", [1, 2, 5])
+def test_fewer_than_six_users_have_no_interval(num_users):
+    found = compared_with_nobody(np.linspace(0.1, 0.2, num_users))
+    assert np.isclose(found["difference"], np.linspace(0.1, 0.2, num_users).mean())
+    assert np.isnan(found["low"])
+    assert np.isnan(found["high"])
+    assert found["num_better"] == num_users
+
+
+@pytest.mark.parametrize("num_users", [6, 19])
+def test_fewer_than_twenty_users_have_students_interval(num_users):
+    values = np.random.default_rng(num_users).normal(0.1, 0.2, num_users)
+    expected = scipy.stats.t.interval(
+        0.95, num_users - 1, values.mean(), scipy.stats.sem(values)
+    )
+    found = compared_with_nobody(values)
+    assert np.allclose([found["low"], found["high"]], expected)
+
+
+def test_of_six_users_the_interval_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for trial in range(400):
+        values = np.random.default_rng(trial).normal(0.1, 1.0, 6)
+        low, high = compared_with_nobody(values)[["low", "high"]]
+        covered += low <= 0.1 <= high
+    # 380 of 400 are expected; a percentile bootstrap of six covers some 340.
+    assert 367 <= covered <= 392
+
+
+@pytest.mark.parametrize("column", ["accuracy", "loss"])
+def test_intervals_that_are_not_there_are_printed_as_dashes(column):
+    per_user = pd.concat([rows([0.5, 0.5]), rows([0.6, 0.6], "B")])
+    compared = metrics.compare_paired(per_user, 1, column=column)
+    said = report.format_comparison(compared, column).splitlines()[-1]
+    assert re.fullmatch(r"seen +A +B +[-+][\d.]+ +- +- +\d +\d +\d", said)
 
 
 def test_a_users_runs_are_one_user_and_groups_stay_apart():

@@ -149,6 +149,21 @@ def test_the_page_has_every_table_with_what_was_measured(written, runs):
         assert word in page
 
 
+def test_four_users_have_neither_an_interval_nor_a_band(written, runs):
+    tables = re.findall(r"<table.*?</table>", page_of(written), re.DOTALL)
+    (table,) = (table for table in tables if "users better" in table)
+    cells = (re.findall(r"<td>(.*?)</td>", row) for row in table.split("<tr>"))
+    seen, new = (row for row in cells if row)
+    assert "-" not in seen
+    assert new[1:3] == ["-", "-"]
+    per_user = pd.concat(pd.read_csv(run.per_user) for run in runs)
+    curves = {"A": pd.read_csv(runs[0].evaluations)}
+    for figure in figures.adaptation_curves(per_user), figures.learning_curves(curves):
+        for panel in figure.axes:
+            drawn = [bool(band.get_paths()) for band in panel.collections]
+            assert drawn == [panel.get_title() != "New users"] * 2
+
+
 def test_the_findings_count_users_as_one_does_by_hand(written, runs):
     findings = re.findall(r"<li>(.*?)</li>", page_of(written))
     assert len(findings) == 4

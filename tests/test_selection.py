@@ -185,6 +185,9 @@ def test_intervals_over_seeds_and_over_users_are_scipys(
     assert np.isclose(found["mean"], values.mean())
     assert found[["num_seeds", "num_users"]].to_list() == [num_seeds, num_users]
     for name, means in (("over_seeds", values.mean(1)), ("over_users", values.mean(0))):
+        if name == "over_users" and num_users < 6:
+            assert np.isnan(found[name])
+            continue
         low, high = scipy.stats.t.interval(
             confidence, len(means) - 1, means.mean(), scipy.stats.sem(means)
         )
@@ -192,14 +195,16 @@ def test_intervals_over_seeds_and_over_users_are_scipys(
         assert np.isclose(found["mean"] + found[name], high)
 
 
-def test_one_seed_or_one_user_has_no_interval():
-    one_seed = pd.DataFrame({"seed": 0, "user": [1, 2], "accuracy": [0.2, 0.4]})
-    found = mean_with_intervals(one_seed)
-    assert np.isnan(found["over_seeds"])
+def test_one_seed_or_five_users_have_no_interval_two_seeds_and_six_users_have():
+    values = np.arange(10) / 10
+    of_users = pd.DataFrame({"seed": 0, "user": range(10), "accuracy": values})
+    of_seeds = of_users.assign(seed=of_users["user"], user=0)
+    assert np.isnan(mean_with_intervals(of_users)["over_seeds"])
+    assert np.isnan(mean_with_intervals(of_users[:5])["over_users"])
+    assert mean_with_intervals(of_users[:6])["over_users"] > 0
     # Student's quantile for one degree of freedom, times the standard error.
-    assert np.isclose(found["over_users"], 12.7062 * 0.1, rtol=1e-4)
-    one_user = one_seed.assign(seed=[1, 2], user=0)
-    assert np.isnan(mean_with_intervals(one_user)["over_users"])
+    found = mean_with_intervals(of_seeds[:2])
+    assert np.isclose(found["over_seeds"], 12.7062 * 0.05, rtol=1e-4)
 
 
 def test_users_without_accuracy_do_not_count_in_the_mean():

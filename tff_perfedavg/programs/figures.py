@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs.metrics import NEW, SEEN
+from tff_perfedavg.programs.metrics import FEWEST_USERS, NEW, SEEN, t_quantile
 from tff_perfedavg.programs.metrics import quantity as quantity_of
 
 GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
@@ -39,13 +39,14 @@ _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tff_perfedavg",
 }
-_NORMAL_95 = 1.96
 # Of the users sorted by gain, the most that are drawn: half from either end.
 _MOST_BARS = 60
 
 
 def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
     """Mean over users by adaptation step, one panel a group.
+
+    With a band of a standard error over users, where they are `FEWEST_USERS` or more.
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
@@ -55,16 +56,21 @@ def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
     for group, panel in panels.items():
         of_group = per_user[per_user["users"] == group]
         for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
-            by_step = rows.groupby("step")[column]
-            mean, error = scale * by_step.mean(), scale * by_step.sem()
+            # A user's runs are one user.
+            by_user = rows.groupby(["step", "user"])[column].mean()
+            by_step = by_user.groupby("step")
+            error = scale * by_step.sem().where(by_step.size() >= FEWEST_USERS)
+            mean = scale * rows.groupby("step")[column].mean()
             _band(panel, mean.index, mean, error, label, *look)
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
-    return _finish(figure, panels, f"{quantity},\nmean ± standard error")
+    return _finish(figure, panels, f"{quantity},\nmean ± standard error over users")
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
     """Mean over users by round, before (thin) and after adapting, with 95 % intervals.
+
+    The intervals are Student's; fewer than `FEWEST_USERS` users have none.
 
     Args:
       curves: by run, the rows of its `evaluation.metrics.csv`.
@@ -78,7 +84,8 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Fig
             last = of_group["step"].max()
             for step, width, name in ((0, 0.8, None), (last, 2.0, label)):
                 by_round = of_group[of_group["step"] == step].set_index("round_num")
-                error = scale * _NORMAL_95 * by_round[f"{column}_sem"].fillna(0)
+                quantile = by_round["num_users"].map(t_quantile)
+                error = scale * quantile * by_round[f"{column}_sem"]
                 mean = scale * by_round[column]
                 _band(panel, mean.index, mean, error, name, colour, style[1:], width)
         panel.set_xlabel("rounds (number)")

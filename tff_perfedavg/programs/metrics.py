@@ -1,4 +1,4 @@
-"""What per-user results amount to: over users, over deciles, and of two algorithms."""
+"""Summary statistics of per-user results, and paired comparisons of algorithms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from tff_perfedavg import errors
 
 # The groups of users: of training, and held out of it.
 SEEN, NEW = "seen", "new"
+# Fewer users have no interval: the users say too little of their own spread, and no
+# exact test of five could reject at 5 % (2 of its 32 signs are 6 %).
+FEWEST_USERS = 6
+# Fewer users have Student's interval: a percentile bootstrap of so few is too narrow.
+FEWEST_RESAMPLED = 20
+# A run's mean is one over many users, close to normal: two will do.
+_FEWEST_SEEDS = 2
 
 
 def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +103,8 @@ def mean_with_intervals(
     Returns:
       `mean`; `over_seeds`, half the width of the interval of the runs' means (NaN for
       a single run); `over_users`, the same of the users' means over their runs, which
-      are no independent users (NaN for a single user); `num_seeds`, `num_users`.
+      are no independent users (NaN for fewer than `FEWEST_USERS`); `num_seeds`,
+      `num_users`.
     """
     values = per_user.dropna(subset=[column])
     seeds = values.groupby("seed")[column].mean()
@@ -104,19 +112,28 @@ def mean_with_intervals(
     return pd.Series(
         {
             "mean": values[column].mean(),
-            "over_seeds": _half_width(seeds, confidence),
-            "over_users": _half_width(users, confidence),
+            "over_seeds": half_width(seeds, _FEWEST_SEEDS, confidence),
+            "over_users": half_width(users, FEWEST_USERS, confidence),
             "num_seeds": len(seeds),
             "num_users": len(users),
         }
     )
 
 
-def _half_width(values: pd.Series, confidence: float) -> float:
-    if len(values) < 2:
+def half_width(
+    values: pd.Series, fewest: int = FEWEST_USERS, confidence: float = 0.95
+) -> float:
+    """Half the width of Student's interval of a mean; NaN for fewer than `fewest`."""
+    return t_quantile(len(values), fewest, confidence) * float(values.sem())
+
+
+def t_quantile(
+    count: int, fewest: int = FEWEST_USERS, confidence: float = 0.95
+) -> float:
+    """The same in standard errors of the mean of so many."""
+    if count < fewest:
         return float("nan")
-    quantile = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1)
-    return float(quantile * values.sem())
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, count - 1))
 
 
 def cosine_fairness(accuracy: np.ndarray | pd.Series) -> float:
@@ -159,15 +176,16 @@ def compare_paired(
       step: after how many adaptation steps; None if the rows are of one each.
       column: `accuracy` or `loss`.
       confidence: of the interval of the mean difference.
-      num_resamples: of users, for the bootstrap (percentile method).
+      num_resamples: of users, for the bootstrap.
       seed: of the resampling.
 
     Returns:
       One row per (`users`, `first`, `second`), with `difference` (mean over users of
-      the second's value less the first's), its interval from `low` to `high` (both
-      equal to it for a single user), and how many users have a higher, a lower and an
-      equal value with the second: `num_better`, `num_worse`, `num_equal` (for `loss`,
-      lower is better).
+      the second's value less the first's), its interval from `low` to `high`
+      (percentile bootstrap over users; Student's for fewer than `FEWEST_RESAMPLED`
+      users, NaN for fewer than `FEWEST_USERS`), and how many users have a higher, a
+      lower and an equal value with the second: `num_better`, `num_worse`, `num_equal`
+      (for `loss`, lower is better).
 
     Raises:
       DataError: if an algorithm lacks a user that another has.
@@ -211,8 +229,9 @@ def compare_paired(
 
 
 def _interval(values, confidence, num_resamples, seed) -> tuple[float, float]:
-    if len(values) < 2:
-        return float(values.mean()), float(values.mean())
+    if len(values) < FEWEST_RESAMPLED:
+        half = half_width(pd.Series(values), FEWEST_USERS, confidence)
+        return values.mean() - half, values.mean() + half
     found = scipy.stats.bootstrap(
         [values],
         np.mean,

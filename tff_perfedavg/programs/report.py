@@ -9,7 +9,7 @@ import pandas as pd
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import figures
-from tff_perfedavg.programs.metrics import summarize
+from tff_perfedavg.programs.metrics import FEWEST_RESAMPLED, FEWEST_USERS, summarize
 
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
@@ -57,24 +57,34 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+# What the intervals of a comparison are.
+INTERVALS = (
+    f"95 % interval over users (bootstrap; Student's below {FEWEST_RESAMPLED} users, "
+    f"none below {FEWEST_USERS})"
+)
 # What a comparison of a quantity shows.
 COMPARED = {
     "accuracy": "the second against the first on the same users: mean gain in "
-    "accuracy, percentage points, 95 % bootstrap interval",
+    f"accuracy, percentage points, {INTERVALS}",
     "loss": "the second against the first on the same users: mean difference of the "
-    "loss, 95 % bootstrap interval",
+    f"loss, {INTERVALS}",
 }
+# What the two figures after a mean are.
+HALF_WIDTHS = (
+    "± half the width of Student's 95 % interval over seeds (from two on) and over "
+    f"users (from {FEWEST_USERS} on)"
+)
 
 
 def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str:
     """Lays paired comparisons out for a terminal, accuracies in percentage points."""
     table = comparison_table(comparison)
     if column == "accuracy":
-        return table.to_string(float_format="{:+.1f}".format)
+        return table.to_string(float_format="{:+.1f}".format, na_rep="-")
     table = table.rename(columns={"gain": "difference"})
     # A loss is no share of a hundred.
     table[["difference", "from", "to"]] /= 100
-    return table.to_string(float_format="{:+.3g}".format)
+    return table.to_string(float_format="{:+.3g}".format, na_rep="-")
 
 
 def write_report(

@@ -18,7 +18,12 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.programs import figures, report, trained_model
 from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import compare_paired, quantity, summarize
+from tff_perfedavg.programs.metrics import (
+    FEWEST_USERS,
+    compare_paired,
+    quantity,
+    summarize,
+)
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths, run_labels
 
@@ -128,8 +133,8 @@ def draw_figures(
     curves = {r.label: r.curves for r in records if r.curves is not None}
     if curves:
         drawn["learning_curves"] = (
-            "Learning curves. Means over users with 95 % intervals, before (thin) and "
-            "after adapting (thick).",
+            "Learning curves. Means over users with Student's 95 % intervals (none "
+            f"below {FEWEST_USERS} users), before (thin) and after adapting (thick).",
             figures.learning_curves(curves),
         )
     drawn["adaptation_curves"] = (
@@ -205,9 +210,9 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
         tables.append(
             {
                 "caption": f"After {last} steps, the second against the first on the "
-                "same users: mean gain in accuracy, percentage points, with its 95 % "
-                "bootstrap interval.",
-                "html": _html(compared, "{:+.1f}"),
+                "same users: mean gain in accuracy, percentage points, with its "
+                f"{report.INTERVALS}.",
+                "html": _html(compared, "{:+.1f}", missing="-"),
             }
         )
     settings = pd.DataFrame(
@@ -281,10 +286,10 @@ def _labels_held(population: UserStore) -> tuple[np.ndarray | None, list[str]]:
     return histograms, [str(name) for name in names]
 
 
-def _html(table: pd.DataFrame, number: str, **columns) -> str:
+def _html(table: pd.DataFrame, number: str, missing: str = "", **columns) -> str:
     formatters = {name: f for name, f in columns.items() if name in table}
     return table.to_html(
-        border=0, float_format=number.format, formatters=formatters, na_rep=""
+        border=0, float_format=number.format, formatters=formatters, na_rep=missing
     )
 
 
