@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -105,8 +107,50 @@ def test_a_store_is_prepared_once(tmp_path):
     again = prepare_once(config, tmp_path / "digits")
     assert (again.path / "users.bin").stat().st_ino == inode
     other = dataclasses.replace(config, seed=1)
-    with pytest.raises(errors.DataError, match="exists already"):
+    with pytest.raises(
+        errors.DataError, match=r"seed=0, not by .*seed=1\. Choose"
+    ) as e:
         prepare_once(other, tmp_path / "digits")
+    # It may be what another process trains on.
+    assert "remove" not in str(e.value)
+
+
+PREPARE = """
+import pathlib, sys
+from tff_perfedavg.data.config import DataConfig
+from tff_perfedavg.programs.prepare import prepare_once
+
+print("ready", flush=True)
+sys.stdin.readline()
+config = DataConfig.of("sinusoid", num_users=3000)
+print(prepare_once(config, pathlib.Path(sys.argv[1])).fingerprint)
+"""
+
+
+def test_processes_that_need_one_store_at_once_prepare_it_once(tmp_path):
+    path = tmp_path / "stores" / "sinusoid"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, told
+    store = UserStore.open(path)
+    assert {out.strip() for out, _ in told} == {store.fingerprint}
+    waited = [f"Waiting for another process that prepares {path}" in e for _, e in told]
+    assert any(waited)
+    assert [p.name for p in path.parent.iterdir()] == ["sinusoid"]
 
 
 def test_synthetic_users_differ_as_told(tmp_path):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import sys
 
 import matplotlib.figure
 import numpy as np
 
+from tff_perfedavg import errors
 from tff_perfedavg.data import catalog, division, heterogeneity
 from tff_perfedavg.data.config import FROM_TFF, GENERATED, DataConfig
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write
+from tff_perfedavg.files import atomic_write, in_turn
 
 _MOST_USERS_DRAWN = 60
+# Characters of a store's name in its lock's: names have 255 bytes at most.
+_MOST_NAMED = 50
 
 
 def prepare(
@@ -54,12 +59,48 @@ def prepare_once(
     path: pathlib.Path,
     data_dir: str | os.PathLike | None = None,
 ) -> UserStore:
-    """Opens the store at `path` if it is the configuration's, else prepares it."""
+    """Opens the store at `path`, or prepares it if there is none.
+
+    Of processes that need the same store one prepares it, and the others wait and open
+    what it wrote.
+
+    Args:
+      config: which data set, divided how.
+      path: where the store is, or will be.
+      data_dir: as for `prepare`.
+
+    Raises:
+      DataError: if the store at `path` is divided in another way; and as `prepare`.
+    """
     if path.exists():
-        store = UserStore.open(path)
-        if store.description.provenance == str(config):
-            return store
-    return prepare(config, path, data_dir)
+        return _open_prepared(config, path)
+
+    def tell():
+        print(f"Waiting for another process that prepares {path}.", file=sys.stderr)
+
+    with contextlib.ExitStack() as stack:
+        lock = path.parent / f".{path.name[:_MOST_NAMED]}.lock"
+        try:
+            stack.enter_context(in_turn(lock, tell))
+        except OSError as e:
+            raise errors.DataError(
+                f"{path} could not be written ({e.strerror or e}); choose another "
+                "directory for the runs."
+            ) from e
+        if not path.exists():
+            return prepare(config, path, data_dir)
+    return _open_prepared(config, path)
+
+
+def _open_prepared(config: DataConfig, path: pathlib.Path) -> UserStore:
+    store = UserStore.open(path)
+    found = store.description.provenance
+    if found != str(config):
+        raise errors.DataError(
+            f"{path} exists already and is divided by {found}, not by {config}. Choose "
+            "another directory for the runs, or name the store to train on (--store)."
+        )
+    return store
 
 
 def summary(store: UserStore) -> str:
