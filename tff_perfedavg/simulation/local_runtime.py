@@ -23,6 +23,7 @@ import tensorflow_federated as tff
 from tff_perfedavg import errors
 from tff_perfedavg.simulation import worker_process
 from tff_perfedavg.simulation.executors import FewExecutors, channel_options
+from tff_perfedavg.simulation.exit_codes import explain
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000
@@ -62,8 +63,8 @@ class Worker:
         code = self._process.poll()
         if code is not None:
             raise errors.WorkerError(
-                f"The TFF worker process {self.pid} ended with code {code}. The end "
-                f"of its log:\n{self.log_tail()}"
+                f"The TFF worker process {self.pid} ended with {explain(code)}. The "
+                f"end of its log:\n{self.log_tail()}"
             )
 
     def log_tail(self) -> str:

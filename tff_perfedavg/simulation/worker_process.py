@@ -21,6 +21,7 @@ import struct
 import subprocess
 
 from tff_perfedavg import errors
+from tff_perfedavg.simulation.exit_codes import explain
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"
@@ -144,7 +145,7 @@ def serve(listening: socket.socket) -> None:
             process, relayed = start_process(_INNER_PORT, None), listening
         with _running(process) as worker:
             code = asyncio.run(_wait_for_end(worker, relayed))
-    raise errors.WorkerError(f"The TFF worker process ended with code {code}.")
+    raise errors.WorkerError(f"The TFF worker process ended with {explain(code)}.")
 
 
 @contextlib.contextmanager
