@@ -4,6 +4,9 @@ Starts workers on this machine's own address (`scripts/start_worker.py`), trains
 same rounds on the runtime of one machine, on one worker and on two, in turn, and prints
 medians. On one machine the workers share its cores: what shows is the cost of going
 through the network and of merging, not the gain of more machines.
+
+With --runs=N, instead: what one worker's memory grows by with every run it serves. Each
+of N runs connects, trains --turns rounds and disconnects.
 """
 
 import contextlib
@@ -24,6 +27,9 @@ from tff_perfedavg.programs.experiment import Experiment
 _TURNS = flags.DEFINE_integer("turns", 15, "Rounds timed for each.", 3)
 _TAU = flags.DEFINE_integer("num_local_steps", 10, "tau.", 1)
 _CLIENTS = flags.DEFINE_integer("clients_per_round", 20, "Users per round.", 2)
+_RUNS = flags.DEFINE_integer(
+    "runs", 0, "Runs that one worker serves one after another, to see it grow.", 0
+)
 _OUTPUT = flags.DEFINE_string(
     "output", "results/benchmark_workers.json", "Where the figures are written."
 )
@@ -42,7 +48,7 @@ def worker():
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", process.pid
     finally:
         process.kill()
         process.wait()
@@ -50,6 +56,63 @@ def worker():
 
 def main():
     command.load_frameworks()
+    figures = serve_runs(_RUNS.value) if _RUNS.value else compare_places()
+    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+        file.write(json.dumps(figures, indent=1).encode())
+    print(f"Written: {_OUTPUT.value}")
+
+
+def serve_runs(num_runs):
+    """Prints a worker's memory after every run, and what a run adds."""
+    import numpy as np
+    import psutil
+    import tensorflow_federated as tff
+
+    from tff_perfedavg.programs.build import (
+        build_client_data,
+        build_model,
+        build_process,
+    )
+    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.programs.run_facts import memory_mb
+    from tff_perfedavg.simulation.cohort import sample_cohort
+    from tff_perfedavg.simulation.remote_runtime import RemoteContext, WorkerPool
+    from tff_perfedavg.simulation.store_check import store_check
+
+    experiment = Experiment(
+        num_local_steps=_TAU.value, clients_per_round=_CLIENTS.value, block_size=5
+    )
+    resident = []
+    with tempfile.TemporaryDirectory() as directory, worker() as (address, pid):
+        population = build_population(experiment, pathlib.Path(directory))
+        check = store_check(population)
+        for run in range(num_runs):
+            # All of a run is built anew, as by a process of its own.
+            with (
+                contextlib.closing(WorkerPool([address], check)) as pool,
+                tff.framework.get_context_stack().install(RemoteContext(pool)),
+            ):
+                model = build_model(experiment, population)
+                client_data = build_client_data(experiment, model, population)
+                process = build_process(experiment, model, client_data)
+                state = process.initialize()
+                for turn in range(_TURNS.value):
+                    cohort = sample_cohort(
+                        population.training_users, _CLIENTS.value, run, turn
+                    )
+                    state = process.next(state, client_data.clients(cohort)).state
+            (program,) = psutil.Process(pid).children(recursive=True)
+            resident.append(memory_mb(program.pid, "VmRSS"))
+            print(f"after {run + 1} runs: {resident[-1]:.1f} MB", flush=True)
+    # The first runs fill caches that later ones find filled.
+    settled = resident[num_runs // 3 :]
+    growth = float(np.polyfit(range(len(settled)), settled, 1)[0])
+    print(f"A run adds {growth:.2f} MB.")
+    return {"resident_mb": resident, "mb_per_run": growth}
+
+
+def compare_places():
+    """Prints what a round costs on one machine, on one worker and on two."""
     import numpy as np
     import tensorflow_federated as tff
 
@@ -70,7 +133,7 @@ def main():
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         population = build_population(experiment, pathlib.Path(directory))
-        addresses = [stack.enter_context(worker()) for _ in range(3)]
+        addresses = [stack.enter_context(worker())[0] for _ in range(3)]
         contexts = [LocalRuntime().context]
         for chosen in (addresses[:1], addresses[1:]):
             pool = WorkerPool(chosen, store_check(population))
@@ -105,9 +168,7 @@ def main():
         difference = float(np.abs(found - weights[0]).max())
         figures[name] = {"median_ms": median, "largest_difference": difference}
         print(f"{name:14}{median:10.1f}{median / medians[0]:15.2f}x{difference:12.1e}")
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
-        file.write(json.dumps(figures, indent=1).encode())
-    print(f"Written: {_OUTPUT.value}")
+    return figures
 
 
 if __name__ == "__main__":

@@ -454,6 +454,33 @@ def test_a_worker_is_reached_on_its_address_alone():
     assert not alive
 
 
+def test_a_worker_keeps_nothing_of_the_runs_it_served(tff):
+    from tff_perfedavg.programs.run_facts import memory_mb
+    from tff_perfedavg.simulation.remote_runtime import WorkerPool
+
+    # 40 MB, so that it would show.
+    values = np.ones([10**7], np.float32)
+
+    @tff.tensorflow.computation(tff.TensorType(np.float32, values.shape))
+    def last(x):
+        return x[-1]
+
+    worker, port = start_worker()
+    resident = []
+    try:
+        for _ in range(4):
+            pool = WorkerPool([f"127.0.0.1:{port}"], lambda connection: None)
+            assert pool.run(last, values) == 1
+            pool.close()
+            (program,) = psutil.Process(worker.pid).children(recursive=True)
+            resident.append(memory_mb(program.pid, "VmRSS"))
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    assert resident[-1] - resident[0] < 60
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_is_told_to_stop_stops(number):
     worker, port = start_worker()

@@ -24,8 +24,12 @@ import tqdm
 from tff_perfedavg import errors
 from tff_perfedavg.simulation.executors import FewExecutors, channel_options
 
-# Not a method it has: that it says so is the heartbeat.
-_HEARTBEAT = "/tensorflow_federated.v0.ExecutorGroup/Heartbeat"
+_SERVICE = "/tensorflow_federated.v0.ExecutorGroup/"
+# Unimplemented on purpose: an UNIMPLEMENTED reply proves liveness.
+_HEARTBEAT = _SERVICE + "Heartbeat"
+_DISPOSE_EXECUTOR = _SERVICE + "DisposeExecutor"
+# For a worker to forget a run; one that does not answer keeps nobody waiting.
+_DISPOSAL_SECONDS = 5.0
 _LOST_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -54,8 +58,9 @@ class Connection:
         """
         self.address = address
         self._channel = grpc.insecure_channel(address, channel_options())
+        self._executors = FewExecutors(_Stub(self._channel, address))
         self._context = tff.framework.AsyncExecutionContext(
-            executor_fn=FewExecutors(_Stub(self._channel, address)),
+            executor_fn=self._executors,
             transform_args=tff.tensorflow.transform_args,
             transform_result=tff.tensorflow.transform_result,
         )
@@ -79,8 +84,16 @@ class Connection:
         """
         return asyncio.run(self._context.invoke(computation, argument))
 
-    def close(self) -> None:
-        """Ends the connection; work under way raises `WorkerLost`."""
+    def close(self, *, lost: bool = False) -> None:
+        """Ends the connection; work under way raises `WorkerLost`.
+
+        Args:
+          lost: the worker does not answer. One that does is told to forget the
+            executors: it would keep their graphs and values, some 10 MB for a small
+            model, for as long as it serves.
+        """
+        if not lost:
+            self._executors.close()
         self._channel.close()
 
 
@@ -107,6 +120,10 @@ class _Stub(tff.framework.RemoteExecutorStub):
 
     def __init__(self, channel: grpc.Channel, address: str):
         self._inner = tff.framework.RemoteExecutorGrpcStub(channel)
+        # Not the inner one's, which waits without end.
+        self._dispose_executor = channel.unary_unary(
+            _DISPOSE_EXECUTOR, request_serializer=lambda r: r.SerializeToString()
+        )
         self._address = address
 
     def _call(self, function: Callable, request):
@@ -150,7 +167,9 @@ class _Stub(tff.framework.RemoteExecutorStub):
 
     def dispose_executor(self, request):
         try:
-            return self._call(self._inner.dispose_executor, request)
+            return self._call(
+                lambda r: self._dispose_executor(r, timeout=_DISPOSAL_SECONDS), request
+            )
         except WorkerLost:
             return None
 
@@ -267,7 +286,7 @@ class WorkerPool:
                 return
             worker.connection = None
             self._change.notify_all()
-        connection.close()
+        connection.close(lost=True)
         _tell(f"Worker {reason}. Its part goes to the others.")
 
     def _reach(self, address: str) -> Connection:
@@ -276,7 +295,7 @@ class WorkerPool:
         deadline = time.monotonic() + self._patience_seconds
         while not connection.answers(self._heartbeat_seconds):
             if time.monotonic() > deadline:
-                connection.close()
+                connection.close(lost=True)
                 raise errors.WorkerError(
                     f"No worker answers at {address}; start it there with "
                     "scripts/start_worker.py, and see that the address can be "
@@ -288,7 +307,7 @@ class WorkerPool:
 
         def guard():
             if not self._watch(connection, done.is_set):
-                connection.close()
+                connection.close(lost=True)
 
         threading.Thread(target=guard, daemon=True).start()
         try:
