@@ -9,14 +9,21 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$root/.venv/bin/python
-[ -x "$python" ] || {
-    echo "No $python; run 'make test' first." >&2
+
+fail() {
+    echo "bazel_offline: $1" >&2
     exit 1
 }
+
+[ -x "$python" ] || fail "no $python; run 'make test' first."
+"$python" -c 'import hypothesis, pytest' 2>/dev/null ||
+    fail "$python has no pytest or no hypothesis, which 'make demo' does not install; run 'make test' first, or '.venv/bin/pip install --no-deps -r requirements-dev.txt'."
+command -v bazel >/dev/null 2>&1 || fail "bazel was not found; install Bazel 4."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/src"
-(cd "$root" && tar -cf - BUILD pyproject.toml LICENSE README.md tff_perfedavg scripts tests) |
+(cd "$root" && tar -cf - BUILD pyproject.toml requirements.txt LICENSE README.md docs \
+    tff_perfedavg scripts tests) |
     tar -xf - -C "$work/src"
 for name in rules_cc rules_java remote_coverage_tools; do
     mkdir -p "$work/stubs/$name"

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -323,7 +324,9 @@ def test_the_demo_prints_and_writes_its_report(tmp_path):
         assert label in demo.stdout
     assert (tmp_path / "adaptation_curve.png").is_file()
     table = pd.read_csv(tmp_path / "table.csv")
-    assert len(table) == 4 * 2 * 3
+    # Three baselines have no steps.
+    assert len(table) == 4 * 2 * 3 + 3 * 2
+    assert "FedAvg + label shares" in demo.stdout
 
 
 @pytest.mark.parametrize(
@@ -343,6 +346,21 @@ def test_an_unsupported_python_is_told_in_one_sentence(tmp_path, python, message
     assert message in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert not (tmp_path / "venv").exists()
+
+
+def test_bazel_without_pytest_is_told_with_the_remedy(tmp_path):
+    script = tmp_path / "scripts" / "bazel_offline.sh"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "scripts" / "bazel_offline.sh", script)
+    # A Python that has no packages, as `make demo` leaves one without pytest.
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    answer = subprocess.run(["sh", script], capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert re.search(r"has no pytest.*run 'make test' first", answer.stderr)
+    assert answer.stderr.count("\n") == 1
 
 
 def run_example(document, directory, before=""):
