@@ -2,12 +2,17 @@
 
 Every user of a run's population, seen in training and new, adapts the model on its
 adaptation rows; the table tells its accuracy on its evaluation rows before and
-after. Writes, under --root_output_dir, results/NAME/evaluation.per_user.csv of every
-run NAME of --experiment_name and, for the first, evaluation.table.csv and
-evaluation.adaptation_curve.png of all.
+after. With --baselines it tells, too, what a user's labels give by themselves: its
+majority class, and each run's model before adapting, with the classes masked that the
+user does not hold, and with its logits shifted by the user's label shares
+(+ log p_user - log p_all). Runs without a model are named and left out. Writes, under
+--root_output_dir, results/NAME/evaluation.per_user.csv of every run NAME of
+--experiment_name and, for the first, evaluation.table.csv,
+evaluation.adaptation_curve.png and evaluation.baselines.csv of all.
 """
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -28,6 +33,9 @@ _BATCH = flags.DEFINE_integer(
     "adaptation_batch_size", None, "Rows per step; by default all a user has."
 )
 _SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+_BASELINES = flags.DEFINE_bool(
+    "baselines", False, "Whether to show what label shares give without a gradient."
+)
 
 
 def main():
@@ -35,12 +43,15 @@ def main():
     # A run's own rate was checked when it was trained.
     rate = 1.0 if _RATE.value is None else _RATE.value
     AdaptationConfig(rate, _STEPS.value, _BATCH.value)
-    runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
-    from tff_perfedavg.programs import trained_model
+    root = pathlib.Path(_ROOT.value)
+    from tff_perfedavg.programs.trained_runs import with_model
 
-    for run in runs:
-        trained_model.load(run.model)
+    runs, warnings = with_model([RunPaths(root, name) for name in _NAMES.value])
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     command.load_frameworks()
+    import pandas as pd
+
     from tff_perfedavg.programs import evaluation, metrics, report
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
@@ -49,8 +60,15 @@ def main():
         runs, _RATE.value, _STEPS.value, _BATCH.value, seed=_SEED.value
     )
     evaluation.save_rows(runs, per_user)
-    files = report.write_report(per_user, runs[0].results, prefix="evaluation.")
-    print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
+    baselines = None
+    if _BASELINES.value:
+        baselines = evaluation.evaluate_baselines_of_runs(runs)
+    files = report.write_report(per_user, runs[0].results, "evaluation.", baselines)
+    if baselines is not None:
+        path = runs[0].results / "evaluation.baselines.csv"
+        files.append(report.write_rows(baselines, path))
+    summary = metrics.summarize(pd.concat([baselines, per_user]))
+    print(report.format_table(summary, {0, 1, _STEPS.value}))
     if len(runs) > 1 and not evaluation.have_same_users(runs):
         print("\nThe runs have other users than each other; they are not compared.")
     elif len(runs) > 1:

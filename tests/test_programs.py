@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.simulation.cohort import sample_cohort
 
+ROOT = pathlib.Path(__file__).parent.parent
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
 
 
@@ -125,6 +128,59 @@ def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
     assert [*names.unique()] == ["first", "second"]
     names = evaluate_runs(runs[1:], None, 0, None)["algorithm"]
     assert [*names.unique()] == ["Per-FedAvg exact", "FedAvg + update"]
+
+
+def evaluate(root, *names):
+    return subprocess.run(
+        [
+            sys.executable,
+            ROOT / "scripts" / "evaluate.py",
+            f"--root_output_dir={root}",
+            f"--experiment_name={','.join(names)}",
+            "--adaptation_steps=1",
+            "--baselines",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_of_three_runs_of_which_one_has_no_model_two_are_shown(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=[64, 10]).astype(np.float32), np.zeros(10, np.float32)]
+    for name in ("first", "third"):
+        trained_model.save(RunPaths(tmp_path, name).model, weights, SHORT)
+    answer = evaluate(tmp_path, "first", "second", "third")
+    assert answer.returncode == 0, answer.stderr
+    missing = RunPaths(tmp_path, "second").model
+    assert f"warning: left out: No trained model at {missing}" in answer.stderr
+    results = RunPaths(tmp_path, "first").results
+    table = pd.read_csv(results / "evaluation.table.csv")
+    assert [*table["algorithm"].unique()] == [
+        "majority class",
+        "first, absent classes masked",
+        "first + label shares",
+        "third, absent classes masked",
+        "third + label shares",
+        "first",
+        "third",
+    ]
+    for name in table["algorithm"].unique():
+        assert re.search(rf"^{re.escape(name)} +0 ", answer.stdout, re.MULTILINE)
+    assert "seen  first third" in answer.stdout
+    # Five baselines of 26 users.
+    assert len(pd.read_csv(results / "evaluation.baselines.csv")) == 5 * 26
+    for name in ("first", "third"):
+        rows = pd.read_csv(RunPaths(tmp_path, name).per_user)
+        assert {*rows["algorithm"]} == {name}
+
+
+def test_runs_of_which_none_has_a_model_are_an_error(tmp_path):
+    answer = evaluate(tmp_path, "first", "second")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: No trained model at")
+    assert answer.stderr.count("\n") == 1
 
 
 def test_weights_of_another_model_are_refused(tff, paths):
@@ -317,7 +373,7 @@ def test_a_model_file_of_another_version_is_refused(paths):
 def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff, tmp_path):
     from tff_perfedavg.programs.comparison import compare
 
-    per_user = compare(Experiment(), range(3), adaptation_steps=1, root=tmp_path)
+    per_user, _ = compare(Experiment(), range(3), adaptation_steps=1, root=tmp_path)
     accuracy = metrics.summarize(per_user)["accuracy"]
     for users in ("seen", "new"):
         baseline = accuracy[users, "FedAvg + update", 1]

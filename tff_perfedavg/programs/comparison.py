@@ -14,6 +14,7 @@ from tff_perfedavg.optimization.config import (
     HESSIAN_FREE,
     AdaptationConfig,
 )
+from tff_perfedavg.programs.baselines import evaluate_baselines
 from tff_perfedavg.programs.build import build_model
 from tff_perfedavg.programs.evaluation import evaluate_users
 from tff_perfedavg.programs.experiment import FED_AVG, PER_FED_AVG, Experiment
@@ -26,7 +27,7 @@ def compare(
     seeds: Sequence[int],
     adaptation_steps: int,
     root: pathlib.Path,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trains and evaluates every algorithm on every seed.
 
     The algorithms share what a seed decides: partition, initial weights, cohorts
@@ -40,12 +41,13 @@ def compare(
       root: directory under which the users' stores are kept.
 
     Returns:
-      The rows of `evaluate_users` of every run, with `algorithm` and `seed`.
+      The rows of `evaluate_users` of every run, and those of `evaluate_baselines` of
+      FedAvg's, with `algorithm` and `seed`.
     """
     adaptation = AdaptationConfig(base.inner_learning_rate, adaptation_steps)
     algorithms = [(FED_AVG, EXACT)]
     algorithms += [(PER_FED_AVG, v) for v in (FIRST_ORDER, HESSIAN_FREE, EXACT)]
-    frames = []
+    frames, baselines = [], []
     for algorithm, variant in algorithms:
         for seed in seeds:
             experiment = dataclasses.replace(
@@ -60,4 +62,13 @@ def compare(
             frame.insert(0, "seed", seed)
             frame.insert(0, "algorithm", experiment.label)
             frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+            if algorithm == FED_AVG:
+                frame = evaluate_baselines(
+                    model, result.weights, population, experiment.label
+                )
+                frame.insert(1, "seed", seed)
+                baselines.append(frame)
+    return (
+        pd.concat(frames, ignore_index=True),
+        pd.concat(baselines, ignore_index=True),
+    )

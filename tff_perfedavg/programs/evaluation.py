@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.baselines import MAJORITY, evaluate_baselines
 from tff_perfedavg.programs.build import build_model
+from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.metrics import NEW, SEEN
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
@@ -136,6 +139,53 @@ def choose_users(
     }
 
 
+class TrainedRun(NamedTuple):
+    """A run that is trained, with what evaluating it needs.
+
+    Attributes:
+      label: what it is called among the runs it is compared with.
+      experiment: its settings.
+      weights: the initial model.
+      population: its users.
+      model: the model.
+    """
+
+    label: str
+    experiment: Experiment
+    weights: Sequence[np.ndarray]
+    population: UserStore
+    model: Model
+
+
+def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
+    """Reads trained runs.
+
+    Args:
+      runs: where the runs are.
+
+    Returns:
+      The runs in their order, called by their algorithms where these differ, else by
+      their names.
+
+    Raises:
+      CheckpointError: if a run has no readable model, or weights of other shapes
+        than its model.
+    """
+    loaded = [trained_model.load(run.model) for run in runs]
+    labels = run_labels(runs, [experiment for _, experiment in loaded])
+    found = []
+    for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
+        population = build_population(experiment, run.root)
+        model = build_model(experiment, population)
+        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
+            raise errors.CheckpointError(
+                f"{run.model} has weights of other shapes than its model "
+                f"{model.name!r}; train it again."
+            )
+        found.append(TrainedRun(label, experiment, weights, population, model))
+    return found
+
+
 def evaluate_runs(
     runs: Sequence[RunPaths],
     inner_learning_rate: float | None,
@@ -154,28 +204,48 @@ def evaluate_runs(
       seed: of the adaptation's batches.
 
     Returns:
-      The rows of `evaluate_users` with a first column `algorithm`: the runs'
-      algorithms where these differ, else the runs' names.
+      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels.
 
     Raises:
-      CheckpointError: if a run has no readable model, or weights of other shapes
-        than its model.
+      CheckpointError: as `read_trained`.
     """
-    loaded = [trained_model.load(run.model) for run in runs]
-    labels = run_labels(runs, [experiment for _, experiment in loaded])
     frames = []
-    for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
-        population = build_population(experiment, run.root)
-        model = build_model(experiment, population)
-        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
-            raise errors.CheckpointError(
-                f"{run.model} has weights of other shapes than its model "
-                f"{model.name!r}; train it again."
-            )
-        rate = inner_learning_rate or experiment.inner_learning_rate
+    for run in read_trained(runs):
+        rate = inner_learning_rate or run.experiment.inner_learning_rate
         config = AdaptationConfig(rate, num_steps, batch_size)
-        frame = evaluate_users(model, weights, population, config, seed=seed)
-        frame.insert(0, "algorithm", label)
+        frame = evaluate_users(
+            run.model, run.weights, run.population, config, seed=seed
+        )
+        frame.insert(0, "algorithm", run.label)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def evaluate_baselines_of_runs(runs: Sequence[RunPaths]) -> pd.DataFrame:
+    """Measures what trained runs' users reach by their label shares alone.
+
+    Args:
+      runs: where the runs are.
+
+    Returns:
+      The rows of `evaluate_baselines` of every run; of runs of the same users, which
+      have one majority class, it is there once.
+
+    Raises:
+      CheckpointError: as `read_trained`.
+      DataError: if labels are no classes.
+    """
+    frames: list[pd.DataFrame] = []
+    told: set[str] = set()
+    for run in read_trained(runs):
+        frame = evaluate_baselines(run.model, run.weights, run.population, run.label)
+        of_users = frame["algorithm"] == MAJORITY
+        fingerprint = run.population.fingerprint
+        if fingerprint in told:
+            frame = frame[~of_users]
+        elif told:
+            frame.loc[of_users, "algorithm"] = f"{MAJORITY} of {run.label}'s users"
+        told.add(fingerprint)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

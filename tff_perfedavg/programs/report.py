@@ -88,9 +88,18 @@ def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str
 
 
 def write_report(
-    per_user: pd.DataFrame, directory: pathlib.Path, prefix: str = ""
+    per_user: pd.DataFrame,
+    directory: pathlib.Path,
+    prefix: str = "",
+    baselines: pd.DataFrame | None = None,
 ) -> list[pathlib.Path]:
     """Writes the summary as CSV and draws the adaptation curves.
+
+    Args:
+      per_user: as for `metrics.summarize`.
+      directory: where the files are written.
+      prefix: of their names.
+      baselines: rows of `evaluate_baselines`, which have no curve.
 
     Returns:
       The files written: `table.csv` and `adaptation_curve.png`, their names behind the
@@ -100,7 +109,7 @@ def write_report(
         directory / f"{prefix}{name}" for name in ("table.csv", "adaptation_curve.png")
     )
     with atomic_write(table) as file:
-        summarize(per_user).to_csv(file)
+        summarize(pd.concat([baselines, per_user])).to_csv(file)
     figures.save(figures.adaptation_curves(per_user), curve)
     return [table, curve]
 

@@ -1,0 +1,51 @@
+"""Which runs can be evaluated, and what to say of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tff_perfedavg import errors
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.run_paths import RunPaths
+
+
+def with_model(runs: Sequence[RunPaths]) -> tuple[list[RunPaths], list[str]]:
+    """Returns the runs that have a model, and warnings of what is amiss.
+
+    Raises:
+      CheckpointError: if none has one, of the first.
+    """
+    found, missing, warnings = [], [], []
+    for run in runs:
+        try:
+            trained_model.load(run.model)
+        except errors.CheckpointError as e:
+            missing.append(e)
+            continue
+        found.append(run)
+        if run.diverged.is_file():
+            warnings.append(
+                f"{run.name} diverged; its model is that of the last round in which it "
+                "had not."
+            )
+    if not found:
+        raise missing[0]
+    return found, [*warnings, *(f"left out: {e}" for e in missing)]
+
+
+def diverged_experiment(paths: RunPaths) -> Experiment | None:
+    """Returns the settings of a run that diverged; None if it did not.
+
+    Raises:
+      CheckpointError: if the run's word of it cannot be read.
+    """
+    if not paths.diverged.is_file():
+        return None
+    try:
+        return Experiment(**json.loads(paths.diverged.read_text())["experiment"])
+    except (ValueError, TypeError, LookupError) as e:
+        raise errors.CheckpointError(
+            f"{paths.diverged} is unreadable ({e}); remove it and train the run again."
+        ) from e
