@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 from tff_perfedavg.data.user_store import UserStore
@@ -9,9 +10,30 @@ from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.prepare import prepare_once
 
 
-def build_population(experiment: Experiment, root: pathlib.Path) -> UserStore:
-    """Opens the experiment's store, or prepares its data set under `root`/stores."""
+def build_population(
+    experiment: Experiment,
+    root: pathlib.Path,
+    data_dir: str | os.PathLike | None = None,
+) -> UserStore:
+    """Opens the experiment's store, or prepares its data set under `root`/stores.
+
+    Args:
+      experiment: names the store, or the data set and how it is divided.
+      root: directory of the runs.
+      data_dir: where the data set's files may be; by default
+        `TFF_PERFEDAVG_DATA_DIR`. It has no influence on the result.
+
+    Raises:
+      DataError: as `UserStore.open` and `prepare_once`.
+    """
+    path = population_path(experiment, root)
     if experiment.store:
-        return UserStore.open(experiment.store)
-    path = root / "stores" / experiment.store_name
-    return prepare_once(experiment.data_config(), path)
+        return UserStore.open(path)
+    return prepare_once(experiment.data_config(), path, data_dir)
+
+
+def population_path(experiment: Experiment, root: pathlib.Path) -> pathlib.Path:
+    """Returns where the experiment's store is, or will be prepared."""
+    if experiment.store:
+        return pathlib.Path(experiment.store)
+    return root / "stores" / experiment.store_name
