@@ -7,8 +7,9 @@ adaptation rows:
 - the majority class: the user's most frequent label, whatever the row;
 - absent classes masked: the model, without the classes that the user does not hold;
 - label shares: the model's logits + log p_user - log p_all, the correction for another
-  prior (Saerens, Latinne and Decaestecker, 2002), p_user the shares of the user's
-  labels and p_all of all training users'.
+  prior (Saerens, Latinne and Decaestecker, 2002). p_user are the shares of the user's
+  labels; p_all is their mean over training users, which count alike in training, too,
+  whatever their rows.
 """
 
 from __future__ import annotations
@@ -106,11 +107,17 @@ def _short(label: str) -> str:
 def _log_shares(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
     """Returns log shares of adaptation labels: each user's, and all training users'."""
     counts = label_histograms(population, evaluation=False)
-    of_training = counts[population.training_users].sum(0)
-    everybodys = np.log(np.maximum(of_training, 1) / max(of_training.sum(), 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.log(counts / counts.sum(1, keepdims=True))
-    return np.where(counts.any(1, keepdims=True), own, everybodys), everybodys
+    sizes = counts.sum(1, keepdims=True)
+    shares = counts / np.maximum(sizes, 1)
+    training = population.training_users
+    training = training[sizes[training, 0] > 0]
+    # Of no training user, a class has the share that one row of theirs would have.
+    least = 1 / max(counts[training].sum(), 1)
+    mean = shares[training].mean(0) if len(training) else np.zeros(counts.shape[1])
+    everybodys = np.log(np.maximum(mean, least))
+    with np.errstate(divide="ignore"):
+        own = np.log(shares)
+    return np.where(sizes > 0, own, everybodys), everybodys
 
 
 def _evaluation_logits(
