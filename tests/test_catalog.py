@@ -1,8 +1,10 @@
 """Data sets by name: embedded, generated, from files, and what is said of others."""
 
 import dataclasses
+import gzip
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from tff_perfedavg import errors
-from tff_perfedavg.data import catalog, division
+from tff_perfedavg.data import catalog, division, idx
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.programs.prepare import prepare, prepare_once, summary
@@ -49,7 +51,10 @@ def test_digits_gives_no_row_twice_and_keeps_the_rule_in_both_splits(tmp_path):
     [
         ({"num_new_users": 5}, "num_new_users is 5"),
         ({"num_users": 25}, "num_users is 25"),
+        ({"num_users": 10**30}, r"num_users is 10{30}; it must be at most 2147483647"),
         ({"a": 7}, "a is 7"),
+        ({"a": 0}, "a is 0, which leaves users no rows to adapt on; .* at least 2"),
+        ({"evaluation_a": 0}, "evaluation_a is 0, which .* no rows to be judged on"),
         ({"num_new_users": 26}, "num_new_users is 26 of 26"),
         ({"partition": "natural"}, "does not say whose"),
         ({"partition": "papers"}, "partition is 'papers'; known: natural, paper"),
@@ -206,7 +211,9 @@ def test_a_failed_download_is_told_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.keras.datasets.fashion_mnist, "load_data", fail)
     with pytest.raises(
         errors.DataError,
-        match=r"no fashion_mnist\.npz in .*no route to host.*load_data\(\) where there",
+        match=r"no fashion_mnist\.npz or train-images-idx3-ubyte\[\.gz\] in .*no route "
+        r"to host.*load_data\(\) where there.*--data_dir.*arrays x_train, y_train, x_te"
+        r".*t10k-labels-idx1-ubyte, plain or ending in \.gz, there or in fashion_mn",
     ):
         catalog.load("fashion_mnist", tmp_path)
 
@@ -214,6 +221,113 @@ def test_a_failed_download_is_told_with_its_reason(tmp_path, monkeypatch):
 def test_a_damaged_file_is_told_by_name(tmp_path):
     (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(errors.DataError, match=r"cifar10\.npz is damaged"):
+        catalog.load("cifar10", tmp_path)
+
+
+def images(num_rows, labels=None):
+    """Arrays such as MNIST's, with so many training and half as many test rows."""
+    rng = np.random.default_rng(0)
+    sizes = {"train": num_rows, "test": num_rows // 2}
+    arrays = {}
+    for part, size in sizes.items():
+        arrays[f"x_{part}"] = rng.integers(0, 256, [size, 28, 28], np.uint8)
+        arrays[f"y_{part}"] = rng.integers(0, 10, [size], np.uint8)
+    if labels is not None:
+        arrays["y_train"][: len(labels)] = labels
+    return arrays
+
+
+def write_idx(folder, arrays, ending):
+    """Writes the four files as they are given out, by their format's description."""
+    folder.mkdir(exist_ok=True)
+    for array, name in idx.MNIST_FILES.items():
+        values = arrays[array]
+        content = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+        content += values.tobytes()
+        path = folder / f"{name}{ending}"
+        path.write_bytes(gzip.compress(content) if ending else content)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_idx_files_give_what_an_npz_of_the_same_arrays_gives(
+    tmp_path, name, ending, in_folder
+):
+    arrays = images(20)
+    write_idx(tmp_path / name if in_folder else tmp_path, arrays, ending)
+    from_idx = catalog.load(name, tmp_path)
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    from_npz = catalog.load(name, tmp_path)
+    for found, expected in ((from_idx, from_npz), (from_idx.test, from_npz.test)):
+        assert np.array_equal(found.x, expected.x)
+        assert np.array_equal(found.y, expected.y)
+        assert (found.x.dtype, found.y.dtype) == (np.uint8, np.int32)
+    assert np.array_equal(from_idx.x, arrays["x_train"])
+    assert from_idx.class_names == from_npz.class_names
+
+
+def test_a_data_sets_own_folder_goes_before_files_beside_it(tmp_path):
+    write_idx(tmp_path, images(20), ".gz")
+    write_idx(tmp_path / "fashion_mnist", images(30), "")
+    assert len(catalog.load("mnist", tmp_path).y) == 20
+    assert len(catalog.load("fashion_mnist", tmp_path).y) == 30
+
+
+def test_fashion_mnists_files_are_not_taken_for_mnists(tmp_path):
+    write_idx(tmp_path, images(20, labels=[9, 0, 0, 3, 0, 2, 7, 2, 5, 5]), ".gz")
+    assert len(catalog.load("fashion_mnist", tmp_path).y) == 20
+    with pytest.raises(
+        errors.DataError, match=rf"are fashion_mnist's, not mnist's; .*{tmp_path}/mnist"
+    ):
+        catalog.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.unlink(), r"mnist is incomplete in .*: t10k-labels-idx1-ubyte \("),
+        (lambda p: p.write_bytes(b"no gzip"), r"t10k-labels.*\.gz is damaged"),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[:-12]),
+            r"t10k-labels.*\.gz is damaged",
+        ),
+        (
+            lambda p: p.write_bytes(gzip.compress(b"\0\0\x0d\x01\0\0\0\0")),
+            "is no IDX file of unsigned bytes",
+        ),
+        (
+            lambda p: p.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x09123")),
+            r"it has 3 bytes where shape \[9\] needs 9",
+        ),
+        (
+            lambda p: p.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x03123")),
+            r"x_test is uint8 \[10, 28, 28\] and y_test uint8 \[3\]",
+        ),
+    ],
+)
+def test_idx_files_that_are_damaged_are_told_by_name(tmp_path, damage, message):
+    write_idx(tmp_path, images(20), ".gz")
+    damage(tmp_path / "t10k-labels-idx1-ubyte.gz")
+    with pytest.raises(errors.DataError, match=message):
+        catalog.load("mnist", tmp_path)
+
+
+def test_an_npz_without_the_arrays_says_which_it_needs(tmp_path):
+    np.savez(tmp_path / "mnist.npz", x_train=np.zeros([3]), images=np.zeros([3]))
+    with pytest.raises(
+        errors.DataError,
+        match=r"mnist\.npz has no array y_train, x_test, y_test; it needs x_train, "
+        r"y_train, x_test, y_test and has images, x_train",
+    ):
+        catalog.load("mnist", tmp_path)
+
+
+def test_an_npz_whose_labels_are_no_whole_numbers_is_refused(tmp_path):
+    arrays = images(20)
+    arrays["y_train"] = arrays["y_train"] + 0.5
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    with pytest.raises(errors.DataError, match=r"y_train float64 \[20\]; images"):
         catalog.load("cifar10", tmp_path)
 
 

@@ -274,3 +274,19 @@ def test_split_by_group_never_separates_a_group(groups, fraction, seed, by_label
 def test_partitions_refuse_what_cannot_be_done(make, message):
     with pytest.raises(errors.DataError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "divide",
+    [
+        lambda labels, users: paper_partition(labels, 2, users, 0),
+        lambda labels, users: partition.k_classes_partition(labels, 2, users, 0),
+        lambda labels, users: partition.dirichlet_partition(labels, 1, 1, users, 0),
+        lambda labels, users: partition.iid_partition(len(labels), users, 0),
+        lambda labels, users: partition.quantity_skew_partition(100, 1, users, 0),
+    ],
+)
+def test_more_users_than_rows_are_refused_before_a_table_of_them_is_made(divide):
+    # A table of so many would not fit into memory.
+    with pytest.raises(errors.DataError, match="use fewer users"):
+        divide(labels_of(10), 2 * 10**12)

@@ -11,12 +11,12 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from tff_perfedavg import errors, quiet
+from tff_perfedavg.data import idx
 
 DATA_DIR_VARIABLE = "TFF_PERFEDAVG_DATA_DIR"
 # Characters of context from which the next is predicted.
@@ -125,13 +125,23 @@ _CIFAR10 = [
 ]
 
 
+_IMAGE_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# The first labels of the training rows, to tell apart files of equal names.
+_FIRST_LABELS = {
+    "mnist": [5, 0, 4, 1, 9, 2, 1, 3, 1, 4],
+    "fashion_mnist": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5],
+}
+
+
 def _keras_images(
     name: str, files: Sequence[str], class_names: Sequence[str]
 ) -> Callable[[pathlib.Path | None], LabeledRows]:
     """A loader of ten classes of images that tf.keras.datasets knows."""
 
     def load_images(directory):
-        arrays = _read_npz(directory, files)
+        arrays = _read_npz(directory, files, _IMAGE_ARRAYS)
+        if arrays is None and name in _FIRST_LABELS:
+            arrays = _read_idx_set(directory, name)
         if arrays is not None:
             parts = [(arrays[f"x_{p}"], arrays[f"y_{p}"]) for p in ("train", "test")]
         else:
@@ -158,12 +168,58 @@ def _keras_images(
     return load_images
 
 
+def _read_idx_set(
+    directory: pathlib.Path | None, name: str
+) -> dict[str, np.ndarray] | None:
+    """Reads MNIST's or Fashion-MNIST's four IDX files, if any of them is there."""
+    if directory is None:
+        return None
+    # Both data sets' files have the same names: the folder of one goes first.
+    for folder in (directory / name, directory):
+        found = {
+            array: idx.find(folder / file) for array, file in idx.MNIST_FILES.items()
+        }
+        if any(found.values()):
+            break
+    else:
+        return None
+    missing = [idx.MNIST_FILES[array] for array, path in found.items() if path is None]
+    if missing:
+        raise errors.DataError(
+            f"{name} is incomplete in {folder}: {', '.join(missing)} (or the same "
+            "ending in .gz) is missing; put it there."
+        )
+    arrays = {array: idx.read(path) for array, path in found.items() if path}
+    _check_images(arrays, f"{folder}'s IDX files")
+    first = arrays["y_train"][:10].tolist()
+    for other, labels in _FIRST_LABELS.items():
+        if other != name and first == labels:
+            raise errors.DataError(
+                f"The IDX files in {folder} are {other}'s, not {name}'s; put {name}'s "
+                f"into {directory / name}."
+            )
+    return arrays
+
+
+def _check_images(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises `DataError` unless the arrays are images and whole labels, row by row."""
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.ndim < 3 or len(x) != y.size or y.dtype.kind not in "iu":
+            raise errors.DataError(
+                f"{where}: x_{part} is {x.dtype} {list(x.shape)} and y_{part} "
+                f"{y.dtype} {list(y.shape)}; images [rows, height, width, ...] and as "
+                "many whole numbers are needed."
+            )
+
+
 def _mnist_by_writer(directory: pathlib.Path | None) -> LabeledRows:
     file = "mnist_by_writer.npz"
-    arrays = _read_npz(directory, [file])
+    parts = ("train", "test")
+    writer_arrays = [f"writer_{part}" for part in parts]
+    arrays = _read_npz(directory, [file], [*_IMAGE_ARRAYS, *writer_arrays])
     if arrays is None:
         raise _not_found("mnist_by_writer", directory, [file])
-    parts = ("train", "test")
     writers = {part: arrays[f"writer_{part}"] for part in parts}
     return LabeledRows(
         name="mnist_by_writer",
@@ -178,6 +234,7 @@ def _mnist_by_writer(directory: pathlib.Path | None) -> LabeledRows:
 
 
 _HAR_FILE, _HAR_ARCHIVE = "uci_har_inertial_i16.npz", "UCI HAR Dataset"
+_HAR_ARRAYS = ("x", "scale", "y", "subject", "segment", "uci_test_subjects")
 _HAR_CLASSES = [
     "WALKING",
     "WALKING_UPSTAIRS",
@@ -194,7 +251,7 @@ _HAR_CHANNELS = [
 
 
 def _uci_har(directory: pathlib.Path | None) -> LabeledRows:
-    arrays = _read_npz(directory, [_HAR_FILE])
+    arrays = _read_npz(directory, [_HAR_FILE], _HAR_ARRAYS)
     if arrays is not None:
         x, scale, y = arrays["x"], arrays["scale"].tolist(), arrays["y"]
         subject, segment = arrays["subject"], arrays["segment"]
@@ -250,7 +307,7 @@ def _read_har_archive(root: pathlib.Path):
 
 def _shakespeare(directory: pathlib.Path | None) -> LabeledRows:
     file = "tinyshakespeare_by_speaker.npz"
-    arrays = _read_npz(directory, [file])
+    arrays = _read_npz(directory, [file], ["text", "offset", "client"])
     if arrays is None:
         raise _not_found("shakespeare", directory, [file])
     text, offsets, speakers = arrays["text"], arrays["offset"], arrays["client"]
@@ -290,27 +347,51 @@ _LOADERS: dict[str, Callable[[pathlib.Path | None], LabeledRows]] = {
     "shakespeare": _shakespeare,
 }
 
+_IMAGES = f"NAME.npz has arrays {', '.join(_IMAGE_ARRAYS)}"
+_IDX = ", ".join(idx.MNIST_FILES.values())
 _SOURCES = {
+    "mnist": f"{_IMAGES.replace('NAME', 'mnist')}; or the four IDX files {_IDX}, "
+    "plain or ending in .gz, there or in mnist/ there",
+    "fashion_mnist": f"{_IMAGES.replace('NAME', 'fashion_mnist')}; or the four IDX "
+    f"files {_IDX}, plain or ending in .gz, there or in fashion_mnist/ there",
+    "cifar10": _IMAGES.replace("NAME", "cifar10"),
     "mnist_by_writer": "MNIST's images with NIST's writers, as QMNIST has them: "
     "arrays x_train, y_train, writer_train, and the same ending in _test",
-    "uci_har": "unpack the archive 'Human Activity Recognition Using Smartphones' of "
-    "the UCI Machine Learning Repository there",
+    "uci_har": f"{_HAR_FILE} has arrays {', '.join(_HAR_ARRAYS)}; or unpack the "
+    "archive 'Human Activity Recognition Using Smartphones' of the UCI Machine "
+    "Learning Repository there",
     "shakespeare": "Tiny Shakespeare by speaker: arrays text (uint8), offset "
     "(speakers + 1) and client (names)",
 }
 
 
 def _read_npz(
-    directory: pathlib.Path | None, files: Sequence[str]
+    directory: pathlib.Path | None, files: Sequence[str], arrays: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
-    """Reads the first of the files that is there."""
+    """Reads the arrays from the first of the files that is there.
+
+    Raises:
+      DataError: if that file is damaged or lacks one of them.
+    """
     for file in files:
         if directory and (directory / file).is_file():
+            path = directory / file
             try:
-                with np.load(directory / file, allow_pickle=False) as arrays:
-                    return dict(arrays)
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-                raise errors.DataError(f"{directory / file} is damaged: {e}.") from e
+                with np.load(path, allow_pickle=False) as archive:
+                    names = set(archive.files)
+                    found = {name: archive[name] for name in arrays if name in names}
+            except Exception as e:
+                # A damaged archive is told in many ways.
+                raise errors.DataError(f"{path} is damaged: {e}.") from e
+            missing = [name for name in arrays if name not in found]
+            if missing:
+                raise errors.DataError(
+                    f"{path} has no array {', '.join(missing)}; it needs "
+                    f"{', '.join(arrays)} and has {', '.join(sorted(names)) or 'none'}."
+                )
+            if set(_IMAGE_ARRAYS) <= set(found):
+                _check_images(found, str(path))
+            return found
     return None
 
 
@@ -321,16 +402,18 @@ def _not_found(
     downloader: str | None = None,
     reason: str = "",
 ) -> errors.DataError:
-    wanted = " or ".join(files)
+    wanted = list(files)
+    if name in _FIRST_LABELS:
+        wanted.append(f"{idx.MNIST_FILES['x_train']}[.gz]")
     where = f"in {directory}" if directory else f"(${DATA_DIR_VARIABLE} is not set)"
-    parts = [f"{name} was not found: no {wanted} {where}"]
+    parts = [f"{name} was not found: no {' or '.join(wanted)} {where}"]
     if downloader:
         parts.append(f"and {downloader} could not download it ({reason})")
-    source = _SOURCES.get(name)
-    remedy = f"Put the file into a directory and name that in {DATA_DIR_VARIABLE}"
-    if source:
-        remedy += f" ({source})"
-    elif downloader:
+    remedy = (
+        f"Put the file into a directory and name that in --data_dir or "
+        f"{DATA_DIR_VARIABLE} ({_SOURCES[name]})"
+    )
+    if downloader:
         remedy = (
             f"Run {downloader}.load_data() where there is a network, or p{remedy[1:]}"
         )

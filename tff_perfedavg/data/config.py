@@ -64,6 +64,17 @@ _FIELDS_OF = {
     IID: [],
     QUANTITY_SKEW: ["concentration"],
 }
+# Fields that are numbers of users, rows or classes.
+_COUNTS = (
+    "num_users",
+    "num_new_users",
+    "a",
+    "evaluation_a",
+    "rows_per_user",
+    "classes_per_user",
+    "min_rows",
+)
+_MOST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +138,19 @@ class DataConfig:
                 f"num_new_users is {self.num_new_users} of {self.num_users} users; "
                 "at least one user must be left to train."
             )
+        for field in _COUNTS:
+            if getattr(self, field) > _MOST:
+                raise errors.ConfigError(
+                    f"{field} is {getattr(self, field)}; it must be at most {_MOST}, "
+                    "since users and rows are counted in int32."
+                )
         if self.partition in (PAPER, PAPER_DIFF_HETERO):
+            for field, wanting in (("a", "adapt on"), ("evaluation_a", "be judged on")):
+                if getattr(self, field) < 2:
+                    raise errors.ConfigError(
+                        f"{field} is {getattr(self, field)}, which leaves users no "
+                        f"rows to {wanting}; it must be an even number of at least 2."
+                    )
             for field in ("num_users", "num_new_users", "a", "evaluation_a"):
                 if getattr(self, field) % 2:
                     raise errors.ConfigError(

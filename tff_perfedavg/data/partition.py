@@ -56,10 +56,13 @@ def paper_partition(
             )
 
     rng = np.random.default_rng(seed)
-    counts = _paper_counts(rng, num_users, diff_hetero)
-    # In units of a / 2, so that the demand is whole for every even a.
-    demand = counts.sum(axis=0)
-    largest_a = 2 * int(np.min(class_sizes[demand > 0] // demand[demand > 0]))
+    largest_a = 0
+    # Else not worth a table of so many users.
+    if num_users <= len(labels):
+        counts = _paper_counts(rng, num_users, diff_hetero)
+        # In units of a / 2, so that the demand is whole for every even a.
+        demand = counts.sum(axis=0)
+        largest_a = 2 * int(np.min(class_sizes[demand > 0] // demand[demand > 0]))
     if a > largest_a:
         raise errors.DataError(
             f"paper_partition: a = {a} for {num_users} users asks for more rows "
@@ -101,10 +104,12 @@ def dirichlet_partition(
             "finite number above 0."
         )
     if rows_per_user * num_users > len(labels):
+        largest = len(labels) // num_users
         raise errors.DataError(
             f"dirichlet_partition: {num_users} users of {rows_per_user} rows ask for "
             f"more than the {len(labels)} rows there are; the largest feasible "
-            f"rows_per_user is {len(labels) // num_users}."
+            f"rows_per_user is {largest}"
+            + ("." if largest else " (none): use fewer users.")
         )
     rng = np.random.default_rng(seed)
     classes, left = np.unique(labels, return_counts=True)
@@ -151,6 +156,7 @@ def k_classes_partition(
             f"k_classes_partition: classes_per_user is {classes_per_user}; it must "
             f"be from 1 to {len(classes)}."
         )
+    _check_enough("k_classes_partition", len(labels), num_users)
     rng = np.random.default_rng(seed)
     served = np.zeros([len(classes)], np.int64)
     holds = np.zeros([num_users, len(classes)], bool)
@@ -361,5 +367,6 @@ def _check_counts(where: str, **counts: int) -> None:
 def _check_enough(where: str, num_rows: int, num_users: int) -> None:
     if num_rows < num_users:
         raise errors.DataError(
-            f"{where}: {num_rows} rows are not one for each of {num_users} users."
+            f"{where}: {num_rows} rows are not one for each of {num_users} users; use "
+            "fewer users."
         )
