@@ -15,11 +15,15 @@ from absl import flags
 
 from tff_perfedavg.programs import command, experiment_flags
 from tff_perfedavg.programs.experiment import check_experiment_name, check_workers
+from tff_perfedavg.programs.model_file import find_model_file
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
 
 _NAME = flags.DEFINE_string("experiment_name", None, "Name of the run.", required=True)
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR."
+)
 experiment_flags.define()
 flags.adopt_module_key_flags(experiment_flags)
 flags.DEFINE_integer("rounds_per_checkpoint", 50, "Rounds between saved states.")
@@ -58,13 +62,17 @@ def main():
     names = [field.name for field in dataclasses.fields(TrainingOptions)]
     options = TrainingOptions(**{name: flags.FLAGS[name].value for name in names})
     check_workers(_WORKERS.value, experiment)
+    paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
+    paths.check_writable()
+    if experiment.has_own_model:
+        find_model_file(experiment.model)
     command.load_frameworks()
     from tff_perfedavg.programs import training
     from tff_perfedavg.programs.population import build_population
     from tff_perfedavg.programs.runtime import runtime
 
-    paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
-    with runtime(_WORKERS.value, build_population(experiment, paths.root)):
+    population = build_population(experiment, paths.root, _DATA_DIR.value)
+    with runtime(_WORKERS.value, population):
         training.train_and_save(experiment, paths, options)
     print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")
 

@@ -15,6 +15,8 @@ from tff_perfedavg import errors
 from tff_perfedavg.data import catalog, division, idx
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.population import build_population, population_path
 from tff_perfedavg.programs.prepare import prepare, prepare_once, summary
 
 DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
@@ -123,6 +125,8 @@ def test_a_store_is_prepared_once(tmp_path):
 PREPARE = """
 import pathlib, sys
 from tff_perfedavg.data.config import DataConfig
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.population import build_population, population_path
 from tff_perfedavg.programs.prepare import prepare_once
 
 print("ready", flush=True)
@@ -272,6 +276,17 @@ def test_a_data_sets_own_folder_goes_before_files_beside_it(tmp_path):
     write_idx(tmp_path / "fashion_mnist", images(30), "")
     assert len(catalog.load("mnist", tmp_path).y) == 20
     assert len(catalog.load("fashion_mnist", tmp_path).y) == 30
+
+
+def test_an_experiment_is_prepared_from_where_its_data_lie(tmp_path):
+    write_idx(tmp_path / "data", images(40), ".gz")
+    experiment = Experiment(dataset="mnist", partition="iid", num_users=4)
+    store = build_population(experiment, tmp_path / "runs", tmp_path / "data")
+    assert store.num_users == 4
+    assert store.path == population_path(experiment, tmp_path / "runs")
+    # It is there; where the data were matters no more.
+    again = build_population(experiment, tmp_path / "runs")
+    assert again.fingerprint == store.fingerprint
 
 
 def test_fashion_mnists_files_are_not_taken_for_mnists(tmp_path):

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
 from typing import Any, NamedTuple
 
 import attrs
@@ -27,7 +28,9 @@ from hypothesis.extra import numpy as hnp
 from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
 from tff_perfedavg.files import remove_unfinished
+from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.checkpoints import CheckpointManager
+from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.metrics_log import LinesFile, MetricsLog
 
 STATE = collections.OrderedDict(weights=(np.arange(6.0).reshape([2, 3]),), round=7)
@@ -340,6 +343,40 @@ def test_it_serves_tffs_own_programs(tmp_path):
         assert await manager.get_versions() is None
 
     asyncio.run(program())
+
+
+# ------------------------------------------------------------------ models
+
+
+def test_every_flipped_byte_of_a_model_is_known_or_changes_nothing(tmp_path):
+    path = tmp_path / "model.npz"
+    weights = [np.arange(3, dtype=np.float32), np.ones([2, 1], np.float32)]
+    experiment = Experiment(total_rounds=7)
+    trained_model.save(path, weights, experiment)
+    content = path.read_bytes()
+    # Every bit of what describes the members; of their content, which has a checksum,
+    # one bit in some bytes.
+    with zipfile.ZipFile(path) as archive:
+        inside = set()
+        for part in archive.infolist():
+            start = content.index(b"\x93NUMPY", part.header_offset)
+            inside |= set(range(start, start + part.compress_size))
+    told = []
+    for i in range(len(content)):
+        if i in inside and i % 5:
+            continue
+        for bit in [i % 8] if i in inside else range(8):
+            flipped = bytes([content[i] ^ (1 << bit)])
+            path.write_bytes(content[:i] + flipped + content[i + 1 :])
+            try:
+                found, settings = trained_model.load(path)
+            except errors.CheckpointError as e:
+                told.append(str(e))
+                continue
+            assert settings == experiment
+            assert [w.tobytes() for w in found] == [w.tobytes() for w in weights]
+    assert len(told) > len(inside) / 5
+    assert all(str(path) in message for message in told)
 
 
 # ------------------------------------------------------------------ metrics

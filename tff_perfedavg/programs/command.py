@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -9,6 +10,21 @@ from absl import app, flags
 
 from tff_perfedavg import errors, quiet
 
+_ANOTHER_PLACE = "choose another place, or change its permissions"
+_FREE_SPACE = "free some space, or choose another place"
+# What a place can say that a flag named and that takes no files.
+_REMEDIES = {
+    errno.EACCES: _ANOTHER_PLACE,
+    errno.EPERM: _ANOTHER_PLACE,
+    errno.EROFS: "choose another place",
+    errno.ENOTDIR: "a file is where a directory is needed; choose another place",
+    errno.EEXIST: "a file is where a directory is needed; choose another place",
+    errno.EISDIR: "a directory is where a file is needed; choose another place",
+    errno.ENAMETOOLONG: "a name may have 255 bytes; choose a shorter one",
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: _FREE_SPACE,
+}
 # As shells tell that Ctrl-C ended a command.
 _INTERRUPTED = 130
 
@@ -16,13 +32,19 @@ _INTERRUPTED = 130
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs a command.
 
-    An error of ours is printed as one message, with exit code 1. Anything else is
-    a defect and keeps its traceback.
+    An error of ours is printed as one message, with exit code 1, and so is a place
+    that takes no files. Anything else is a defect and keeps its traceback.
     """
     # Not `app.run`: where TensorFlow is first imported inside it, Keras takes itself to
     # be in TensorFlow 1 and cannot build models.
     app.define_help_flags()
-    argv = app.parse_flags_with_usage(sys.argv)
+    try:
+        argv = flags.FLAGS(sys.argv)
+    except SystemExit:
+        # That help was printed; absl takes it for a failure.
+        sys.exit(0)
+    except flags.Error as e:
+        sys.exit(f"error: {e}\n--help lists the flags.")
     if len(argv) > 1:
         sys.exit(f"error: unknown argument {argv[1]!r}; flags begin with --.")
     try:
@@ -34,6 +56,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(_INTERRUPTED)
     except errors.PerFedAvgError as e:
         sys.exit(f"error: {e}")
+    except OSError as e:
+        if e.filename is None or e.errno not in _REMEDIES:
+            raise
+        sys.exit(f"error: {e.filename}: {e.strerror}; {_REMEDIES[e.errno]}.")
 
 
 def numbers(flag: flags.FlagHolder, kind: type[int] | type[float]) -> list:

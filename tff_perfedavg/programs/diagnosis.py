@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
@@ -18,6 +17,7 @@ from tff_perfedavg.optimization.diagnostics import (
     population_diagnostics,
     user_diagnostics,
 )
+from tff_perfedavg.programs.progress import progress
 
 
 def diagnose(
@@ -53,11 +53,13 @@ def diagnose(
         return user_diagnostics(model.batch_loss, point, rows, probes, config)
 
     measured = []
-    for user in tqdm.tqdm(users, unit="user", desc="measuring"):
-        rows = population.scaled(population.adaptation(user))
-        if len(rows.y):
-            y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
-            measured.append(of_user(rows.x, y))
+    with progress(total=len(users), desc="measuring", unit="user") as bar:
+        for user in users:
+            rows = population.scaled(population.adaptation(user))
+            if len(rows.y):
+                y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
+                measured.append(of_user(rows.x, y))
+            bar.update()
     if not measured:
         raise errors.DataError(
             f"{population.path}: not one of the {len(users)} users chosen has "

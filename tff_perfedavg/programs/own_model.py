@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pathlib
+import traceback
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.models.model import Model
+from tff_perfedavg.programs.model_file import find_model_file
 
 
 def build_own_model(
@@ -32,23 +36,24 @@ def build_own_model(
 
     Raises:
       ConfigError: if there is no such file or function.
-      ModelError: if the function returns something else, or a model that cannot be
-        used (see `from_keras`).
+      ModelError: if the file or the function fails, with its traceback from the file
+        on; if the function returns something else, or a model that cannot be used (see
+        `from_keras`).
     """
-    file, _, function = name.rpartition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise errors.ConfigError(f"model is {name!r}; there is no file {path}.")
+    path = find_model_file(name).absolute()
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _told_with_traceback(path, "could not be loaded"):
+        spec.loader.exec_module(module)
+    function = name.rpartition(":")[2]
     build = getattr(module, function, None)
     if not callable(build):
         raise errors.ConfigError(f"model is {name!r}; {path} has no {function}().")
     tf.keras.utils.set_random_seed(seed % 2**32)
-    model = build(input_shape, num_outputs)
+    with _told_with_traceback(path, f"failed in {function}()"):
+        model = build(input_shape, num_outputs)
     if isinstance(model, tf.keras.Model):
         if not has_classes:
             raise errors.ModelError(
@@ -62,3 +67,18 @@ def build_own_model(
             f"{name} returned a {type(model).__name__}; return a tf.keras.Model."
         )
     return model
+
+
+@contextlib.contextmanager
+def _told_with_traceback(path: pathlib.Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        # From the user's file on; what is above it is ours.
+        place = e.__traceback__
+        while place is not None and place.tb_frame.f_code.co_filename != str(path):
+            place = place.tb_next
+        told = "".join(traceback.format_exception(type(e), e, place))
+        raise errors.ModelError(
+            f"{path} {what}: {type(e).__name__}. It is for you to mend there:\n{told}"
+        ) from e

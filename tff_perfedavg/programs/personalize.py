@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
@@ -21,6 +20,7 @@ from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.programs.progress import progress
 
 _FORMAT_VERSION = 1
 _AGAIN = "personalize again"
@@ -139,12 +139,16 @@ def personalize(
     try:
         with atomic_directory(path) as directory:
             np.save(directory / _USERS, users)
-            with open(directory / _WEIGHTS, "wb") as file:
-                for user in tqdm.tqdm(users, unit="user", desc="adapting"):
+            with (
+                open(directory / _WEIGHTS, "wb") as file,
+                progress(total=len(users), desc="adapting", unit="user") as bar,
+            ):
+                for user in users:
                     rows = population.scaled(population.adaptation(user))
                     y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
                     for tensor in adapt_user(np.int32(user), rows.x, y):
                         file.write(tensor.numpy().astype(np.float32).tobytes())
+                    bar.update()
             header = {
                 "format_version": _FORMAT_VERSION,
                 "shapes": [list(np.shape(w)) for w in weights],

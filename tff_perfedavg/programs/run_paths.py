@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
+from tff_perfedavg import errors
 from tff_perfedavg.programs.experiment import Experiment
+
+# Of a name, on Linux's file systems.
+_MOST_NAME_BYTES = 255
+_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +27,43 @@ class RunPaths:
     root: pathlib.Path
     name: str
 
+    def __post_init__(self):
+        size = len(os.fsencode(self.name))
+        if size > _MOST_NAME_BYTES:
+            raise errors.ConfigError(
+                f"The name of the run {self.name[:_SHOWN]}... has {size} bytes, and a "
+                f"directory's at most {_MOST_NAME_BYTES}; choose a shorter one."
+            )
+
     @classmethod
     def of_model(cls, model: pathlib.Path) -> RunPaths:
         """Returns the run whose trained model is at a path."""
         directory = model.absolute().parent
         return cls(directory.parents[1], directory.name)
+
+    def check_writable(self) -> None:
+        """Checks, before any work, that the root can take the run's files.
+
+        Raises:
+          ConfigError: if it is a file, lies below one, or may not be written.
+        """
+        place = self.root.absolute()
+        try:
+            while not os.path.lexists(place):
+                place = place.parent
+        except OSError as e:
+            reason = e.strerror
+        else:
+            if not place.is_dir():
+                reason = f"{place} is no directory"
+            elif not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+                reason = f"{place} may not be written"
+            else:
+                return
+        raise errors.ConfigError(
+            f"{self.root} cannot take a run's files: {reason}. Choose another "
+            "--root_output_dir."
+        )
 
     @property
     def model(self) -> pathlib.Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
-from zipfile import BadZipFile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +18,24 @@ _FORMAT_VERSION = 1
 
 
 def save(
-    path: pathlib.Path, weights: Sequence[np.ndarray], experiment: Experiment
+    path: pathlib.Path,
+    weights: Sequence[np.ndarray],
+    experiment: Experiment,
+    sources: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes weights and settings as one `.npz` file, whole or not at all."""
+    """Writes weights and settings as one `.npz` file, whole or not at all.
+
+    Args:
+      path: the file.
+      weights: the initial model.
+      experiment: the settings of the run that made it.
+      sources: hashes of what else the run depended on, by name.
+    """
     header = {
         "format_version": _FORMAT_VERSION,
         "num_weights": len(weights),
         "experiment": dataclasses.asdict(experiment),
+        "sources": dict(sources or {}),
     }
     arrays = {f"weight_{i}": np.asarray(w) for i, w in enumerate(weights)}
     with atomic_write(path) as file:
@@ -38,6 +49,21 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
       CheckpointError: naming the file, if it is missing, damaged or of another
         format version.
     """
+    weights, experiment, _ = _read(path)
+    return weights, experiment
+
+
+def load_sources(path: pathlib.Path) -> dict[str, str]:
+    """Reads the hashes that `save` was given; none of a file of version 0.1.0.
+
+    Raises:
+      CheckpointError: as `load`.
+    """
+    _, _, header = _read(path)
+    return header.get("sources", {})
+
+
+def _read(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment, dict[str, Any]]:
     if not path.is_file():
         raise errors.CheckpointError(
             f"No trained model at {path}; train one with scripts/train.py."
@@ -52,10 +78,13 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
                     f"library reads {_FORMAT_VERSION}."
                 )
             weights = [arrays[f"weight_{i}"] for i in range(header["num_weights"])]
-        return weights, Experiment(**header["experiment"])
-    except errors.PerFedAvgError:
+        return weights, Experiment(**header["experiment"]), header
+    except errors.CheckpointError:
         raise
-    except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile) as e:
+    except Exception as e:
+        # A damaged archive is told in many ways: zlib's and struct's errors, demands
+        # for a password or an unknown compression. Each member has its CRC-32, so that
+        # no damage goes unseen.
         raise errors.CheckpointError(
             f"{path} is no readable model file ({e}); train it again."
         ) from e

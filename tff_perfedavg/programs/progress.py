@@ -1,0 +1,97 @@
+"""A progress bar on a terminal; elsewhere, as in a log, a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, TextIO
+
+import tqdm
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress(Protocol):
+    """What `progress` gives: the part of tqdm's interface that is used here."""
+
+    def set_postfix(self, *, refresh: bool = True, **values: Any) -> None:
+        """Sets what is shown behind the numbers, by name."""
+
+    def update(self, n: int = 1) -> Any:
+        """Adds so many units that are done."""
+
+
+@contextlib.contextmanager
+def progress(
+    *,
+    total: int,
+    desc: str,
+    unit: str,
+    initial: int = 0,
+    file: TextIO | None = None,
+) -> Iterator[Progress]:
+    """Shows how far a loop is, for the block.
+
+    Example:
+      with progress(total=300, desc="training", unit="round") as bar:
+          for _ in range(300):
+              bar.set_postfix(loss="0.312", refresh=False)
+              bar.update()
+
+    Args:
+      total: units there will be.
+      desc: what is shown in front.
+      unit: of what there are so many, in the singular.
+      initial: units that are done before.
+      file: where it is shown; by default standard error.
+    """
+    file = sys.stderr if file is None else file
+    if file.isatty():
+        with tqdm.tqdm(
+            total=total, initial=initial, desc=desc, unit=unit, file=file
+        ) as bar:
+            yield bar
+        return
+    lines = _Lines(total, initial, desc, unit, file)
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+class _Lines:
+    """A line at most every half minute and every hundredth, and one at the end."""
+
+    def __init__(self, total: int, initial: int, desc: str, unit: str, file: TextIO):
+        self._total, self._done = total, initial
+        self._desc, self._unit, self._file = desc, unit, file
+        self._postfix = ""
+        self._start = self._told_at = time.monotonic()
+        self._told: int | None = None
+        self._next = initial + total / 100
+
+    def set_postfix(self, *, refresh: bool = True, **values: Any) -> None:
+        self._postfix = "".join(f", {name}={value}" for name, value in values.items())
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        now = time.monotonic()
+        if self._done >= self._next and now - self._told_at >= _SECONDS_BETWEEN_LINES:
+            self._tell(now)
+
+    def close(self) -> None:
+        """Tells where it ended, if that is not told yet."""
+        if self._told != self._done:
+            self._tell(time.monotonic())
+
+    def _tell(self, now: float) -> None:
+        print(
+            f"{self._desc}: {self._done}/{self._total} {self._unit}s, "
+            f"{now - self._start:.0f} s{self._postfix}",
+            file=self._file,
+            flush=True,
+        )
+        self._told, self._told_at = self._done, now
+        self._next = self._done + self._total / 100
