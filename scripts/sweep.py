@@ -18,6 +18,8 @@ from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import command, experiment_flags
 from tff_perfedavg.programs.experiment import METHODS
+from tff_perfedavg.programs.model_file import find_model_file
+from tff_perfedavg.programs.run_paths import RunPaths
 
 _ROOT = flags.DEFINE_string(
     "root_output_dir", "results/sweep", "Directory of the runs and the table."
@@ -39,6 +41,9 @@ _ROWS = flags.DEFINE_list(
 )
 _SEED = flags.DEFINE_integer(
     "selection_seed", 0, "Of the division into users that choose and that report."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR."
 )
 experiment_flags.define()
 flags.adopt_module_key_flags(experiment_flags)
@@ -75,6 +80,7 @@ def axes() -> dict[str, list]:
 def main():
     base = experiment_flags.experiment()
     grid = axes()
+    RunPaths(pathlib.Path(_ROOT.value), "runs").check_writable()
     for name in _CHOOSE.value:
         errors.check_known("choose", name, grid)
     rates = command.numbers(_RATES, float)
@@ -84,11 +90,18 @@ def main():
             AdaptationConfig(rate, _STEPS.value, num_rows=most or None)
     command.load_frameworks()
     from tff_perfedavg.programs import metrics, report, study, sweep
+    from tff_perfedavg.programs.population import build_population
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)
-    use_local_runtime()
     root = pathlib.Path(_ROOT.value)
+    # All of them, before the first run begins.
+    for run in runs:
+        paths = RunPaths(root, run.name)
+        if run.experiment.has_own_model:
+            find_model_file(run.experiment.model)
+        build_population(run.experiment, paths.root, _DATA_DIR.value)
+    use_local_runtime()
     study.run_all(runs, base, root)
     per_user = study.read_study(root, runs)
     test = sweep.choose(per_user, grid, _CHOOSE.value, seed=_SEED.value)
