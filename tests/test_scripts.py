@@ -49,6 +49,7 @@ def test_help_answers_without_loading_a_framework(script):
         text=True,
         cwd=ROOT,
     )
+    assert answer.returncode == 0
     assert re.search("--.*(_dir|model|output|port)", answer.stdout)
     loaded = set(re.findall(r"\| +(\w+)$", answer.stderr, re.MULTILINE))
     assert "tff_perfedavg" in loaded
@@ -71,6 +72,32 @@ def test_help_answers_without_loading_a_framework(script):
             "train.py",
             ["--experiment_name=a", "--model=resnet"],
             "model is 'resnet'; known: mlp",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--model=/nope.py:f"],
+            "model is '/nope.py:f', but there is no file /nope.py",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--root_output_dir=/dev/null/x"],
+            "/dev/null is no directory",
+        ),
+        ("train.py", [f"--experiment_name={'n' * 256}"], "has 256 bytes"),
+        (
+            "train.py",
+            ["--experiment_name=a", "--dataset=mnist", "--data_dir=/nowhere"],
+            "data directory /nowhere is no directory",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--dataset=mnist", "--data_dir=/nowhere"],
+            "data directory /nowhere is no directory",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--root_output_dir=/dev/null/x"],
+            "/dev/null is no directory",
         ),
         (
             "train.py",
