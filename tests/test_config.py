@@ -37,6 +37,38 @@ def test_a_count_below_one_is_refused(field, value):
         PerFedAvgConfig(**PER_FED_AVG | {field: value})
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: Experiment(batch_size=10**9), "batch_size is 1000000000; .* 1000000"),
+        (
+            lambda: FedAvgConfig(0.1, batch_size=10**9),
+            r"FedAvgConfig\.batch_size is 10",
+        ),
+        (
+            lambda: AdaptationConfig(0.1, batch_size=10**9),
+            "batch_size is 10+; .*at most",
+        ),
+        (
+            lambda: AdaptationConfig(0.1, num_steps=10**30),
+            "num_steps is 10+; .*at most",
+        ),
+        (
+            lambda: Experiment(num_local_steps=10**30),
+            "num_local_steps is 10+; it must be at most 2147483647",
+        ),
+        (
+            lambda: Experiment(num_local_steps=10**6, batch_size=10**6),
+            "with 3000000 rows a step; that is 30+ rows a round.* smaller batches",
+        ),
+        (lambda: Experiment(num_users=10**30), "num_users is 10+; it must be at most"),
+    ],
+)
+def test_a_count_that_no_round_could_hold_is_refused(config, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        config()
+
+
 def test_an_unknown_variant_lists_the_known_ones():
     with pytest.raises(
         errors.ConfigError, match=r"'second_order'.*exact, first_order, hessian_free"

@@ -15,6 +15,10 @@ EXACT = "exact"
 FIRST_ORDER = "first_order"
 HESSIAN_FREE = "hessian_free"
 VARIANTS = (EXACT, FIRST_ORDER, HESSIAN_FREE)
+# Steps and rows are numbered in int32.
+_MOST = 2**31 - 1
+# Batches are padded to their size, whatever a user has.
+_MOST_BATCH_ROWS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +58,14 @@ class PerFedAvgConfig:
         _check_positive(self, "outer_learning_rate", "for example 0.01")
         _check_positive(self, "hessian_free_delta", "for example 0.01")
         check_at_least(self, "num_local_steps", 1)
-        check_at_least(self, "support_batch_size", 1)
-        check_at_least(self, "query_batch_size", 1)
-        check_at_least(self, "hessian_batch_size", 1)
+        for field in ("support_batch_size", "query_batch_size", "hessian_batch_size"):
+            check_at_least(self, field, 1, _MOST_BATCH_ROWS)
         if self.variant not in VARIANTS:
             raise errors.ConfigError(
                 f"PerFedAvgConfig.variant is {self.variant!r}; known variants: "
                 f"{', '.join(VARIANTS)}."
             )
+        _check_rows(self)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -89,7 +93,8 @@ class FedAvgConfig:
     def __post_init__(self):
         _check_positive(self, "learning_rate", "for example 0.01")
         check_at_least(self, "num_local_steps", 1)
-        check_at_least(self, "batch_size", 1)
+        check_at_least(self, "batch_size", 1, _MOST_BATCH_ROWS)
+        _check_rows(self)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -123,9 +128,9 @@ class AdaptationConfig:
     def __post_init__(self):
         _check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
-        for field in ("batch_size", "num_rows"):
+        for field, most in (("batch_size", _MOST_BATCH_ROWS), ("num_rows", _MOST)):
             if getattr(self, field) is not None:
-                check_at_least(self, field, 1)
+                check_at_least(self, field, 1, most)
 
 
 def _check_positive(config, field: str, example: str) -> None:
@@ -138,11 +143,25 @@ def _check_positive(config, field: str, example: str) -> None:
         )
 
 
-def check_at_least(config, field: str, lowest: int) -> None:
-    """Raises `ConfigError` unless a field is a whole number of at least `lowest`."""
+def _check_rows(config: LocalConfig) -> None:
+    rows = config.num_local_steps * sum(config.batch_sizes)
+    if rows > _MOST:
+        raise errors.ConfigError(
+            f"{type(config).__name__}.num_local_steps is {config.num_local_steps}, "
+            f"with {sum(config.batch_sizes)} rows a step; that is {rows} rows a round, "
+            f"and at most {_MOST} can be numbered. Take fewer steps or smaller batches."
+        )
+
+
+def check_at_least(config, field: str, lowest: int, highest: int = _MOST) -> None:
+    """Raises `ConfigError` unless a field is a whole number from lowest to highest."""
     value = getattr(config, field)
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise errors.ConfigError(
             f"{type(config).__name__}.{field} is {value!r}; it must be a whole "
             f"number of at least {lowest}."
+        )
+    if value > highest:
+        raise errors.ConfigError(
+            f"{type(config).__name__}.{field} is {value}; it must be at most {highest}."
         )
