@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
-from tff_perfedavg.ondevice import flatbuffer, gradients
+from tff_perfedavg.ondevice import flatbuffer, gradients, seal
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_inference, export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
@@ -28,6 +30,9 @@ layers = tf.keras.layers
 SMALL = mlp((4,), 3, hidden=(5,))
 BY_HAND = reference.TwoLayerNetwork()
 RATE = 0.1
+# Weights stay finite at such a rate, and answers do not.
+TOO_LARGE = 1e30
+DATA = pathlib.Path(__file__).parent / "data"
 MODELS = {
     "logistic_regression": logistic_regression((64,), 10),
     "mlp": mlp((28, 28), 10),
@@ -121,6 +126,38 @@ def device(small_file):
     return OnDeviceModel(small_file)
 
 
+@pytest.fixture
+def old_device(tmp_path):
+    """A model that version 0.1.0 exported: the weights of `small_file`."""
+    path = tmp_path / "old.tflite"
+    shutil.copy(DATA / "version_0_1_0.tflite", path)
+    return OnDeviceModel(path)
+
+
+def call_adapt(device, signature="adapt", rate=RATE, **inputs):
+    """Calls a signature as an app may, past the checks of the client."""
+    x, y = small_batch()
+    inputs = {"x": x, "y": y, "learning_rate": np.array([rate], np.float32), **inputs}
+    return device.call(signature, **inputs)
+
+
+def call_meta_update(device, num_steps=3, rate=RATE, **inputs):
+    inputs["num_steps"] = np.array([num_steps], np.int32)
+    inputs["inner_learning_rate"] = np.array([RATE], np.float32)
+    inputs["outer_learning_rate"] = np.array([rate], np.float32)
+    for number, role in enumerate(("support", "query", "hessian")):
+        x, y = small_batch(seed=number)
+        inputs.setdefault(f"x_{role}", np.stack([x] * 3))
+        inputs.setdefault(f"y_{role}", np.stack([y] * 3))
+    for i, weight in enumerate(SMALL.init(1)):
+        inputs.setdefault(f"weight_{i}", weight)
+    return device.call("meta_update", **inputs)
+
+
+def deltas_of(answer):
+    return np.concatenate([d.ravel() for k, d in answer.items() if "delta" in k])
+
+
 # ---------------------------------------------------------------- export and gate
 
 
@@ -186,6 +223,43 @@ def test_a_wrong_gradient_does_not_pass_the_gate(tmp_path, monkeypatch):
 def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
     with pytest.raises(errors.ModelError, match=message):
         export_tflite(SMALL, weights, tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            "mixed_float16",
+            r"'sequential.*' does not compute in float32.*mixed_precision",
+        ),
+        (
+            "float64",
+            r"'sequential.*': weight 0 is float64; a device computes in float32",
+        ),
+    ],
+)
+def test_other_arithmetic_than_float32_is_refused(tmp_path, policy, message):
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        network = tf.keras.Sequential([tf.keras.Input([4]), layers.Dense(3)])
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    model = from_keras(network)
+    with pytest.raises(errors.ModelError, match=message):
+        export_tflite(model, model.init(0), tmp_path / "model.tflite")
+
+
+def test_a_card_does_not_replace_what_the_export_says(tmp_path):
+    with pytest.raises(
+        errors.ConfigError, match="card has batch_size, model_id, which"
+    ):
+        export_tflite(
+            SMALL,
+            SMALL.init(0),
+            tmp_path / "model.tflite",
+            card={"batch_size": 1, "model_id": "", "license": "MIT"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -362,11 +436,52 @@ def test_damaged_personal_weights_are_refused(small_file, tmp_path_factory, data
     assert relative_error(device.weights, before) == 0
 
 
+def test_personal_weights_survive_an_export_of_the_same_model(device, tmp_path):
+    """Another licence, batch size, storage or number of local steps is no other."""
+    device.adapt(*small_batch(), RATE)
+    device.save(tmp_path / "personal.bin")
+    again = tmp_path / "again.tflite"
+    config = ExportConfig(batch_size=6, max_local_steps=0, storage="float16")
+    export_tflite(SMALL, SMALL.init(1), again, config, card={"license": "MIT"})
+    other = OnDeviceModel(again)
+    assert other.card["model_id"] == device.card["model_id"]
+    other.load(tmp_path / "personal.bin")
+    assert relative_error(other.weights, device.weights) == 0
+
+
+def test_files_of_version_0_1_0_adapt_as_they_did(old_device, device, tmp_path):
+    x, y = small_batch()
+    assert old_device.card["format_version"] == 1
+    old_device.load(DATA / "version_0_1_0.weights.bin")
+    old_device.reset()
+    for model in (old_device, device):
+        model.adapt(x, y, RATE, num_steps=3)
+    assert relative_error(old_device.weights, device.weights) < 1e-6
+    assert np.allclose(old_device.infer(x), device.infer(x), atol=1e-6)
+    with pytest.raises(errors.DataError, match="not finite; the weights are as before"):
+        old_device.adapt(x, y, TOO_LARGE)
+    assert relative_error(old_device.weights, device.weights) < 1e-6
+    old_device.save(tmp_path / "personal.bin")
+    assert (tmp_path / "personal.bin").read_bytes().startswith(b"PFAW0001")
+    old_device.reset()
+    old_device.load(tmp_path / "personal.bin")
+    assert relative_error(old_device.weights, device.weights) < 1e-6
+    # It may be of another initial model, for all that the file says.
+    with pytest.raises(errors.CheckpointError, match="the very file it was saved with"):
+        device.load(tmp_path / "personal.bin")
+
+
+def test_a_place_that_cannot_be_written_is_named(device, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.CheckpointError, match=r"cannot be written to .*own.bin"):
+        device.save(tmp_path / "file" / "own.bin")
+
+
 def test_personal_weights_of_another_model_are_refused(device, tmp_path):
     other = tmp_path / "other.tflite"
     export_tflite(SMALL, SMALL.init(2), other, ExportConfig(max_local_steps=0))
     OnDeviceModel(other).save(tmp_path / "personal.bin")
-    with pytest.raises(errors.CheckpointError, match="of another model file"):
+    with pytest.raises(errors.CheckpointError, match="of another model than"):
         device.load(tmp_path / "personal.bin")
     with pytest.raises(errors.CheckpointError, match="No personal weights"):
         device.load(tmp_path / "nowhere.bin")
@@ -388,6 +503,7 @@ def test_personal_weights_of_another_model_are_refused(device, tmp_path):
         (lambda d, x, y: d.adapt(x, y, 0), errors.ConfigError, "learning_rate is 0"),
         (lambda d, x, y: d.adapt(x, y, -0.1), errors.ConfigError, "above 0"),
         (lambda d, x, y: d.adapt(x, y, np.nan), errors.ConfigError, "finite number"),
+        (lambda d, x, y: d.adapt(x, y, 1e39), errors.ConfigError, "e.39; it must be"),
         (lambda d, x, y: d.adapt(x, y, 1.0, 0), errors.ConfigError, "num_steps is 0"),
         (
             lambda d, x, y: d.adapt(np.tile(x, [2, 1]), np.tile(y, 2), 1.0),
@@ -415,6 +531,250 @@ def test_bad_input_is_refused_and_changes_nothing(device, call, kind, message):
     with pytest.raises(kind, match=message):
         call(device, *small_batch())
     assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+@pytest.mark.parametrize("signature", ["adapt", "adapt_steps"])
+def test_a_step_after_which_the_batch_has_no_finite_answer_is_not_applied(
+    device, signature
+):
+    steps = {"num_steps": np.ones([1], np.int32)} if "steps" in signature else {}
+    answer = call_adapt(device, signature, rate=TOO_LARGE, **steps)
+    assert answer["applied"] == 0
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    assert np.isfinite(device.infer(small_batch()[0])).all()
+    assert call_adapt(device, signature, **steps)["applied"] == 1
+
+
+def test_infinite_weights_are_not_applied(device):
+    """Some runtimes round infinity down to the largest number."""
+    x, _ = small_batch()
+    assert call_adapt(device, x=1e30 * np.abs(x), rate=1e38)["applied"] == 0
+    for value in (np.inf, -np.inf, np.nan):
+        given = {
+            f"weight_{i}": np.full_like(w, value) for i, w in enumerate(SMALL.init(1))
+        }
+        assert device.call("set_weights", **given)["done"] == 0
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+def test_padding_alone_is_no_step(device):
+    answer = call_adapt(device, y=np.array([-1, -1, 9, -1], np.int32))
+    assert (answer["loss"], answer["applied"]) == (0, 0)
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 10_001, 2**31 - 1, -(2**31)])
+def test_an_absurd_number_of_steps_is_none(device, num_steps):
+    steps = np.array([num_steps], np.int32)
+    assert call_adapt(device, "adapt_steps", num_steps=steps)["applied"] == 0
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    answer = call_meta_update(device, num_steps)
+    assert answer["applied"] == 0
+    assert not deltas_of(answer).any()
+
+
+@pytest.mark.parametrize("num_steps", [0, 2**31, 2**32 + 1, 10_001, 1.5, np.nan])
+def test_the_client_refuses_an_absurd_number_of_steps(device, num_steps):
+    with pytest.raises(errors.ConfigError, match=r"num_steps is .* from 1 to 10000"):
+        device.adapt(*small_batch(), RATE, num_steps)
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+
+
+def test_features_of_padding_count_for_nothing(device):
+    x, y = small_batch()
+    y[[0, 2]] = -1
+    expected = call_adapt(device, y=y)
+    weights = device.weights
+    device.reset()
+    for value in (np.nan, np.inf, 1e38):
+        x[[0, 2]] = value
+        answer = call_adapt(device, x=x, y=y)
+        assert answer["applied"] == 1
+        assert answer["loss"] == expected["loss"]
+        assert relative_error(device.weights, weights) == 0
+        device.reset()
+
+
+def test_features_of_padding_count_for_nothing_in_a_round(device):
+    spoilt = {}
+    for number, role in enumerate(("support", "query", "hessian")):
+        x, y = small_batch(seed=number)
+        y[number] = -1
+        spoilt[f"y_{role}"] = np.stack([y] * 3)
+        spoilt[f"x_{role}"] = np.stack([x] * 3)
+    expected = deltas_of(call_meta_update(device, **spoilt))
+    for number, role in enumerate(("support", "query", "hessian")):
+        spoilt[f"x_{role}"][:, number] = np.nan
+    answer = call_meta_update(device, **spoilt)
+    assert answer["applied"] == 1
+    assert np.array_equal(deltas_of(answer), expected)
+
+
+def test_a_regressors_padding_counts_for_nothing(tmp_path):
+    model = mlp_regressor((3,), 2, hidden=(4,))
+    path = tmp_path / "regressor.tflite"
+    config = ExportConfig(3, max_local_steps=1, variant="first_order")
+    export_tflite(model, model.init(0), path, config)
+    device = OnDeviceModel(path)
+    x = np.ones([3, 3], np.float32)
+    y = np.array([[1, 2], [np.nan, 2], [1, np.nan]], np.float32)
+    expected = device.adapt(x[:1], y[:1], RATE)
+    weights = device.weights
+    device.reset()
+    x[1:] = np.nan
+    answer = call_adapt(device, x=x, y=y)
+    assert (answer["loss"], answer["applied"]) == (np.float32(expected), 1)
+    assert relative_error(device.weights, weights) == 0
+    assert call_adapt(device, y=y * np.nan, x=x)["applied"] == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"rate": 1e38},
+        {"x_query": np.full([3, 4, 4], np.nan, np.float32)},
+        {"y_support": np.full([3, 4], -1, np.int32)},
+        {"y_query": np.array([[0, 1, 2, 0], [-1] * 4, [0, 1, 2, 0]], np.int32)},
+        {"weight_0": np.full([4, 5], np.nan, np.float32)},
+    ],
+    ids=["rate", "features", "labels", "a step", "weights"],
+)
+def test_an_update_that_is_none_is_marked_and_zero(device, spoil):
+    answer = call_meta_update(device, **spoil)
+    assert answer["applied"] == 0
+    assert not deltas_of(answer).any()
+
+
+def test_steps_beyond_those_asked_for_need_no_rows(device):
+    labels = np.array([[0, 1, 2, 0], [-1] * 4, [-1] * 4], np.int32)
+    answer = call_meta_update(device, 1, y_query=labels)
+    assert answer["applied"] == 1
+    assert deltas_of(answer).any()
+
+
+def test_the_client_refuses_an_update_that_is_not_finite(device, old_device):
+    step = dict.fromkeys(("support", "query", "hessian"), small_batch())
+    for model in (device, old_device):
+        with pytest.raises(errors.DataError, match="Leave this user out of the round"):
+            model.meta_update(SMALL.init(1), [step], 1e38, 1e38)
+        update, _, _ = model.meta_update(SMALL.init(1), [step], RATE, RATE)
+        assert np.isfinite(update[0]).all()
+
+
+def test_a_model_without_finite_answers_is_neither_used_nor_kept(device, tmp_path):
+    x, _ = small_batch()
+    dead = {f"weight_{i}": w + np.float32(1e30) for i, w in enumerate(device.weights)}
+    with pytest.raises(errors.DataError, match="answers are not finite; the weights"):
+        device.set_weights(list(dead.values()))
+    assert relative_error(device.weights, SMALL.init(1)) == 0
+    device.save(tmp_path / "before.bin")
+    device.call("set_weights", **dead)
+    with pytest.raises(errors.ModelError, match=r"answers are not finite; call reset"):
+        device.infer(np.abs(x))
+    with pytest.raises(errors.ModelError, match=r"answers are not finite; call reset"):
+        device.save(tmp_path / "dead.bin")
+    assert not (tmp_path / "dead.bin").exists()
+    device.load(tmp_path / "before.bin")
+    assert np.isfinite(device.infer(x)).all()
+
+
+def test_kept_weights_without_finite_answers_are_refused(
+    device, old_device, tmp_path, monkeypatch
+):
+    path = tmp_path / "dead.bin"
+    for model in (device, old_device):
+        dead = [w + np.float32(1e30) for w in model.weights]
+        model.call("set_weights", **{f"weight_{i}": w for i, w in enumerate(dead)})
+        with monkeypatch.context() as patch:
+            # As version 0.1.0 did.
+            patch.setattr(OnDeviceModel, "_check_alive", lambda *_: None)
+            model.save(path)
+        model.reset()
+        with pytest.raises(errors.CheckpointError, match=r"dead.bin cannot be used"):
+            model.load(path)
+        assert relative_error(model.weights, SMALL.init(1)) == 0
+
+
+def test_rows_beyond_the_models_range_are_refused_by_number(device):
+    x, _ = small_batch()
+    device.set_weights([10 * np.ones_like(w) for w in device.weights])
+    x[2] = 3e38
+    with pytest.raises(errors.DataError, match="the answer for row 2 is not finite"):
+        device.infer(x)
+
+
+def test_one_answer_comes_from_one_set_of_weights(device):
+    x, y = small_batch()
+    rows = np.tile(x[:1], [400, 1])
+    before = device.infer(rows[:1])
+    done = threading.Event()
+
+    def keep_adapting():
+        while not done.is_set():
+            device.adapt(x, y, RATE)
+
+    thread = threading.Thread(target=keep_adapting)
+    thread.start()
+    try:
+        answers = [device.infer(rows) for _ in range(10)]
+    finally:
+        done.set()
+        thread.join()
+    assert [len(np.unique(answer, axis=0)) for answer in answers] == [1] * 10
+    assert not np.array_equal(answers[-1][:1], before)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"x": np.zeros([2, 4], np.float32)}, r"x of float32 \[2, 4\]; it takes float"),
+        ({"x": np.zeros([1, 4])}, r"x of float64 \[1, 4\]; it takes float32 \[1, 4\]"),
+        ({}, "was given nothing; it takes x"),
+        ({"x": np.zeros([1, 4], np.float32), "z": np.zeros(1)}, "was given x, z"),
+    ],
+)
+def test_raw_calls_take_arrays_of_the_files_shapes_alone(device, inputs, message):
+    with pytest.raises(errors.DataError, match=message):
+        device.call("infer", **inputs)
+
+
+def test_raw_weights_of_other_sizes_do_not_reach_the_runtime(device, old_device):
+    for model in (device, old_device):
+        longer = {f"weight_{i}": np.tile(w, 50) for i, w in enumerate(model.weights)}
+        with pytest.raises(errors.DataError, match=r"weight_0 of float32 \[4, 250\]"):
+            model.call("set_weights", **longer)
+        assert relative_error(model.weights, SMALL.init(1)) == 0
+
+
+def test_the_signature_itself_refuses_weights_of_other_sizes(tmp_path):
+    """An app has no checks of ours; one column could be broadcast to many."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = logistic_regression((3,), 1)
+    path = tmp_path / "model.tflite"
+    export_tflite(model, model.init(0), path, ExportConfig(max_local_steps=0))
+    for runtime in (Interpreter, tf.lite.Interpreter):
+        for kernel, bias in (((3, 7), (7,)), ((2, 3, 1), (2, 1)), ((2, 1), (1,))):
+            interpreter = runtime(model_path=str(path))
+            set_weights = interpreter.get_signature_runner("set_weights")
+            with pytest.raises(RuntimeError, match="failed to prepare"):
+                set_weights(
+                    weight_0=np.ones(kernel, np.float32),
+                    weight_1=np.ones(bias, np.float32),
+                )
+            found = interpreter.get_signature_runner("get_weights")(
+                unused=np.zeros([1], np.float32)
+            )
+            assert relative_error([found["weight_0"]], [model.init(0)[0]]) == 0
+
+
+@pytest.mark.parametrize("rows", [["a", "b"], [[1.0, 2.0], [1.0]], None, [1j]])
+def test_what_is_no_array_of_numbers_is_refused(device, rows):
+    x, _ = small_batch()
+    with pytest.raises(errors.DataError, match="x is no array of numbers"):
+        device.infer(rows)
+    with pytest.raises(errors.DataError, match="y is no array of numbers"):
+        device.adapt(x, rows, RATE)
 
 
 def test_steps_to_weights_that_are_not_finite_are_undone(device):
@@ -484,6 +844,34 @@ def test_a_file_that_is_no_model_is_refused(small_file, tmp_path, spoil, message
     path = tmp_path / "spoiled.tflite"
     path.write_bytes(spoil(small_file.read_bytes()))
     with pytest.raises(errors.ModelError, match=message):
+        OnDeviceModel(path)
+
+
+def test_every_damaged_byte_of_a_file_is_found(small_file, tmp_path):
+    content = small_file.read_bytes()
+    path = tmp_path / "damaged.tflite"
+    # All of the head, where the checksum is, and some of the rest.
+    for place in [*range(64), *range(64, len(content), 97)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(errors.ModelError, match=r"damaged.tflite is damaged"):
+            OnDeviceModel(path)
+
+
+def test_a_file_cut_short_or_without_its_checksum_is_refused(small_file, tmp_path):
+    content = small_file.read_bytes()
+    path = tmp_path / "cut.tflite"
+    for length in (len(content) - 1, len(content) // 2, 60, 30, 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(
+            errors.ModelError, match=r"cut.tflite is damaged or was cut"
+        ):
+            OnDeviceModel(path)
+    unsealed = flatbuffer.pack(flatbuffer.read(content))
+    assert seal.check(seal.sealed(unsealed), path)
+    path.write_bytes(unsealed)
+    with pytest.raises(errors.ModelError, match=r"cut.tflite .*checksum is missing"):
         OnDeviceModel(path)
 
 

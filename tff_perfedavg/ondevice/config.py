@@ -17,6 +17,9 @@ from tff_perfedavg.optimization.config import (
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)
 ROLES = ("support", "query", "hessian")
+# The most steps that one call of `adapt_steps` takes: a slip in a count should not
+# keep a phone busy for days.
+MAX_ADAPT_STEPS = 10_000
 
 _T = TypeVar("_T")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,8 +18,8 @@ from absl import logging
 from tff_perfedavg import __version__, errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.ondevice import flatbuffer, parity
-from tff_perfedavg.ondevice.config import FLOAT16, ExportConfig
+from tff_perfedavg.ondevice import flatbuffer, parity, seal
+from tff_perfedavg.ondevice.config import FLOAT16, MAX_ADAPT_STEPS, ExportConfig
 from tff_perfedavg.ondevice.signatures import DeviceModule, FixedModule
 
 
@@ -66,15 +68,17 @@ def export_tflite(
 
     Raises:
       ModelError: naming the layer, if a device's runtime lacks an operation the model
-        or its gradient needs; or if the replay differs from TensorFlow by more than
-        1e-5. Then there is no file.
+        or its gradient needs; naming the weight, if it or the model's arithmetic is
+        not float32; or if the replay differs from TensorFlow by more than 1e-5. Then
+        there is no file.
+      ConfigError: if the card has a key that the export writes itself.
     """
     config = config or ExportConfig()
     initial = _checked_weights(model, weights)
+    text = _card_text(model, initial, config, card or {})
     if config.storage == FLOAT16:
         # What the device will start from.
         initial = [w.astype(np.float16).astype(np.float32) for w in initial]
-    text = _card_text(model, initial, config, card or {})
     module = DeviceModule(model, initial, config, text)
     content, operations = _converted(module, config, config.quantize_frozen, text)
     largest_error = parity.check(model, initial, config, content, examples)
@@ -121,6 +125,7 @@ def export_inference(
 
 
 def _checked_weights(model: Model, weights) -> list[np.ndarray]:
+    _check_float32(model)
     weights = [np.asarray(w, np.float32) for w in weights]
     expected = [w.shape for w in model.init(0)]
     if [w.shape for w in weights] != expected:
@@ -135,23 +140,80 @@ def _checked_weights(model: Model, weights) -> list[np.ndarray]:
     return weights
 
 
+def _check_float32(model: Model) -> None:
+    """Raises `ModelError` unless weights, features and outputs are float32."""
+    remedy = (
+        "a device computes in float32. Build the model with dtype float32 "
+        "(tf.keras.mixed_precision.set_global_policy('float32')); "
+        "ExportConfig(storage='float16') halves the file."
+    )
+    for number, weight in enumerate(model.init(0)):
+        if weight.dtype != np.float32:
+            raise errors.ModelError(
+                f"{model.name!r}: weight {number} is {weight.dtype}; {remedy}"
+            )
+    if not model.input_spec.dtype.is_floating:
+        return
+    shapes = [tf.TensorSpec(w.shape, tf.float32) for w in model.init(0)]
+    try:
+        traced = tf.function(lambda *w, x: model.apply(list(w), x), autograph=False)
+        x = tf.TensorSpec([1, *model.input_spec.shape[1:]], model.input_spec.dtype)
+        found = traced.get_concrete_function(*shapes, x=x).structured_outputs.dtype
+    except TypeError as e:
+        # A layer's policy casts its input, and not the weights it is given here.
+        layer = re.search(r"calling layer '(.*?)'", str(e))
+        where = f"layer {layer[1]!r}" if layer else "an operation"
+        raise errors.ModelError(
+            f"{model.name!r}: {where} does not compute in float32; {remedy}"
+        ) from e
+    for what, dtype in (("its input", model.input_spec.dtype), ("its output", found)):
+        if dtype != tf.float32:
+            raise errors.ModelError(f"{model.name!r}: {what} is {dtype.name}; {remedy}")
+
+
 def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
-    whole = {
+    own = {
         "format": "tff_perfedavg",
-        "format_version": 1,
+        "format_version": 2,
         "model": model.name,
+        "model_id": _identity(model, weights),
         "num_classes": model.num_classes,
         "input_shape": list(model.input_spec.shape[1:]),
         "label_shape": list(model.label_spec.shape[1:]),
         "num_weights": len(weights),
+        "max_adapt_steps": MAX_ADAPT_STEPS,
         **dataclasses.asdict(config),
         "versions": {
             "tff_perfedavg": __version__,
             "tensorflow": tf.__version__,
         },
-        **card,
     }
-    return json.dumps(whole, separators=(",", ":")).encode()
+    twice = sorted(own.keys() & card.keys())
+    if twice:
+        raise errors.ConfigError(
+            f"card has {', '.join(twice)}, which the export writes itself; call it "
+            "something else."
+        )
+    return json.dumps({**own, **card}, separators=(",", ":")).encode()
+
+
+def _identity(model: Model, weights: Sequence[np.ndarray]) -> str:
+    """The identity of an initial model: personal weights belong to it.
+
+    The SHA-256 of its sizes and of its initial weights, which are trained and so
+    differ from any other's. The card's other fields, batch sizes and how the file
+    stores its weights are no part of it, nor is the name, which Keras counts up.
+    """
+    sizes = {
+        "input_shape": list(model.input_spec.shape[1:]),
+        "label_shape": list(model.label_spec.shape[1:]),
+        "num_classes": model.num_classes,
+        "weights": [list(w.shape) for w in weights],
+    }
+    found = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
+    for weight in weights:
+        found.update(weight.astype("<f4").tobytes())
+    return found.hexdigest()
 
 
 def _converted(
@@ -187,7 +249,7 @@ def _converted(
         )
     flatbuffer.add_metadata(model, flatbuffer.CARD, card)
     flatbuffer.shrink(model)
-    return flatbuffer.pack(model), operations
+    return seal.sealed(flatbuffer.pack(model)), operations
 
 
 def _write(

@@ -18,23 +18,29 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.ondevice import flatbuffer
+from tff_perfedavg.ondevice import flatbuffer, seal
 from tff_perfedavg.ondevice.config import roles_of
 
-# A file of personal weights: this, the SHA-256 of the model file, the number of
-# weights as a little-endian uint64, the weights as little-endian float32 in their
-# order, and the SHA-256 of all that.
-_MAGIC = b"PFAW0001"
+# A file of personal weights: this, the model's identity, the number of weights as a
+# little-endian uint64, the weights as little-endian float32 in their order, and the
+# SHA-256 of all that.
+_MAGIC = b"PFAW0002"
+# The same with the SHA-256 of the model file, which had no identity in version 0.1.0.
+_MAGIC_OF_FILE = b"PFAW0001"
 _HEADER = struct.Struct("<8s32sQ")
 _DIGEST_BYTES = 32
 _UNUSED = np.zeros([1], np.float32)
+_MAX_INT32 = 2**31 - 1
+# The first format of files whose `applied` says that the model can answer afterwards.
+_CHECKED_FORMAT = 2
 
 
 class OnDeviceModel:
     """An exported model and one user's weights.
 
     Every method may be called at any time and from any thread; calls on one object
-    wait for each other. A new object starts from the file's initial weights.
+    wait for each other, so that all rows of one `infer` see the same weights. A new
+    object starts from the file's initial weights.
 
     Attributes:
       card: what the file says of itself, a dictionary.
@@ -56,20 +62,8 @@ class OnDeviceModel:
             content = self._path.read_bytes()
         except OSError as e:
             raise errors.ModelError(f"No model can be read at {path} ({e}).") from e
-        try:
-            model = flatbuffer.read(content)
-            card = flatbuffer.metadata(model, flatbuffer.CARD)
-        except Exception as e:  # The reader of a damaged file fails anyhow.
-            raise errors.ModelError(
-                f"{path} is no readable TensorFlow Lite file ({type(e).__name__}: "
-                f"{e}); export it again."
-            ) from e
-        if card is None:
-            raise errors.ModelError(
-                f"{path} was not exported by tff_perfedavg: it has no card. Export "
-                "the model with export_tflite."
-            )
-        self.card = json.loads(card)
+        self.card = _card(content, self._path)
+        self._is_checked = self.card.get("format_version", 1) >= _CHECKED_FORMAT
         self._digest = hashlib.sha256(content).digest()
         self._lock = threading.RLock()
         try:
@@ -84,6 +78,18 @@ class OnDeviceModel:
             raise errors.ModelError(
                 f"{path} cannot be run ({e}); export it again."
             ) from e
+        # Kept, since the runtime's own follow what a call resized.
+        self._inputs = {
+            signature: {
+                name: (detail["shape"].tolist(), np.dtype(detail["dtype"]))
+                for name, detail in runner.get_input_details().items()
+            }
+            for signature, runner in self._runners.items()
+        }
+        # Rows that the initial model answers: where it does not any more, the personal
+        # weights are to blame.
+        probes = _probes(*self._inputs["infer"]["x"])
+        self._probes = probes[_is_finite(self._infer(probes))]
 
     @property
     def signatures(self) -> list[str]:
@@ -91,12 +97,17 @@ class OnDeviceModel:
         return list(self._runners)
 
     def inputs(self, signature: str) -> dict[str, tuple[list[int], np.dtype]]:
-        """Returns shape and dtype of a signature's inputs by name."""
-        details = self._runners[signature].get_input_details()
-        return {
-            name: (detail["shape"].tolist(), np.dtype(detail["dtype"]))
-            for name, detail in details.items()
-        }
+        """Returns shape and dtype of a signature's inputs by name.
+
+        Raises:
+          ModelError: if the file has no such signature.
+        """
+        if signature not in self._inputs:
+            raise errors.ModelError(
+                f"{self._path} has no signature {signature!r}; it has "
+                f"{', '.join(self._inputs)}. Export the model with export_tflite."
+            )
+        return dict(self._inputs[signature])
 
     @property
     def batch_size(self) -> int:
@@ -110,18 +121,23 @@ class OnDeviceModel:
           x: `[rows, ...]` features, scaled as in training.
 
         Raises:
-          DataError: if the shape is wrong or a number is not finite.
+          DataError: if the shape is wrong, or a number or an answer is not finite.
+          ModelError: if the personal weights leave no finite answer.
         """
         x = self._features(x)
-        size = self.card["infer_batch_size"]
-        outputs = []
-        for start in range(0, len(x), size):
-            part = x[start : start + size]
-            answer = self.call("infer", x=_padded(part, size, 0))
-            outputs.append(next(iter(answer.values()))[: len(part)])
-        if not outputs:
+        if not len(x):
             raise errors.DataError("infer: no row was given; give at least one.")
-        return np.concatenate(outputs)
+        with self._lock:
+            outputs = self._infer(x)
+            is_finite = _is_finite(outputs)
+            if is_finite.all():
+                return outputs
+            self._check_alive()
+        raise errors.DataError(
+            f"infer: the answer for row {int(np.argmin(is_finite))} is not finite; its "
+            "features are beyond what the model can compute with. Scale them as in "
+            "training."
+        )
 
     def adapt(
         self, x: np.ndarray, y: np.ndarray, learning_rate: float, num_steps: int = 1
@@ -132,29 +148,41 @@ class OnDeviceModel:
           x: `[rows, ...]` features, at most `batch_size` rows.
           y: `[rows]` class numbers, or `[rows, ...]` numbers of a regressor.
           learning_rate: alpha.
-          num_steps: steps, all on this batch.
+          num_steps: steps, all on this batch; at most the card's `max_adapt_steps`.
 
         Raises:
           DataError: if rows are too many, or of wrong shape, class or value; or if the
-            steps led to weights that are not finite. The weights are as before.
+            steps led to weights that are not finite, or with which the loss or the
+            answers for these rows are not. The weights are as before.
           ConfigError: if the rate is not a finite number above 0 or `num_steps` is
-            below 1.
+            no whole number from 1 to `max_adapt_steps`.
         """
         _check_rate("learning_rate", learning_rate)
-        if num_steps < 1:
+        most = self.card.get("max_adapt_steps", _MAX_INT32)
+        if not 1 <= num_steps <= most or num_steps % 1:
             raise errors.ConfigError(
-                f"num_steps is {num_steps}; it must be at least 1."
+                f"num_steps is {num_steps}; it must be a whole number from 1 to {most}."
             )
-        answer = self.call(
-            "adapt_steps",
-            **self._batch(x, y, ""),
-            learning_rate=np.array([learning_rate], np.float32),
-            num_steps=np.array([num_steps], np.int32),
-        )
-        if not answer["applied"][0]:
+        inputs = self._batch(x, y, "")
+        with self._lock:
+            before = None if self._is_checked else self.weights
+            answer = self.call(
+                "adapt_steps",
+                **inputs,
+                learning_rate=np.array([learning_rate], np.float32),
+                num_steps=np.array([num_steps], np.int32),
+            )
+            applied = bool(answer["applied"][0])
+            if applied and before is not None:
+                # A file of version 0.1.0 looks at the weights alone.
+                rows = inputs["x"][: len(x)]
+                applied = bool(_is_finite(self._infer(rows)).all())
+                if not applied:
+                    self.call("set_weights", **_named(before))
+        if not applied:
             raise errors.DataError(
-                f"adapt: steps of {learning_rate:g} led to weights that are not "
-                "finite; the weights are as before. Take a smaller learning rate."
+                f"adapt: steps of {learning_rate:g} led to weights or answers that are "
+                "not finite; the weights are as before. Take a smaller learning rate."
             )
         return float(answer["loss"][0])
 
@@ -171,9 +199,20 @@ class OnDeviceModel:
         """Replaces the personal weights.
 
         Raises:
-          DataError: if their number or a shape differs or a number is not finite.
+          DataError: if their number or a shape differs, or a number, or what the model
+            answers with them, is not finite. The weights are as before.
         """
-        self.call("set_weights", **self._named_weights(weights))
+        inputs = self._named_weights(weights)
+        with self._lock:
+            before = self.weights
+            self.call("set_weights", **inputs)
+            if self._is_alive():
+                return
+            self.call("set_weights", **_named(before))
+        raise errors.DataError(
+            "Weights are so large that the model's answers are not finite; the weights "
+            "are as before."
+        )
 
     def meta_update(
         self,
@@ -195,7 +234,8 @@ class OnDeviceModel:
           The update `w_k - w`, and the mean support and query loss.
 
         Raises:
-          DataError: as `adapt`, and if there are no steps or more than the file takes.
+          DataError: as `adapt`, and if there are no steps or more than the file takes,
+            or if the update is not finite.
           ConfigError: if a rate is not a finite number above 0.
           ModelError: if the file was exported without this signature.
         """
@@ -225,22 +265,52 @@ class OnDeviceModel:
             outer_learning_rate=np.array([outer_learning_rate], np.float32),
             num_steps=np.array([len(batches)], np.int32),
         )
-        support_loss, query_loss = answer["support_loss"], answer["query_loss"]
-        return in_order(answer, "delta"), float(support_loss[0]), float(query_loss[0])
+        update = in_order(answer, "delta")
+        losses = answer["support_loss"], answer["query_loss"]
+        # Files of version 0.1.0 do not say `applied`.
+        is_sound = all(np.isfinite(part).all() for part in [*update, *losses])
+        if not is_sound or not answer.get("applied", [1])[0]:
+            raise errors.DataError(
+                f"meta_update: steps at rates of {inner_learning_rate:g} and "
+                f"{outer_learning_rate:g} led to an update that is not finite. Leave "
+                "this user out of the round, or take smaller rates."
+            )
+        return update, float(losses[0][0]), float(losses[1][0])
 
     def save(self, path: pathlib.Path | str) -> None:
-        """Writes the personal weights to a file, whole or not at all."""
-        flat = np.concatenate([w.ravel() for w in self.weights]).astype("<f4")
-        content = _HEADER.pack(_MAGIC, self._digest, flat.size) + flat.tobytes()
-        with atomic_write(pathlib.Path(path)) as file:
-            file.write(content + hashlib.sha256(content).digest())
+        """Writes the personal weights to a file, whole or not at all.
+
+        Raises:
+          ModelError: if the personal weights leave no finite answer.
+          CheckpointError: if the file cannot be written.
+        """
+        with self._lock:
+            weights = self.weights
+            self._check_alive(weights)
+        flat = np.concatenate([w.ravel() for w in weights]).astype("<f4")
+        model_id = self.card.get("model_id")
+        if model_id is None:
+            header = _HEADER.pack(_MAGIC_OF_FILE, self._digest, flat.size)
+        else:
+            header = _HEADER.pack(_MAGIC, bytes.fromhex(model_id), flat.size)
+        content = header + flat.tobytes()
+        try:
+            with atomic_write(pathlib.Path(path)) as file:
+                file.write(content + hashlib.sha256(content).digest())
+        except OSError as e:
+            raise errors.CheckpointError(
+                f"Personal weights cannot be written to {path} ({e}); what was there "
+                "before is as it was."
+            ) from e
 
     def load(self, path: pathlib.Path | str) -> None:
         """Takes the personal weights of a file that `save` wrote.
 
         Raises:
-          CheckpointError: naming the file, if it is missing, damaged or belongs to
-            another model; the weights are as before.
+          CheckpointError: naming the file, if it is missing, damaged, belongs to
+            another model or leaves no finite answer; the weights are as before. A
+            model exported again from the same initial weights is the same model; a
+            file of version 0.1.0 belongs to the one model file it was saved with.
         """
         try:
             content = pathlib.Path(path).read_bytes()
@@ -249,7 +319,7 @@ class OnDeviceModel:
                 f"No personal weights can be read at {path} ({e})."
             ) from e
         body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if len(body) < _HEADER.size or not body.startswith(_MAGIC):
+        if len(body) < _HEADER.size or body[:8] not in (_MAGIC, _MAGIC_OF_FILE):
             raise errors.CheckpointError(
                 f"{path} is no file of personal weights, or was cut short."
             )
@@ -257,13 +327,18 @@ class OnDeviceModel:
             raise errors.CheckpointError(
                 f"{path} is damaged or was cut short; adapt the model anew."
             )
-        _, model_digest, count = _HEADER.unpack_from(body)
-        if model_digest != self._digest:
+        magic, owner, count = _HEADER.unpack_from(body)
+        if magic == _MAGIC_OF_FILE and owner != self._digest:
             raise errors.CheckpointError(
-                f"{path} has the weights of another model file than {self._path}; "
-                "adapt this one anew."
+                f"{path} has the weights of another model file than {self._path}; load "
+                "it with the very file it was saved with, or adapt this one anew."
             )
-        shapes = [w.shape for w in self.weights]
+        if magic == _MAGIC and owner.hex() != self.card.get("model_id"):
+            raise errors.CheckpointError(
+                f"{path} has the weights of another model than {self._path}; adapt "
+                "this one anew."
+            )
+        shapes = self._shapes()
         flat = np.frombuffer(body, "<f4", offset=_HEADER.size)
         if not len(flat) == count == sum(map(math.prod, shapes)):
             raise errors.CheckpointError(
@@ -272,30 +347,85 @@ class OnDeviceModel:
             )
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = zip(np.split(flat, ends), shapes, strict=True)
-        self.set_weights([part.reshape(shape) for part, shape in parts])
+        try:
+            self.set_weights([part.reshape(shape) for part, shape in parts])
+        except errors.DataError as e:
+            raise errors.CheckpointError(f"{path} cannot be used: {e}") from e
 
     def call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Runs a signature as it is in the file, without checks; returns copies."""
+        """Runs a signature as it is in the file; returns copies of its outputs.
+
+        Nothing but names, shapes and dtypes are checked: arrays of other sizes would
+        have the runtime write beyond its memory.
+
+        Raises:
+          ModelError: if the file has no such signature.
+          DataError: if an input is missing, unknown, or of another shape or dtype.
+        """
+        wanted = self.inputs(signature)
+        if inputs.keys() != wanted.keys():
+            raise errors.DataError(
+                f"{signature} was given {', '.join(sorted(inputs)) or 'nothing'}; it "
+                f"takes {', '.join(sorted(wanted))}."
+            )
+        for name, (shape, dtype) in wanted.items():
+            found = np.asarray(inputs[name])
+            if list(found.shape) != shape or found.dtype != dtype:
+                raise errors.DataError(
+                    f"{signature} was given {name} of {found.dtype} "
+                    f"{list(found.shape)}; it takes {dtype} {shape}."
+                )
         with self._lock:
             answer = self._runners[signature](**inputs)
             return {name: np.array(value) for name, value in answer.items()}
 
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        """What the model makes of rows, a batch of the file at a time."""
+        size = self.card["infer_batch_size"]
+        parts = [x[start : start + size] for start in range(0, len(x), size)]
+        answers = [self.call("infer", x=_padded(part, size, 0)) for part in parts]
+        return np.concatenate([next(iter(a.values())) for a in answers])[: len(x)]
+
+    def _is_alive(self) -> bool:
+        """Whether answers are finite wherever the initial model's are."""
+        if not len(self._probes):
+            return True
+        return bool(_is_finite(self._infer(self._probes)).all())
+
+    def _check_alive(self, weights: Sequence[np.ndarray] = ()) -> None:
+        if not all(np.isfinite(w).all() for w in weights) or not self._is_alive():
+            raise errors.ModelError(
+                f"{self._path}: with the personal weights as they are, answers are not "
+                "finite; call reset(), or load() a file saved before."
+            )
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Those of the personal weights, in their order."""
+        inputs = self.inputs("set_weights")
+        return [tuple(inputs[f"weight_{i}"][0]) for i in range(len(inputs))]
+
     def _features(self, x) -> np.ndarray:
-        x = np.asarray(x)
+        x = _numbers("x", x)
         shape = tuple(self.card["input_shape"])
         if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
             raise errors.DataError(
                 f"x has shape {x.shape}; the model takes [rows, "
                 f"{', '.join(map(str, shape))}]."
             )
-        x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            row = int(np.argwhere(~np.isfinite(x))[0][0])
+        if not (is_finite := np.isfinite(x.astype(np.float32))).all():
+            row = int(np.argwhere(~is_finite)[0][0])
             raise errors.DataError(f"x has a number that is not finite in row {row}.")
-        return x
+        _, dtype = self.inputs("infer")["x"]
+        if dtype.kind in "iu" and (x != np.round(x)).any():
+            row = int(np.argwhere(x != np.round(x))[0][0])
+            raise errors.DataError(
+                f"x has a number that is no whole number in row {row}; the model takes "
+                f"{dtype}."
+            )
+        return x.astype(dtype)
 
     def _labels(self, y) -> np.ndarray:
-        y = np.asarray(y)
+        y = _numbers("y", y)
         shape = tuple(self.card["label_shape"])
         if y.ndim != len(shape) + 1 or y.shape[1:] != shape:
             raise errors.DataError(
@@ -332,7 +462,7 @@ class OnDeviceModel:
         }
 
     def _named_weights(self, weights) -> dict[str, np.ndarray]:
-        wanted = [w.shape for w in self.weights]
+        wanted = self._shapes()
         given = [np.asarray(w, np.float32) for w in weights]
         if [w.shape for w in given] != wanted:
             raise errors.DataError(
@@ -342,7 +472,65 @@ class OnDeviceModel:
         for i, w in enumerate(given):
             if not np.isfinite(w).all():
                 raise errors.DataError(f"Weight {i} has a number that is not finite.")
-        return {f"weight_{i}": w for i, w in enumerate(given)}
+        return _named(given)
+
+
+def _card(content: bytes, path: pathlib.Path) -> dict:
+    """The card of a model file's content, which is checked before it is parsed."""
+    has_checksum = seal.check(content, path)
+    try:
+        card = flatbuffer.metadata(flatbuffer.read(content), flatbuffer.CARD)
+    except Exception as e:  # The reader of a damaged file fails anyhow.
+        raise errors.ModelError(
+            f"{path} is no readable TensorFlow Lite file ({type(e).__name__}: {e}); "
+            "export it again."
+        ) from e
+    if card is None:
+        raise errors.ModelError(
+            f"{path} was not exported by tff_perfedavg: it has no card. Export the "
+            "model with export_tflite."
+        )
+    try:
+        found = json.loads(card)
+        needs_checksum = found.get("format_version", 1) >= _CHECKED_FORMAT
+    except (ValueError, AttributeError, TypeError) as e:
+        raise errors.ModelError(
+            f"{path} is damaged: its card cannot be read ({e}); export it again."
+        ) from e
+    if needs_checksum and not has_checksum:
+        raise errors.ModelError(
+            f"{path} is damaged: its checksum is missing. Copy or export it again."
+        )
+    return found
+
+
+def _probes(batch_shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Some rows in the range of scaled features."""
+    shape = tuple(batch_shape[1:])
+    some = np.random.default_rng(0).random((2, *shape))
+    rows = np.concatenate([np.zeros([1, *shape]), np.ones([1, *shape]), some])
+    return rows.astype(dtype)
+
+
+def _is_finite(outputs: np.ndarray) -> np.ndarray:
+    """Bool `[rows]`: whether all numbers of a row are finite."""
+    return np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+
+
+def _numbers(name: str, value) -> np.ndarray:
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf":
+            raise TypeError(f"dtype {found.dtype}")
+    except (TypeError, ValueError) as e:
+        raise errors.DataError(
+            f"{name} is no array of numbers with equally long rows ({e})."
+        ) from e
+    return found
+
+
+def _named(weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"weight_{i}": w for i, w in enumerate(weights)}
 
 
 def _padded(rows: np.ndarray, count: int, value) -> np.ndarray:
@@ -357,8 +545,10 @@ def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
 
 
 def _check_rate(name: str, value: float) -> None:
-    if not math.isfinite(value) or value <= 0:
+    with np.errstate(over="ignore"):
+        rounded = np.float32(value)
+    if not np.isfinite(rounded) or rounded <= 0:
         raise errors.ConfigError(
-            f"{name} is {value!r}; it must be a finite number above 0, for example "
-            "0.01."
+            f"{name} is {value!r}; it must be a finite number above 0 in float32, for "
+            "example 0.01."
         )

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model, masked_cross_entropy
 from tff_perfedavg.ondevice import gradients
-from tff_perfedavg.ondevice.config import ExportConfig, roles_of
+from tff_perfedavg.ondevice.config import MAX_ADAPT_STEPS, ExportConfig, roles_of
 from tff_perfedavg.ondevice.supported import check_operations
 from tff_perfedavg.optimization.adaptation import adapt_step
 from tff_perfedavg.optimization.config import PerFedAvgConfig
@@ -26,6 +26,8 @@ from tff_perfedavg.optimization.meta_gradient import replaced_gradients
 _UNUSED = tf.TensorSpec([1], tf.float32)
 _RATE = tf.TensorSpec([1], tf.float32)
 _COUNT = tf.TensorSpec([1], tf.int32)
+# Runtimes round infinity down to float32's largest number, 3.4e38, in some operations.
+_LARGEST = 1e38
 
 
 class FixedModule(tf.Module):
@@ -178,15 +180,19 @@ class DeviceModule(FixedModule):
             loss, adapted = adapt_step(
                 self._model.batch_loss, first, batch, _rate(learning_rate)
             )
-        return self._keep(loss, first, adapted)
+        return self._keep(batch, loss, first, adapted, tf.constant(1))
 
     def adapt_steps(self, x, y, learning_rate, num_steps):
         """Takes gradient steps on one batch.
 
-        Returns its loss before the first step, and whether the steps were kept: an
-        update that is not finite leaves the weights as they were.
+        Returns its loss before the first step, and whether the steps were kept. The
+        weights stay as they were if the new ones, what the model makes of the batch
+        with them or its loss are not finite, if no row counts, or if `num_steps` is
+        not from 1 to `MAX_ADAPT_STEPS`.
         """
         batch, rate, first = self._batch(x, y), _rate(learning_rate), self._read()
+        asked = num_steps[0]
+        count = tf.where(asked <= MAX_ADAPT_STEPS, asked, 0)
 
         def body(number, weights, first_loss):
             loss, weights = adapt_step(self._model.batch_loss, weights, batch, rate)
@@ -195,11 +201,11 @@ class DeviceModule(FixedModule):
 
         with replaced_gradients(gradients.OVERRIDES):
             _, adapted, loss = tf.while_loop(
-                lambda number, *_: number < num_steps[0],
+                lambda number, *_: number < count,
                 body,
                 (tf.constant(0), first, tf.zeros([])),
             )
-        return self._keep(loss, first, adapted)
+        return self._keep(batch, loss, first, adapted, count)
 
     def reset(self, unused):
         """Puts the initial weights back."""
@@ -210,59 +216,107 @@ class DeviceModule(FixedModule):
         return self._by_name("weight", self._read())
 
     def set_weights(self, **weights):
-        """Replaces the personal weights."""
-        return self._assign([weights[f"weight_{i}"] for i in range(len(weights))])
+        """Replaces the personal weights; `done` is 0 if they are not finite."""
+        # An app that passes a larger array resizes the input, and what is assigned has
+        # to fit the variable's memory: a change of shape fails at another size.
+        given = [
+            tf.reshape(weights[f"weight_{i}"], [1, w.size])
+            for i, w in enumerate(self._initial)
+        ]
+        first = [tf.reshape(w, [1, -1]) for w in self._read()]
+        is_finite = _is_finite(given)
+        chosen = _chosen(is_finite, given, first)
+        self._assign(
+            [tf.reshape(c, w.shape) for c, w in zip(chosen, self._initial, strict=True)]
+        )
+        return {"done": tf.cast(is_finite, tf.int32)[tf.newaxis]}
 
     def meta_update(self, inner_learning_rate, outer_learning_rate, num_steps, **given):
         """Takes a user's part of a Per-FedAvg round from the weights given.
 
-        Returns the update `w_k - w` and mean losses. The personal weights stay.
+        Returns the update `w_k - w`, mean losses, and whether the update is one: it is
+        zeros if it or a loss is not finite, if a batch of a step has no row that
+        counts, or if `num_steps` is not from 1 to `max_local_steps`. The personal
+        weights stay.
         """
         weights = [given[f"weight_{i}"] for i in range(len(self._initial))]
+        roles, most = roles_of(self._config.variant), self._config.max_local_steps
 
         def draw(step):
             return [
                 self._batch(tf.gather(given[f"x_{r}"], step), given[f"y_{r}"][step])
-                for r in roles_of(self._config.variant)
+                for r in roles
             ]
 
+        asked = num_steps[0]
+        count = tf.clip_by_value(asked, 1, most)
         config = _TracedConfig(
             inner_learning_rate=_rate(inner_learning_rate),
             outer_learning_rate=_rate(outer_learning_rate),
-            num_local_steps=tf.clip_by_value(
-                num_steps[0], 1, self._config.max_local_steps
-            ),
+            num_local_steps=count,
             variant=self._config.variant,
         )
         with replaced_gradients(gradients.OVERRIDES):
             trained = local_update(self._model.batch_loss, weights, draw, config)
         deltas = [w - t for w, t in zip(weights, trained.weights, strict=True)]
+        is_sound = tf.logical_and(
+            tf.equal(asked, count),
+            _is_finite([*deltas, trained.support_loss, trained.query_loss]),
+        )
+        is_beyond = tf.range(most) >= count
+        for role in roles:
+            has_rows = tf.reduce_max(self._mask(given[f"y_{role}"]), 1) > 0.0
+            is_sound = tf.logical_and(
+                is_sound, tf.reduce_all(tf.logical_or(has_rows, is_beyond))
+            )
+        # Zeros of their shapes would be constants in the file.
+        deltas = [tf.where(is_sound, delta, 0.0) for delta in deltas]
         return {
             **self._by_name("delta", deltas),
             "support_loss": trained.support_loss[tf.newaxis],
             "query_loss": trained.query_loss[tf.newaxis],
+            "applied": tf.cast(is_sound, tf.int32)[tf.newaxis],
         }
 
-    def _keep(self, loss, first, adapted) -> dict[str, tf.Tensor]:
-        """Assigns the adapted weights if they are finite, else the first."""
-        # No operation of the runtime tells NaN and infinity, but a sum has them, and
-        # comparisons with a number tell.
-        total = tf.add_n([tf.reduce_sum(w) for w in adapted])
-        is_finite = tf.abs(total) <= tf.float32.max
-        self._assign(
-            [tf.where(is_finite, a, f) for a, f in zip(adapted, first, strict=True)]
+    def _keep(self, batch, loss, first, adapted, num_steps) -> dict[str, tf.Tensor]:
+        """Assigns the adapted weights if they are sound, else the first."""
+        has_rows = tf.reduce_max(batch.mask) > 0.0
+        outputs = self._model.apply(adapted, batch.x)
+        loss_after = self._model.loss(outputs, batch.y, batch.mask)
+        # Finite weights do not do: their products with the rows may overflow.
+        is_sound = tf.logical_and(
+            tf.logical_and(has_rows, num_steps > 0),
+            _is_finite([*adapted, outputs, loss_after]),
         )
-        applied = tf.cast(is_finite, tf.int32)
+        self._assign(_chosen(is_sound, adapted, first))
+        applied = tf.cast(is_sound, tf.int32)
         return {"loss": loss[tf.newaxis], "applied": applied[tf.newaxis]}
 
     def _batch(self, x, y) -> Batch:
-        """Rows whose label is -1, no class or NaN count for nothing."""
+        """Rows whose label is -1, no class or NaN count for nothing, nor does their x.
+
+        A NaN times a mask of 0 is NaN, so another row stands in such a row's place: a
+        copy of rows, where a choice by number takes as long as a small model's step.
+        """
+        mask = self._mask(y)
+        counts = mask > 0.0
+        numbers = tf.range(mask.shape[0])
+        # 0 where no row counts; such a batch changes nothing.
+        last = tf.reduce_max(numbers * tf.cast(counts, tf.int32))
+        x = tf.gather(x, tf.where(counts, numbers, last))
         if self._model.num_classes is None:
-            counts = tf.reduce_all(tf.equal(y, y), list(range(1, y.shape.rank)))
             y = tf.where(tf.equal(y, y), y, tf.zeros_like(y))
-        else:
-            counts = tf.logical_and(y >= 0, y < self._model.num_classes)
-        return Batch(x, y, tf.cast(counts, tf.float32))
+        return Batch(x, y, mask)
+
+    def _mask(self, y) -> tf.Tensor:
+        """1 for each row of labels `[..., batch, ...]` that counts, else 0."""
+        if self._model.num_classes is None:
+            inner = self._model.label_spec.shape.rank - 1
+            # The smallest of zeros and ones: numbers alone equal themselves.
+            same = tf.cast(tf.equal(y, y), tf.float32)
+            return tf.reduce_min(same, list(range(-inner, 0))) if inner else same
+        counts = tf.logical_and(y >= 0, y < self._model.num_classes)
+        return tf.cast(counts, tf.float32)
 
     def _read(self) -> list[tf.Tensor]:
         return [variable.read_value() for variable in self._weights]
@@ -281,6 +335,18 @@ class _TracedConfig(PerFedAvgConfig):
 
     def __post_init__(self):
         pass
+
+
+def _is_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Whether entries are numbers whose magnitudes sum to less than `_LARGEST`."""
+    # No operation of the runtime tells NaN and infinity, but a sum has them, and
+    # comparisons with a number tell.
+    total = tf.add_n([tf.reduce_sum(tf.abs(tensor)) for tensor in tensors])
+    return total < _LARGEST
+
+
+def _chosen(condition, tensors, others) -> list[tf.Tensor]:
+    return [tf.where(condition, t, o) for t, o in zip(tensors, others, strict=True)]
 
 
 def _rate(value: tf.Tensor) -> tf.Tensor:
