@@ -2,18 +2,20 @@
 
 import dataclasses
 
-import dp_accounting
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
-from dp_accounting import rdp
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.privacy import default_delta, epsilon_spent
+from tff_perfedavg.programs.privacy import amplified_epsilon, unamplified_epsilon
+from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.training_options import TrainingOptions
+from tff_perfedavg.simulation.cohort import PoissonSampler, sample_cohort
 
 BASE = Experiment(
     model="logistic_regression", num_local_steps=2, clients_per_round=8, batch_size=5
@@ -43,7 +45,6 @@ def train_rounds(experiment, population, num_rounds, state=None, first=0):
         build_model,
         build_process,
     )
-    from tff_perfedavg.simulation.cohort import sample_cohort
 
     model = build_model(experiment, population)
     client_data = build_client_data(experiment, model, population)
@@ -144,46 +145,151 @@ def test_noise_in_blocks_is_distributed_as_tffs(tff):
     assert scipy.stats.ks_2samp(*both).pvalue > 1e-4
 
 
-def test_epsilon_is_dp_accountings_own():
-    for noise, cohort, users, rounds in ((1.0, 100, 3500, 200), (0.6, 10, 100, 50)):
-        accountant = rdp.RdpAccountant()
-        for _ in range(rounds):
-            accountant.compose(
-                dp_accounting.PoissonSampledDpEvent(
-                    cohort / users, dp_accounting.GaussianDpEvent(noise)
-                )
-            )
-        expected = accountant.get_epsilon(1e-5)
-        assert np.isclose(epsilon_spent(noise, cohort, users, rounds, 1e-5), expected)
-    assert np.isclose(epsilon_spent(1.0, 100, 3500, 200, 1e-5), 3.09, atol=5e-3)
+@pytest.fixture(scope="module")
+def private_run(tff, tmp_path_factory):
+    """A run with differential privacy, killed after its third round of six."""
+    experiment = dataclasses.replace(BASE, **settings_of("dp_fixed"), total_rounds=6)
+    return experiment, RunPaths(tmp_path_factory.mktemp("private"), "private")
 
 
-def test_epsilon_grows_with_rounds_and_falls_with_noise():
-    by_rounds = [epsilon_spent(1.0, 10, 1000, n, 1e-5) for n in (0, 1, 10, 100)]
-    assert by_rounds[0] == 0
-    assert by_rounds == sorted(by_rounds)
-    by_noise = [epsilon_spent(z, 10, 1000, 10, 1e-5) for z in (2.0, 1.0, 0.5)]
-    assert by_noise == sorted(by_noise)
-    assert default_delta(1000) < 1 / 1000
-    with pytest.raises(errors.ConfigError, match="delta is 1"):
-        epsilon_spent(1.0, 10, 1000, 10, 1)
+def drawn_cohorts(monkeypatch):
+    """Records every cohort that is drawn, by round."""
+    found, real = {}, PoissonSampler.draw
+
+    def draw(self, round_number):
+        cohort = real(self, round_number)
+        assert np.array_equal(found.setdefault(round_number, cohort), cohort)
+        return cohort
+
+    monkeypatch.setattr(PoissonSampler, "draw", draw)
+    return found
 
 
-def test_training_prints_and_logs_the_epsilon(tff, tmp_path, capsys):
-    import pandas as pd
-
-    from tff_perfedavg.programs.run_paths import RunPaths
+def test_a_private_run_draws_secret_poisson_cohorts_and_resumes_with_them(
+    private_run, monkeypatch, capsys
+):
+    from tff_perfedavg.programs.checkpoints import CheckpointManager
     from tff_perfedavg.programs.training import train_and_save
-    from tff_perfedavg.programs.training_options import TrainingOptions
 
-    experiment = dataclasses.replace(BASE, **settings_of("dp_fixed"), total_rounds=4)
-    paths = RunPaths(tmp_path, "private")
-    options = TrainingOptions(rounds_per_evaluation=2, delta=1e-3)
+    experiment, paths = private_run
+    options = TrainingOptions(
+        rounds_per_checkpoint=3, rounds_per_evaluation=2, delta=1e-3
+    )
+    cohorts = drawn_cohorts(monkeypatch)
+
+    def kill(done):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_and_save(experiment, paths, options, on_round=kill)
+    # Rounds 3 and 4 are drawn once more, and alike.
     train_and_save(experiment, paths, options)
+    assert sorted(cohorts) == list(range(6))
+    assert len({len(cohort) for cohort in cohorts.values()}) > 1
+    public = [sample_cohort(range(20), 8, 0, number) for number in range(6)]
+    assert not any(set(cohorts[i]) == set(public[i]) for i in range(6))
+
     rows = pd.read_csv(paths.evaluations).groupby("round_num")["epsilon"].first()
-    assert np.allclose(rows, [epsilon_spent(0.5, 8, 20, n, 1e-3) for n in (0, 2, 4)])
+    expected = [amplified_epsilon(0.5, 8 / 20, n, 1e-3) for n in (0, 2, 4, 6)]
+    assert np.allclose(rows, expected)
     told = capsys.readouterr().err
-    assert f"epsilon {rows[4]:.3g} at delta 0.001" in told
+    assert f"epsilon {rows[6]:.3g} at delta 0.001." in told
+
+    newest = CheckpointManager(paths.checkpoints).latest_whole()
+    secret = newest.notes["cohort_secret"]
+    assert newest.path.stat().st_mode & 0o077 == 0
+    # NumPy keeps strings in UTF-32.
+    forms = [secret.encode(), secret.encode("utf-32-le"), bytes.fromhex(secret)]
+    files = [path for path in paths.root.rglob("*") if path.is_file()]
+    holders = [
+        path for path in files if any(form in path.read_bytes() for form in forms)
+    ]
+    assert holders
+    assert all(path.suffix == ".ckpt" for path in holders)
+
+
+def test_two_private_runs_of_one_seed_draw_other_cohorts(tff, tmp_path, monkeypatch):
+    from tff_perfedavg.programs.training import train
+
+    experiment = dataclasses.replace(BASE, **settings_of("dp_fixed"), total_rounds=2)
+    population = build_population(experiment, tmp_path)
+    found = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            cohorts = drawn_cohorts(patch)
+            train(experiment, population)
+        found.append([sorted(cohorts[i].tolist()) for i in range(2)])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("form", ["users", "blocks_loop", "blocks_vectorized"])
+def test_a_round_without_anybody_is_noise_alone(tff, tmp_path, monkeypatch, form):
+    from tff_perfedavg.programs.training import train
+
+    fields = {**settings_of("dp_fixed"), "total_rounds": 2, "client_form": form}
+    experiment = dataclasses.replace(BASE, **fields, clients_per_round=1)
+    population = build_population(experiment, tmp_path)
+    nobody = np.zeros([0], np.int64)
+    monkeypatch.setattr(PoissonSampler, "draw", lambda self, number: nobody)
+    result = train(experiment, population)
+    assert list(result.metrics["num_users_taken"]) == [0, 0]
+    from tff_perfedavg.programs.build import build_model
+
+    initial = build_model(experiment, population).init(0)
+    change = np.concatenate(
+        [(r - w).ravel() for r, w in zip(result.weights, initial, strict=True)]
+    )
+    # Two draws of standard deviation 0.5 times 0.05, over a cohort of one.
+    assert np.isclose(change.std(), np.sqrt(2) * 0.025, rtol=0.15)
+
+
+def test_fixed_private_cohorts_are_accounted_without_amplification(
+    tff, tmp_path, capsys
+):
+    from tff_perfedavg.programs.training import train_and_save
+
+    fields = {**settings_of("dp_fixed"), "cohort_sampling": "fixed"}
+    experiment = dataclasses.replace(BASE, **fields, total_rounds=4)
+    paths = RunPaths(tmp_path, "fixed")
+    options = TrainingOptions(rounds_per_evaluation=4, delta=1e-3)
+    train_and_save(experiment, paths, options)
+    cohorts = [sample_cohort(range(20), 8, 0, number) for number in range(4)]
+    most = np.bincount(np.concatenate(cohorts)).max()
+    rows = pd.read_csv(paths.evaluations).groupby("round_num")["epsilon"].first()
+    assert np.allclose(rows[4], unamplified_epsilon(0.5, most, 1e-3))
+    told = capsys.readouterr().err
+    assert f"took part most often, {most} times" in told
+    assert "sampling amplifies nothing" in told
+
+
+def test_a_private_run_of_version_0_1_0_goes_on_with_its_public_cohorts(
+    tff, tmp_path, monkeypatch, capsys
+):
+    from tff_perfedavg.programs.checkpoints import CheckpointManager
+    from tff_perfedavg.programs.training import train_and_save
+
+    fixed = {**settings_of("dp_fixed"), "cohort_sampling": "fixed", "total_rounds": 2}
+    experiment = dataclasses.replace(BASE, **fixed)
+    paths = RunPaths(tmp_path, "old")
+    train_and_save(experiment, paths)
+    # What 0.1.0 wrote: no such setting, and no secret.
+    checkpoints = CheckpointManager(paths.checkpoints)
+    saved = checkpoints.read(2)
+    del saved.notes["experiment"]["cohort_sampling"]
+    checkpoints.write(_state_of(experiment, paths, saved), 2, saved.notes)
+    paths.model.unlink()
+    longer = dataclasses.replace(experiment, cohort_sampling="auto", total_rounds=4)
+    cohorts = drawn_cohorts(monkeypatch)
+    train_and_save(longer, paths, TrainingOptions(rounds_per_evaluation=2))
+    assert not cohorts
+    assert "sampling amplifies nothing" in capsys.readouterr().err
+
+
+def _state_of(experiment, paths, saved):
+    population = build_population(experiment, paths.root)
+    process, states = train_rounds(experiment, population, 0)
+    return saved.state(states[0])
 
 
 @pytest.mark.parametrize(
@@ -206,6 +312,12 @@ def test_training_prints_and_logs_the_epsilon(tff, tmp_path, capsys):
             {**settings_of("robust"), "client_form": "blocks_loop"},
             "client_form is blocks_loop, but robust must see each user's update",
         ),
+        (
+            {**settings_of("dp_fixed"), "clipping_norm": 1e30, "noise_multiplier": 1e9},
+            "clipping_norm 1e.30 times noise_multiplier 1e.09 is 1e.39, noise that no",
+        ),
+        ({"cohort_sampling": "poisson"}, "poisson, but aggregator mean is not private"),
+        ({"cohort_sampling": "some"}, "cohort_sampling is 'some'; known: auto, fixed"),
         (
             {**settings_of("dp_adaptive"), "clients_per_round": 5},
             "clients_per_round 5 needs less than 0.5",

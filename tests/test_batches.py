@@ -100,7 +100,7 @@ def test_few_rows_leave_the_mean_meta_gradient_that_of_independent_batches():
     config = PerFedAvgConfig(inner_learning_rate=0.5, outer_learning_rate=1.0)
 
     def sample(count):
-        x = rng.normal(size=[count, 3]) + [1.0, 0.0, 0.5]
+        x = rng.normal(size=[count, 3]) + np.array([1.0, 0.0, 0.5])
         return x, (x[:, 0] + rng.normal(size=count) > 1).astype(int)
 
     def flat(roles):

@@ -84,7 +84,7 @@ def stopped(tff, root):
     """`SHORT`, stopped by Ctrl-C in its fifth round."""
     paths = RunPaths(root, "stopped")
     with pytest.MonkeyPatch.context() as patch:
-        after_calls(patch, "sample_cohort", 6, lambda: os.kill(os.getpid(), 2))
+        after_calls(patch, "draw", 5, lambda: os.kill(os.getpid(), 2), UniformSampler)
         with pytest.raises(errors.Interrupted, match=r"Stopped after round 5 of 14; a"):
             train(paths)
     return paths
@@ -362,7 +362,9 @@ def test_the_best_model_of_before_is_kept_where_it_stays_the_best(
 ):
     # At such a rate, training only ever makes it worse.
     worse = dataclasses.replace(SHORT, outer_learning_rate=30.0)
-    after_calls(monkeypatch, "sample_cohort", 6, lambda: os.kill(os.getpid(), 15))
+    after_calls(
+        monkeypatch, "draw", 5, lambda: os.kill(os.getpid(), 15), UniformSampler
+    )
     with pytest.raises(errors.Interrupted):
         train(paths, worse, best_metric="new/loss/0")
     best = arrays_of(paths.best_model)

@@ -97,7 +97,7 @@ def test_truncated_and_missing_files_are_refused_by_name(store, name):
         UserStore.open(store.path)
 
 
-@pytest.mark.parametrize("name", ["features.bin", "labels.bin", "users.bin"])
+@pytest.mark.parametrize("name", ["features.bin", "labels.bin"])
 def test_a_flipped_bit_is_found_by_name(store, name):
     file = store.path / name
     content = bytearray(file.read_bytes())
@@ -308,3 +308,119 @@ def test_importing_the_store_loads_no_framework():
         cwd=pathlib.Path(__file__).parent.parent,
     )
     assert answer.stdout == "set()\n"
+
+
+def test_every_altered_byte_of_the_table_of_users_is_found(store):
+    """Half of them as no table of users, the rest by their hash."""
+    file = store.path / "users.bin"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        file.write_bytes(content)
+        with pytest.raises(errors.DataError, match=r"users\.bin is"):
+            UserStore.open(store.path).verify()
+    file.write_bytes(whole)
+    UserStore.open(store.path).verify()
+
+
+# First row, first evaluation row, end, is_new: of users of 5 + 2, 1 and 3 + 4 rows.
+@pytest.mark.parametrize(
+    ("user", "column", "value"),
+    [
+        (0, 0, 1),
+        (0, 1, 8),
+        (0, 1, -1),
+        (0, 2, 8),
+        (0, 3, 2),
+        (1, 0, 6),
+        (2, 2, 500_000_000),
+        (2, 2, 14),
+        (1, 2, 7),
+    ],
+)
+def test_rows_that_are_anothers_or_not_there_are_refused_at_opening(
+    store, user, column, value
+):
+    file = store.path / "users.bin"
+    table = np.fromfile(file, np.int64).reshape(-1, 4)
+    table[user, column] = value
+    table.tofile(file)
+    with pytest.raises(errors.DataError, match=r"users\.bin is damaged: "):
+        UserStore.open(store.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.pop("num_rows"), "'num_rows' is 'missing'"),
+        (lambda h: h.update(num_users="3"), "'num_users' is '3'"),
+        (lambda h: h.update(num_rows=14), "contradicts itself: features.bin"),
+        (lambda h: h.update(num_users=2), "contradicts itself: users.bin"),
+        (lambda h: h["labels"].update(dtype="int64"), "contradicts itself: labels.bin"),
+        (lambda h: h["labels"].update(dtype="no"), "'labels' is .*without a shape or"),
+        (lambda h: h["features"].pop("shape"), "'features' is .*without a shape or"),
+        (lambda h: h["files"].pop("labels.bin"), "labels.bin is said to have None"),
+        (lambda h: h["description"].update(colour="red"), "'description': .*colour"),
+        (lambda h: h["description"].update(scale="x"), "'description': .*scale is 'x'"),
+        (lambda h: h["description"].update(scale=[1, 2, 3]), "scale has 3 numbers"),
+    ],
+)
+def test_a_header_that_lacks_or_contradicts_is_refused_by_its_key(
+    store, change, message
+):
+    file = store.path / "store.json"
+    header = json.loads(file.read_text())
+    change(header)
+    file.write_text(json.dumps(header))
+    with pytest.raises(errors.DataError, match=message):
+        UserStore.open(store.path)
+
+
+def test_a_store_that_changes_while_it_is_open_is_noticed(store):
+    store.check_unchanged()
+    file = store.path / "labels.bin"
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(errors.DataError, match="has changed while it was in use"):
+        store.check_unchanged()
+
+
+def test_hashes_are_checked_again_when_a_file_has_changed(store):
+    store.verify()
+    file = store.path / "features.bin"
+    content = bytearray(file.read_bytes())
+    content[3] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(
+        errors.DataError, match=r"features\.bin is not what was written"
+    ):
+        UserStore.open(store.path).verify()
+
+
+@pytest.mark.parametrize("scale", [np.nan, [1.0, np.inf], "much", [[1.0]]])
+def test_a_scale_that_is_no_finite_number_is_refused(scale):
+    with pytest.raises(errors.DataError, match="Description.scale is .*finite number"):
+        Description("toy", 3, scale=scale)
+
+
+def test_a_scale_of_another_length_than_the_features_is_refused(tmp_path):
+    description = Description("toy", 3, scale=[1.0, 2.0, 3.0])
+    users = [user(np.random.default_rng(0), 2, 1)]
+    with pytest.raises(errors.DataError, match=r"3 numbers, .*\[4, 2\] has 2 entries"):
+        UserStore.write(tmp_path / "store", users, description)
+
+
+def test_a_label_that_is_no_whole_number_is_refused(tmp_path):
+    x = np.zeros([2, 1], np.float32)
+    good, bad = (np.array(y, np.float32) for y in ([0, 2], [0, 0.7]))
+
+    def write(y, classes):
+        users = [User(Rows(x, y), Rows(x[:0], y[:0]))]
+        path = tmp_path / f"{y[1]}-{classes}"
+        return UserStore.write(path, users, Description("toy", classes))
+
+    with pytest.raises(
+        errors.DataError, match=r"user 0 has the label 0\.7, but classes"
+    ):
+        write(bad, 3)
+    assert write(good, 3).num_rows == write(bad, None).num_rows == 2

@@ -23,12 +23,15 @@ _cleaned: set[pathlib.Path] = set()
 
 
 @contextlib.contextmanager
-def atomic_write(path: pathlib.Path) -> Iterator[IO[bytes]]:
+def atomic_write(
+    path: pathlib.Path, *, is_secret: bool = False
+) -> Iterator[IO[bytes]]:
     """Opens a file that appears at `path`, whole, when the block ends well.
 
     A block that fails, or a process killed inside it, leaves what was at `path`
     before. Missing directories are made. What killed writers left beside it is removed
-    (see `remove_unfinished`), by a process's first write into a directory.
+    (see `remove_unfinished`), by a process's first write into a directory. A secret
+    one is readable by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent.absolute() not in _cleaned:
@@ -43,7 +46,8 @@ def atomic_write(path: pathlib.Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             # mkstemp makes files private; results are as public as any other file.
-            os.chmod(temporary, 0o666 & ~_umask())
+            if not is_secret:
+                os.chmod(temporary, 0o666 & ~_umask())
             # Before the lock ends with the file, or another might remove it.
             os.replace(temporary, path)
     except BaseException:

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.data.user_store import UserStore, check_whole
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.batches import UserRows
 
@@ -73,7 +73,7 @@ class StoreClientData:
 
         Raises:
           DataError: if features or labels have another shape or number of classes
-            than the model's.
+            than the model's, or classes are no whole numbers.
         """
         for kind, found, wanted in (
             ("features", store.input_shape, model.input_spec.shape[1:]),
@@ -85,6 +85,8 @@ class StoreClientData:
                     f"{store.path} has {kind} {found}, the model {model.name!r} takes "
                     f"{wanted}."
                 )
+        if model.num_classes is not None:
+            check_whole(f"{store.path} has", store.labels)
         self._store = store
         self._model = model
 
@@ -162,6 +164,9 @@ class BlockClientData(StoreClientData):
         self, users: Sequence[int] | np.ndarray
     ) -> Sequence[np.int32 | np.ndarray]:
         users = np.asarray(users, np.int32)
+        if not len(users):
+            # A Poisson sample may be empty; noise is added all the same.
+            return [users]
         # Even blocks, so that none is left for the end alone; a power of two of them,
         # since TFF compiles anew for every number of clients it has not seen.
         num_blocks = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +23,10 @@ from tff_perfedavg.optimization.meta_gradient import global_norm
 
 # From one user's update, tensors shaped like the weights, to what is sent of it.
 UpdateTransform = Callable[[list[tf.Tensor]], list[tf.Tensor]]
+
+
+# Orders of magnitude of float32, from 1e-38 to 1e38.
+_DECADES = 77
 
 
 class ClientWeighting(enum.Enum):
@@ -58,8 +63,10 @@ def build_client_work(
     Returns:
       A process whose result is the update `w_k - w` of each user with its weight,
       and whose measurements are, over the users taken: mean `support_loss`,
-      `query_loss`, `adaptation_gain` (their difference), `update_norm`; and the
-      counts `num_users_taken` and `num_users_excluded`.
+      `query_loss`, `adaptation_gain` (their difference), `update_norm`;
+      `outlier_decades`, powers of ten from the median update norm to the largest (0
+      where all are of one order of magnitude); and the counts `num_users_taken` and
+      `num_users_excluded`.
     """
     weights_type = model_weights_type(model)
     seed_pair = batches.seed_pair(seed)
@@ -81,6 +88,7 @@ def build_client_work(
             return tf.where(taken, tf.cast(value, tf.float32), 0.0)
 
         weight = if_taken(weight)
+        taken_count = tf.cast(taken, tf.int32)
         return collections.OrderedDict(
             update=[
                 tf.math.multiply_no_nan(u, tf.cast(weight, u.dtype)) for u in update
@@ -90,7 +98,11 @@ def build_client_work(
                 support_loss=if_taken(trained.support_loss),
                 query_loss=if_taken(trained.query_loss),
                 update_norm=if_taken(norm),
-                num_users_taken=tf.cast(taken, tf.int32),
+                # How many users have a norm of each order of magnitude: unlike a
+                # largest, numbers that can be summed.
+                norms_by_decade=taken_count
+                * tf.one_hot(_decade(norm), _DECADES, dtype=tf.int32),
+                num_users_taken=taken_count,
                 num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
             ),
         )
@@ -146,6 +158,7 @@ def build_client_work(
             query_loss=query_loss,
             adaptation_gain=support_loss - query_loss,
             update_norm=update_norm,
+            outlier_decades=_outlier_decades(sums["norms_by_decade"]),
             num_users_taken=sums["num_users_taken"],
             num_users_excluded=sums["num_users_excluded"],
         )
@@ -176,6 +189,21 @@ def build_client_work(
         return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
     # TFF's ClientWorkProcess refuses client data that are no sequences.
     return tff.templates.MeasuredProcess(initialize, next_fn)
+
+
+def _decade(norm: tf.Tensor) -> tf.Tensor:
+    """Returns the order of magnitude of a norm, counted from 1e-38."""
+    log = tf.math.log(tf.maximum(norm, 1e-38)) / math.log(10.0)
+    return tf.cast(tf.floor(log), tf.int32) + 38
+
+
+def _outlier_decades(counts: tf.Tensor) -> tf.Tensor:
+    """Returns the distance from the median's decade to the largest that is there."""
+    below = tf.cumsum(counts)
+    total = below[-1]
+    median = tf.reduce_sum(tf.cast(2 * below < total, tf.int32))
+    largest = tf.reduce_sum(tf.cast(below < total, tf.int32))
+    return largest - median
 
 
 def model_weights_type(model: Model) -> tff.StructWithPythonType:

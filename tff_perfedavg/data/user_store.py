@@ -11,7 +11,7 @@ A store is a directory:
 
 A user's rows are its adaptation rows, then its evaluation rows. Features stay in the
 type they have (uint8 images stay uint8); `scale` turns them into floating point when
-they are read. Opening reads `store.json` alone, whatever the store's size.
+they are read. Opening reads `store.json` and `users.bin`, never the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,8 @@ _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
     "ids.npy",
 )
 _BUFFER_BYTES = 1 << 20
+# Stores whose hashes were checked, by what changes with their files.
+_VERIFIED: set[tuple] = set()
 _AGAIN = "prepare the data again"
 
 
@@ -91,6 +93,33 @@ class Description:
     class_names: Sequence[str] = ()
     provenance: str = ""
 
+    def __post_init__(self):
+        classes = self.num_classes
+        if classes is not None and not (isinstance(classes, int) and classes >= 1):
+            raise errors.DataError(
+                f"Description.num_classes is {classes!r}; it must be a whole number of "
+                "at least 1, or None where labels are no classes."
+            )
+        try:
+            scale = np.asarray(self.scale, np.float64)
+        except (TypeError, ValueError):
+            scale = np.array(np.nan)
+        if scale.ndim > 1 or not np.isfinite(scale).all():
+            raise errors.DataError(
+                f"Description.scale is {self.scale!r}; it must be a finite number, or "
+                "one for each entry of the features' last axis."
+            )
+
+    def check_fits(self, features: tuple[int, ...]) -> None:
+        """Raises `DataError` unless the scale suits features of a shape `[...]`."""
+        count = np.shape(self.scale)
+        if count and (not features or count[0] not in (1, features[-1])):
+            raise errors.DataError(
+                f"Description.scale has {count[0]} numbers, but the last axis of "
+                f"features of shape {list(features)} has "
+                f"{features[-1] if features else 'no'} entries; give one for each."
+            )
+
 
 class UserStore:
     """An opened store. Rows are read where they are asked for, by memory map."""
@@ -99,6 +128,7 @@ class UserStore:
         """Use `UserStore.open` or `UserStore.write`."""
         self.path = path
         self._header = header
+        self._opened = self._stamp()
 
     # ------------------------------------------------------------------ writing
 
@@ -149,11 +179,13 @@ class UserStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> UserStore:
-        """Opens a store; instant, whatever its size.
+        """Opens a store, without reading its rows: 60 ms for a million users.
 
         Raises:
           DataError: naming the file, if it is missing, of another size than it was
-            written with, unreadable or of another format version.
+            written with, unreadable or of another format version; if `store.json` lacks
+            something or contradicts itself; or if `users.bin` gives users rows that are
+            not there or another's.
         """
         path = pathlib.Path(path).absolute()
         missing = (
@@ -161,15 +193,48 @@ class UserStore:
             "scripts/prepare_data.py."
         )
         header = read_header(path, _JSON, FORMAT_VERSION, missing=missing, again=_AGAIN)
-        return cls(path, header)
+        _check_header(path / _JSON, header)
+        store = cls(path, header)
+        _check_users(path / _USERS, store.users, store.num_rows)
+        return store
 
     def verify(self) -> None:
-        """Reads every file and checks its hash.
+        """Reads every file and checks its hash; once in a process while none changes.
 
         Raises:
           DataError: naming the first file whose content has changed.
         """
-        verify(self.path, self._header, again=_AGAIN)
+        stamp = self._stamp()
+        if stamp not in _VERIFIED:
+            verify(self.path, self._header, again=_AGAIN)
+            _VERIFIED.add(stamp)
+
+    def check_unchanged(self, cause: BaseException | None = None) -> None:
+        """Checks that no file was written to or replaced since the store was opened.
+
+        Args:
+          cause: what went wrong because of it, if something did.
+
+        Raises:
+          DataError: naming the store.
+        """
+        if self._stamp() != self._opened:
+            raise errors.DataError(
+                f"{self.path} has changed while it was in use. Put it back as it was "
+                "and run the same command again, which goes on from the last "
+                "checkpoint."
+            ) from cause
+
+    def _stamp(self) -> tuple:
+        """What changes with the files: their numbers, sizes and times."""
+        facts = []
+        for name in sorted([_JSON, *self._header["files"]]):
+            try:
+                found = (self.path / name).stat()
+            except OSError:
+                return (str(self.path), None)
+            facts.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        return (str(self.path), tuple(facts))
 
     @property
     def fingerprint(self) -> str:
@@ -278,6 +343,88 @@ class UserStore:
         return np.memmap(self.path / name, dtype, "r", shape=shape)
 
 
+def check_whole(whose: str, labels: np.ndarray) -> None:
+    """Raises `DataError` unless all labels are whole numbers, as classes are.
+
+    Args:
+      whose: how the message begins, for example `user 3 has`.
+      labels: `[rows, ...]`.
+    """
+    if labels.dtype.kind != "f":
+        return
+    wrong = labels != np.floor(labels)
+    if wrong.any():
+        raise errors.DataError(
+            f"{whose} the label {labels[wrong][0]:g}, but classes are whole numbers, "
+            "and it would be cut to one; correct it, or give num_classes=None for "
+            "numbers to predict."
+        )
+
+
+def _check_header(path: pathlib.Path, header: dict[str, Any]) -> None:
+    """Raises `DataError`, naming the key, unless a header is whole and consistent."""
+    wanted = {
+        "description": dict,
+        "num_users": int,
+        "num_rows": int,
+        "features": dict,
+        "labels": dict,
+    }
+    for key, kind in wanted.items():
+        if not isinstance(header.get(key), kind):
+            raise errors.DataError(
+                f"{path}: {key!r} is {header.get(key, 'missing')!r}; {_AGAIN}."
+            )
+    try:
+        description = Description(**header["description"])
+    except (TypeError, errors.DataError) as e:
+        raise errors.DataError(f"{path}: 'description': {e}; {_AGAIN}.") from e
+    rows = {_USERS: (header["num_users"], 4 * np.dtype(np.int64).itemsize)}
+    for key, name in (("features", _FEATURES), ("labels", _LABELS)):
+        try:
+            shape, dtype = header[key]["shape"], np.dtype(header[key]["dtype"])
+            rows[name] = header["num_rows"], dtype.itemsize * math.prod(shape)
+        except (LookupError, TypeError) as e:
+            raise errors.DataError(
+                f"{path}: {key!r} is {header[key]!r}, without a shape or dtype; "
+                f"{_AGAIN}."
+            ) from e
+    description.check_fits(tuple(header["features"]["shape"]))
+    for name, (count, size) in rows.items():
+        found = header["files"].get(name, {}).get("bytes")
+        if found != count * size:
+            raise errors.DataError(
+                f"{path} contradicts itself: {name} is said to have {found} bytes, but "
+                f"{count} rows of {size} bytes; {_AGAIN}."
+            )
+
+
+def _check_users(path: pathlib.Path, users: np.ndarray, num_rows: int) -> None:
+    """Raises `DataError`, naming the user, unless the users' rows partition all rows.
+
+    Args:
+      path: of the file, for the message.
+      users: int64 `[users, 4]`.
+      num_rows: rows of all users.
+    """
+    start, split, end, is_new = np.asarray(users).T
+    previous = np.concatenate([[0], end[:-1]])
+    good = (start == previous) & (start <= split) & (split <= end) & (start < end)
+    good &= (end <= num_rows) & ((is_new == 0) | (is_new == 1))
+    if not good.all():
+        user = int(np.argmin(good))
+        raise errors.DataError(
+            f"{path} is damaged: user {user} has the bounds {start[user]}, "
+            f"{split[user]} and {end[user]} (is_new {is_new[user]}), where the user "
+            f"before ends at {previous[user]} and all rows at {num_rows}; {_AGAIN}."
+        )
+    if len(end) and end[-1] != num_rows:
+        raise errors.DataError(
+            f"{path} is damaged: the rows from {end[-1]} to {num_rows} are nobody's; "
+            f"{_AGAIN}."
+        )
+
+
 class _Writer:
     """Writes a store's files into a directory."""
 
@@ -301,6 +448,7 @@ class _Writer:
         )
         if self._first is None:
             self._first = Rows(adaptation.x[:0], adaptation.y[:0])
+            self._description.check_fits(adaptation.x.shape[1:])
         for split in (adaptation, evaluation):
             self._check(label, split)
         start = self._num_rows
@@ -372,6 +520,8 @@ class _Writer:
                     "those rows."
                 )
         classes = self._description.num_classes
+        if classes is not None:
+            check_whole(f"{name} has", rows.y)
         if (
             classes is not None
             and rows.y.size

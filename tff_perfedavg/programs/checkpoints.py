@@ -92,7 +92,12 @@ class CheckpointManager(tff.program.ProgramStateManager):
         return sorted(int(match[1]) for match in found if match)
 
     def write(
-        self, state: Any, version: int, notes: Mapping[str, Any] | None = None
+        self,
+        state: Any,
+        version: int,
+        notes: Mapping[str, Any] | None = None,
+        *,
+        is_secret: bool = False,
     ) -> None:
         """Saves a version and drops the oldest before it beyond those to keep.
 
@@ -100,6 +105,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
           state: a structure of arrays, numbers and strings.
           version: for example the number of rounds done.
           notes: what else to remember, as JSON takes it.
+          is_secret: let nobody but the file's owner read it.
 
         Raises:
           CheckpointError: if the disk does not take it, and what was there stays; or
@@ -118,7 +124,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
         np.savez(payload, notes=np.array(json.dumps(dict(notes or {}))), **arrays)
         content = payload.getvalue()
         try:
-            with atomic_write(path) as file:
+            with atomic_write(path, is_secret=is_secret) as file:
                 file.write(_MAGIC + hashlib.sha256(content).digest() + content)
         except OSError as e:
             older = [v for v in self.versions() if v < version]

@@ -46,6 +46,9 @@ MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE = (
 AGGREGATORS = (MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE)
 # With differential privacy.
 PRIVATE = (DP_FIXED, DP_ADAPTIVE)
+# How cohorts are drawn.
+FIXED, POISSON = "fixed", "poisson"
+COHORT_SAMPLINGS = (AUTO, FIXED, POISSON)
 # Must see each user's update by itself; the others work in blocks of users, too.
 _BY_USER = (ROBUST, COMPRESSION, DP_ADAPTIVE, SECURE)
 # The algorithms with their variants, under one name each.
@@ -68,6 +71,9 @@ DIVISION = (
     "classes_per_user",
     "min_rows",
 )
+
+# The largest float32 is 3.4e38, and a draw may be some standard deviations.
+_MOST_NOISE = 1e37
 
 _LABELS = {
     EXACT: "Per-FedAvg exact",
@@ -96,7 +102,12 @@ class Experiment:
       num_local_steps: tau.
       batch_size: rows of every batch (support, query and Hessian alike).
       total_rounds: rounds of training.
-      clients_per_round: users in a cohort.
+      clients_per_round: users in a cohort; their mean number, where cohorts are Poisson
+        samples.
+      cohort_sampling: one of `COHORT_SAMPLINGS`. `fixed`: of a fixed size, keyed by the
+        seed; `poisson`: each user by itself, keyed by a secret of the run, which alone
+        lets sampling amplify differential privacy; `auto` takes `poisson` with
+        differential privacy and `fixed` without.
       client_weighting: one of `CLIENT_WEIGHTINGS`.
       aggregator: what is done to users' updates, one of `AGGREGATORS`: their `mean`;
         `clip`, each clipped to a norm before; `robust`, each clipped and large ones
@@ -132,6 +143,7 @@ class Experiment:
     batch_size: int = 10
     total_rounds: int = 300
     clients_per_round: int = 5
+    cohort_sampling: str = AUTO
     client_weighting: str = "uniform"
     aggregator: str = MEAN
     clipping_norm: float | None = None
@@ -145,6 +157,7 @@ class Experiment:
             ("algorithm", ALGORITHMS),
             ("client_weighting", CLIENT_WEIGHTINGS),
             ("client_form", CLIENT_FORMS),
+            ("cohort_sampling", COHORT_SAMPLINGS),
             ("aggregator", AGGREGATORS),
         ):
             errors.check_known(field, getattr(self, field), known)
@@ -253,6 +266,18 @@ class Experiment:
                 f"noise_multiplier is {noise}; {self.aggregator} needs a number above "
                 "0, for example 0.5."
             )
+        if not private and self.cohort_sampling == POISSON:
+            raise errors.ConfigError(
+                f"cohort_sampling is {POISSON}, but aggregator {self.aggregator} is not "
+                f"private; leave it at {AUTO}."
+            )
+        # In float32 the noise would be infinite, and every round's update dropped.
+        if private and norm is not None and norm * noise > _MOST_NOISE:
+            raise errors.ConfigError(
+                f"clipping_norm {norm:g} times noise_multiplier {noise:g} is "
+                f"{norm * noise:g}, noise that no float32 holds; take a norm near those "
+                "of users' updates (update_norm in the metrics)."
+            )
         # Of the noise, a part goes to finding the norm (Andrew et al., 2021).
         most = 0.1 * self.clients_per_round
         if self.aggregator == DP_ADAPTIVE and noise >= most:
@@ -276,6 +301,11 @@ class Experiment:
                 f"client_form is {self.client_form}, but {self.aggregator} must see "
                 f"each user's update; leave it at {AUTO}, or say {USERS}."
             )
+
+    @property
+    def samples_secretly(self) -> bool:
+        """Whether cohorts are Poisson samples, keyed by a secret."""
+        return self.aggregator in PRIVATE and self.cohort_sampling != FIXED
 
     def _division(self) -> dict:
         fields = {name: getattr(self, name) for name in DIVISION}

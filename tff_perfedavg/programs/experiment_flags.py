@@ -59,6 +59,13 @@ def define() -> None:
         "clients_per_round", defaults.clients_per_round, "Users per round."
     )
     flags.DEFINE_enum(
+        "cohort_sampling",
+        defaults.cohort_sampling,
+        experiment_lib.COHORT_SAMPLINGS,
+        "fixed: cohorts of one size, by the seed; poisson: by a secret of the run, as "
+        "differential privacy wants it; auto: poisson with privacy, fixed without.",
+    )
+    flags.DEFINE_enum(
         "client_weighting",
         defaults.client_weighting,
         experiment_lib.CLIENT_WEIGHTINGS,

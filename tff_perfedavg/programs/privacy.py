@@ -1,50 +1,117 @@
-"""How much privacy a run has spent."""
+"""Privacy accounting: the epsilon that a run has spent."""
 
 from __future__ import annotations
 
 import dp_accounting
-from dp_accounting import rdp
+import numpy as np
+from dp_accounting import pld
 
 from tff_perfedavg import errors
 
+# Of privacy losses; with connected dots, epsilon comes out too large by less than this.
+_DISCRETIZATION = 1e-3
 
-def epsilon_spent(
-    noise_multiplier: float,
-    clients_per_round: int,
-    num_users: int,
-    num_rounds: int,
-    delta: float,
+
+def amplified_epsilon(
+    noise_multiplier: float, probability: float, num_rounds: int, delta: float
 ) -> float:
-    """Returns the epsilon of (epsilon, delta) user-level differential privacy.
+    """Returns the epsilon of the Poisson-subsampled Gaussian mechanism.
 
-    By Renyi accounting (dp-accounting), for the subsampled Gaussian mechanism, adding
-    or removing a user. Cohorts are accounted for as if each user were in one with
-    probability clients_per_round / num_users by itself (Poisson sampling), as is usual
-    in the field; they are drawn to a fixed size, for which this is an approximation and
-    no bound.
+    By privacy-loss distributions (dp-accounting), for user-level (epsilon, delta)
+    differential privacy, adding or removing a user. It holds where every user is in
+    every cohort with the probability given, independently, and nobody learns who was.
 
     Args:
       noise_multiplier: standard deviation of the noise over the clipping norm.
-      clients_per_round: users in a cohort.
-      num_users: users that cohorts are drawn from.
+      probability: of a user to be in a cohort, in (0, 1].
       num_rounds: rounds done.
-      delta: in (0, 1), well below 1 / num_users.
+      delta: in (0, 1), well below 1 / number of users.
 
     Raises:
       ConfigError: if delta is not in (0, 1).
     """
-    if not 0 < delta < 1:
-        raise errors.ConfigError(f"delta is {delta}; it must be between 0 and 1.")
-    if num_rounds == 0:
-        return 0.0
+    if probability == 1:
+        return unamplified_epsilon(noise_multiplier, num_rounds, delta)
     one_round = dp_accounting.PoissonSampledDpEvent(
-        clients_per_round / num_users, dp_accounting.GaussianDpEvent(noise_multiplier)
+        probability, dp_accounting.GaussianDpEvent(noise_multiplier)
     )
-    accountant = rdp.RdpAccountant()
-    accountant.compose(dp_accounting.SelfComposedDpEvent(one_round, num_rounds))
-    return accountant.get_epsilon(delta)
+    return _epsilon(one_round, num_rounds, delta)
+
+
+def unamplified_epsilon(
+    noise_multiplier: float, num_contributions: int, delta: float
+) -> float:
+    """Returns the epsilon of a user whose cohorts are known to everybody.
+
+    Args:
+      noise_multiplier: standard deviation of the noise over the clipping norm.
+      num_contributions: rounds in which the user took part; of all users, the largest
+        number bounds everybody's epsilon.
+      delta: in (0, 1).
+
+    Raises:
+      ConfigError: if delta is not in (0, 1).
+    """
+    one_round = dp_accounting.GaussianDpEvent(noise_multiplier)
+    return _epsilon(one_round, num_contributions, delta)
 
 
 def default_delta(num_users: int) -> float:
     """Returns num_users^-1.1, a customary delta."""
     return num_users**-1.1
+
+
+class PrivacyAccount:
+    """The epsilon of a run, round by round."""
+
+    def __init__(
+        self, noise_multiplier: float, probability: float, delta: float, secret: bool
+    ):
+        """Begins with no round done.
+
+        Args:
+          noise_multiplier: standard deviation of the noise over the clipping norm.
+          probability: of a user to be in a cohort.
+          delta: in (0, 1).
+          secret: whether cohorts are Poisson samples that nobody knows. If not, they
+            are taken to be known to everybody.
+        """
+        self.delta = delta
+        self.secret = secret
+        self._noise_multiplier = noise_multiplier
+        self._probability = probability
+        self._num_rounds = 0
+        self._contributions = np.zeros([0], np.int64)
+
+    def add_round(self, cohort: np.ndarray) -> None:
+        """Counts a round: int `[cohort]`, numbers of the users that took part."""
+        self._num_rounds += 1
+        if not self.secret:
+            missing = max(cohort, default=-1) + 1 - len(self._contributions)
+            self._contributions = np.pad(self._contributions, (0, max(0, missing)))
+            self._contributions[cohort] += 1
+
+    @property
+    def most_contributions(self) -> int:
+        """Rounds of the user that took part most often, where cohorts are known."""
+        return int(self._contributions.max(initial=0))
+
+    def epsilon(self) -> float:
+        """Returns what the rounds so far have spent."""
+        if self.secret:
+            return amplified_epsilon(
+                self._noise_multiplier, self._probability, self._num_rounds, self.delta
+            )
+        return unamplified_epsilon(
+            self._noise_multiplier, self.most_contributions, self.delta
+        )
+
+
+def _epsilon(event: dp_accounting.DpEvent, count: int, delta: float) -> float:
+    if not 0 < delta < 1:
+        raise errors.ConfigError(f"delta is {delta}; it must be between 0 and 1.")
+    if count == 0:
+        return 0.0
+    accountant = pld.PLDAccountant(value_discretization_interval=_DISCRETIZATION)
+    accountant.compose(dp_accounting.SelfComposedDpEvent(event, int(count)))
+    return float(accountant.get_epsilon(delta))

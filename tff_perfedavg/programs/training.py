@@ -7,13 +7,16 @@ moment goes on to the same bits.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import errno
 import json
 import math
 import pathlib
+import secrets
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,19 +39,37 @@ from tff_perfedavg.programs.build import (
 )
 from tff_perfedavg.programs.checkpoints import CheckpointManager, Saved
 from tff_perfedavg.programs.evaluation import build_evaluator, choose_users
-from tff_perfedavg.programs.experiment import PRIVATE, Experiment
+from tff_perfedavg.programs.experiment import (
+    COMPRESSION,
+    MEAN,
+    PRIVATE,
+    SECURE,
+    Experiment,
+)
 from tff_perfedavg.programs.metrics import NEW, mean_rows
 from tff_perfedavg.programs.metrics_log import MetricsLog
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.privacy import default_delta, epsilon_spent
+from tff_perfedavg.programs.model_file import find_model_file
+from tff_perfedavg.programs.population import build_population, population_path
+from tff_perfedavg.programs.privacy import PrivacyAccount, default_delta
+from tff_perfedavg.programs.progress import progress
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
-from tff_perfedavg.simulation.cohort import sample_cohort
+from tff_perfedavg.simulation.cohort import (
+    CohortSampler,
+    PoissonSampler,
+    UniformSampler,
+)
 
 # Beside what a run's checkpoints take: its metrics and its models.
 _SPARE_BYTES = 20_000_000
 # What a disk says that is full or may not be written to.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_SECRET_BYTES = 32
+# Aggregators that let one user's update weigh as much as it is large.
+_UNBOUNDED = (MEAN, COMPRESSION, SECURE)
+# An update this many powers of ten above the usual is worth a word.
+_OUTLIER_DECADES = 5
+_USUAL_ROUNDS = 100
 
 
 class TrainingResult(NamedTuple):
@@ -64,22 +85,26 @@ class TrainingResult(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """What is there after a round: rounds done, the process's state, its metrics."""
+    """What is there after a round: rounds done, state, metrics, who took part."""
 
     done: int
     state: Any
     metrics: dict[str, float]
+    cohort: np.ndarray
 
 
 class _Training:
     """An experiment ready to run."""
 
-    def __init__(self, experiment: Experiment, population: UserStore):
+    def __init__(
+        self, experiment: Experiment, population: UserStore, secret: bytes | None
+    ):
         self._experiment = experiment
-        self._told_of_excluded = False
-        self._users = population.training_users
+        self._population = population
+        users = population.training_users
         # Before anything is traced, let a cohort that cannot be drawn fail.
-        sample_cohort(self._users, experiment.clients_per_round, 0, 0)
+        self.sampler = _sampler(experiment, users, secret)
+        self._watch = _UpdateWatch(experiment)
         self.model = build_model(experiment, population)
         self._client_data = build_client_data(experiment, self.model, population)
         self.process = build_process(experiment, self.model, self._client_data)
@@ -87,47 +112,107 @@ class _Training:
     def rounds(self, state: Any, first: int) -> Iterator[_Round]:
         """Runs the rounds from `first` on."""
         experiment = self._experiment
-        with tqdm.tqdm(
+        with progress(
             total=experiment.total_rounds,
             initial=first,
             desc=experiment.label,
             unit="round",
-        ) as progress:
+        ) as bar:
             for round_number in range(first, experiment.total_rounds):
-                cohort = sample_cohort(
-                    self._users,
-                    experiment.clients_per_round,
-                    experiment.base_random_seed,
-                    round_number,
-                )
-                output = self.process.next(state, self._client_data.clients(cohort))
+                cohort = self.sampler.draw(round_number)
+                output = self._run(state, cohort)
                 state = output.state
                 metrics = {
                     name: value.item()
                     for name, value in output.metrics["client_work"].items()
                 }
-                if not metrics["num_users_taken"]:
-                    raise errors.PerFedAvgError(
-                        f"Round {round_number}: not one of {len(cohort)} users' "
-                        "updates was finite. Lower the outer or the inner learning "
-                        "rate."
-                    )
-                excluded = metrics["num_users_excluded"]
-                if excluded and not self._told_of_excluded:
-                    self._told_of_excluded = True
-                    tqdm.tqdm.write(
-                        f"Round {round_number}: {excluded} of {len(cohort)} users' "
-                        "updates were not finite and were left out; the metrics count "
-                        "them from here on (num_users_excluded).",
-                        file=sys.stderr,
-                    )
-                progress.set_postfix(loss=f"{metrics['query_loss']:.3f}", refresh=False)
-                progress.update()
-                yield _Round(round_number + 1, state, metrics)
+                decades = metrics.pop("outlier_decades")
+                self._check_finite(round_number, len(cohort), output, metrics)
+                self._watch.look(round_number, len(cohort), metrics, decades)
+                bar.set_postfix(loss=f"{metrics['query_loss']:.3f}", refresh=False)
+                bar.update()
+                yield _Round(round_number + 1, state, metrics, cohort)
 
     def weights(self, state: Any) -> list[np.ndarray]:
         """Returns the initial model of a state."""
         return [np.asarray(w) for w in self.process.get_model_weights(state).trainable]
+
+    def _run(self, state: Any, cohort: np.ndarray) -> Any:
+        try:
+            return self.process.next(state, self._client_data.clients(cohort))
+        except Exception as e:
+            # Of a store that changes under a worker, TFF tells in many ways.
+            self._population.check_unchanged(e)
+            raise
+
+    def _check_finite(
+        self, round_number: int, cohort_size: int, output: Any, metrics: dict
+    ) -> None:
+        """Raises `Diverged` unless the round led to finite weights."""
+        if cohort_size and not metrics["num_users_taken"]:
+            raise errors.Diverged(
+                f"Round {round_number}: not one of {cohort_size} users' updates was "
+                "finite. Lower the outer or the inner learning rate."
+            )
+        if output.metrics["finalizer"]["update_non_finite"]:
+            raise errors.Diverged(
+                f"Round {round_number}: users' updates are finite, but what the "
+                f"aggregator {self._experiment.aggregator} makes of them is not. Lower "
+                "the learning rates, or the noise."
+            )
+        weights = output.state.global_model_weights.trainable
+        if not all(np.isfinite(w).all() for w in weights):
+            raise errors.Diverged(
+                f"Round {round_number}: the server's weights are not finite. Lower the "
+                "outer or the inner learning rate."
+            )
+
+
+class _UpdateWatch:
+    """Tells, once each, of users left out and of updates out of all proportion."""
+
+    def __init__(self, experiment: Experiment):
+        self._aggregator = experiment.aggregator
+        self._told_of_excluded = False
+        self._told_of_outlier = experiment.aggregator not in _UNBOUNDED
+        self._norms: collections.deque[float] = collections.deque(maxlen=_USUAL_ROUNDS)
+
+    def look(
+        self, round_number: int, cohort_size: int, metrics: dict, decades: int
+    ) -> None:
+        """Looks at a round's metrics.
+
+        Args:
+          round_number: the round, from 0.
+          cohort_size: users in its cohort.
+          metrics: of the client work.
+          decades: powers of ten from the cohort's median update norm to its largest.
+        """
+        excluded = metrics["num_users_excluded"]
+        if excluded and not self._told_of_excluded:
+            self._told_of_excluded = True
+            _tell(
+                f"Round {round_number}: {excluded} of {cohort_size} users' updates were "
+                "not finite and were left out; the metrics count them from here on "
+                "(num_users_excluded)."
+            )
+        if self._told_of_outlier or not metrics["num_users_taken"]:
+            return
+        # In a cohort of one or two nobody is usual; other rounds are.
+        total = metrics["update_norm"] * metrics["num_users_taken"]
+        usual = statistics.median(self._norms) if self._norms else 0.0
+        if usual and total > usual * 10**_OUTLIER_DECADES:
+            decades = max(decades, int(math.log10(total / usual)))
+        if decades >= _OUTLIER_DECADES:
+            self._told_of_outlier = True
+            _tell(
+                f"Round {round_number}: a user's update is some 10^{decades} times the "
+                f"usual, and the aggregator {self._aggregator} averages it in like any "
+                "other. --aggregator=clip --clipping_norm=NORM bounds what one user "
+                "can do."
+            )
+        else:
+            self._norms.append(metrics["update_norm"])
 
 
 def train(experiment: Experiment, population: UserStore) -> TrainingResult:
@@ -139,9 +224,9 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
 
     Raises:
       ConfigError: if the cohort is larger than the population.
-      PerFedAvgError: if a round ends with weights that are not finite, naming it.
+      Diverged: if a round ends with weights that are not finite, naming it.
     """
-    training = _Training(experiment, population)
+    training = _Training(experiment, population, _new_secret(experiment))
     lines = []
     for after in training.rounds(training.process.initialize(), 0):
         lines.append({"round_num": after.done - 1, **after.metrics})
@@ -168,8 +253,11 @@ def train_and_save(
       ConfigError: if a run of that name has other settings, naming them. More rounds
         than it has are no other settings.
       CheckpointError: if what is needed to go on is damaged, or the disk has no room.
+      DataError: if the store is damaged, or changes while the run trains.
+      Diverged: as `train`; the last good round's model is kept as the run's, and
+        `RunPaths.diverged` tells the round.
       Interrupted: after Ctrl-C or SIGTERM, with everything saved.
-      PerFedAvgError: if another process trains this run; and as `train`.
+      PerFedAvgError: if another process trains this run.
     """
     try:
         with locked(paths.checkpoints / "lock"):
@@ -211,14 +299,16 @@ def _train_and_save(
             return TrainingResult(weights, _read_metrics(paths))
 
     population = build_population(experiment, paths.root)
+    population.verify()
     sources = _sources(experiment, population)
     if saved is not None:
-        _check_sources(saved, sources)
-    training = _Training(experiment, population)
+        _check_sources(saved.path, saved.notes["sources"], sources)
+    secret = _secret_of(experiment, saved)
+    training = _Training(experiment, population, secret)
     state = training.process.initialize()
     done, seconds = 0, 0.0
     positions: dict[str, int] = {}
-    watch = _Watch(experiment, paths, options, training, population)
+    watch = _Watch(experiment, paths, options, training, population, sources)
     if saved is None:
         _check_room(state, paths, options)
         # Not before all is known to be possible.
@@ -230,7 +320,9 @@ def _train_and_save(
         # What was best by another metric says nothing of this one.
         if saved.notes["best_metric"] == options.best_metric:
             watch.best = saved.notes["best"]
-        tqdm.tqdm.write(f"{paths.name}: {done} rounds are done.", file=sys.stderr)
+        watch.count_rounds(done)
+        _tell(f"{paths.name}: {done} rounds are done.")
+    paths.diverged.unlink(missing_ok=True)
     _write_hparams(experiment, paths)
 
     files = {
@@ -239,36 +331,76 @@ def _train_and_save(
         MetricsLog.EVENTS: paths.events,
     }
     log = MetricsLog(files, paths.logdir, positions)
+
+    def save(done: int, state: Any) -> None:
+        # Rounds on rows that changed meanwhile are not kept.
+        population.check_unchanged()
+        notes = {
+            "experiment": dataclasses.asdict(experiment),
+            "positions": log.sync(),
+            "seconds": seconds + time.monotonic() - start,
+            "best": watch.best,
+            "best_metric": options.best_metric,
+            "sources": sources,
+        }
+        if secret is not None:
+            notes["cohort_secret"] = secret.hex()
+        checkpoints.write(state, done, notes, is_secret=secret is not None)
+
     with contextlib.closing(log), interrupts.deferred() as asked_to_stop:
         if saved is None:
             watch.evaluate(0, state, log)
-        for after in training.rounds(state, done):
-            done, state = after.done, after.state
-            log.add_round(done - 1, after.metrics)
-            watch.evaluate(done, state, log)
-            is_last = done == experiment.total_rounds
-            stop = asked_to_stop() and not is_last
-            if stop or is_last or done % options.rounds_per_checkpoint == 0:
-                notes = {
-                    "experiment": dataclasses.asdict(experiment),
-                    "positions": log.sync(),
-                    "seconds": seconds + time.monotonic() - start,
-                    "best": watch.best,
-                    "best_metric": options.best_metric,
-                    "sources": sources,
-                }
-                checkpoints.write(state, done, notes)
-            if on_round is not None:
-                on_round(done)
-            if stop:
-                raise errors.Interrupted(
-                    f"Stopped after round {done} of {experiment.total_rounds}; all is "
-                    "saved. The same command goes on from there."
-                )
+        try:
+            for after in training.rounds(state, done):
+                done, state = after.done, after.state
+                watch.count(after.cohort)
+                log.add_round(done - 1, after.metrics)
+                watch.evaluate(done, state, log)
+                is_last = done == experiment.total_rounds
+                stop = asked_to_stop() and not is_last
+                if stop or is_last or done % options.rounds_per_checkpoint == 0:
+                    save(done, state)
+                if on_round is not None:
+                    on_round(done)
+                if stop:
+                    raise errors.Interrupted(
+                        f"Stopped after round {done} of {experiment.total_rounds}; all "
+                        "is saved. The same command goes on from there."
+                    )
+        except errors.Diverged as e:
+            save(done, state)
+            kept = _keep_last_good(
+                paths, experiment, done, training.weights(state), sources, str(e)
+            )
+            raise errors.Diverged(f"{e} {kept}") from e
     weights = training.weights(state)
     _write_facts(paths, seconds + time.monotonic() - start)
-    trained_model.save(paths.model, weights, experiment)
+    trained_model.save(paths.model, weights, experiment, sources)
     return TrainingResult(weights, _read_metrics(paths))
+
+
+def _keep_last_good(
+    paths: RunPaths,
+    experiment: Experiment,
+    done: int,
+    weights: list[np.ndarray],
+    sources: dict[str, str],
+    message: str,
+) -> str:
+    """Keeps the model before a run diverged, and says where it is."""
+    facts = {
+        "round_num": done,
+        "message": message,
+        "experiment": dataclasses.asdict(experiment),
+    }
+    with atomic_write(paths.diverged) as file:
+        file.write(json.dumps(facts, indent=1).encode())
+    if not done:
+        return "There is no round before it whose model could be kept."
+    # It is what a run of so many rounds ends with.
+    shorter = dataclasses.replace(experiment, total_rounds=done)
+    trained_model.save(paths.model, weights, shorter, sources)
+    return f"The model after {done} rounds, the last that is finite, is {paths.model}."
 
 
 class _Watch:
@@ -281,13 +413,17 @@ class _Watch:
         options: TrainingOptions,
         training: _Training,
         population: UserStore,
+        sources: dict[str, str],
     ):
         self.best: float | None = None
+        self._sources = sources
         self._experiment = experiment
         self._paths = paths
         self._options = options
         self._training = training
-        self._num_users = len(population.training_users)
+        self._account: PrivacyAccount | None = None
+        if experiment.aggregator in PRIVATE:
+            self._account = _account(experiment, options, training.sampler, population)
         if options.rounds_per_evaluation:
             self._evaluate = build_evaluator(
                 training.model,
@@ -315,6 +451,17 @@ class _Watch:
                     f"{population.path} are no classes; take {group}/loss/..."
                 )
 
+    def count(self, cohort: np.ndarray) -> None:
+        """Counts a round's cohort towards the privacy spent."""
+        if self._account is not None:
+            self._account.add_round(cohort)
+
+    def count_rounds(self, done: int) -> None:
+        """Counts rounds done before this process."""
+        if self._account is not None:
+            for round_number in range(done):
+                self.count(self._training.sampler.draw(round_number))
+
     def evaluate(self, done: int, state: Any, log: MetricsLog) -> None:
         """Measures the users if it is time to, after so many rounds."""
         every = self._options.rounds_per_evaluation
@@ -322,8 +469,8 @@ class _Watch:
             return
         weights = self._training.weights(state)
         rows = mean_rows(self._evaluate(weights))
-        if self._experiment.aggregator in PRIVATE:
-            self._add_privacy(done, rows)
+        if self._account is not None:
+            _add_privacy(self._account, done, rows)
         log.add_evaluation(done, rows)
         if not self._options.best_metric:
             return
@@ -337,25 +484,77 @@ class _Watch:
         merit = value if quantity == "accuracy" else -value
         if math.isfinite(merit) and (self.best is None or merit > self.best):
             self.best = merit
-            trained_model.save(self._paths.best_model, weights, self._experiment)
+            trained_model.save(
+                self._paths.best_model, weights, self._experiment, self._sources
+            )
 
-    def _add_privacy(self, done: int, rows: list[dict]) -> None:
-        """Adds the epsilon spent to an evaluation's rows, and prints it."""
-        delta = self._options.delta or default_delta(self._num_users)
-        epsilon = epsilon_spent(
-            self._experiment.noise_multiplier,
-            self._experiment.clients_per_round,
-            self._num_users,
-            done,
-            delta,
+
+def _account(
+    experiment: Experiment,
+    options: TrainingOptions,
+    sampler: CohortSampler,
+    population: UserStore,
+) -> PrivacyAccount:
+    num_users = len(population.training_users)
+    if options.best_metric:
+        _tell(
+            f"best_metric is {options.best_metric!r}: best.npz is chosen by what users "
+            "make of it, which the epsilon printed does not cover."
         )
-        for row in rows:
-            row.update(epsilon=epsilon, delta=delta)
-        tqdm.tqdm.write(
-            f"After {done} rounds: differential privacy with epsilon {epsilon:.3g} at "
-            f"delta {delta:.2g}.",
-            file=sys.stderr,
+    return PrivacyAccount(
+        experiment.noise_multiplier,
+        experiment.clients_per_round / num_users,
+        options.delta or default_delta(num_users),
+        secret=isinstance(sampler, PoissonSampler),
+    )
+
+
+def _add_privacy(account: PrivacyAccount, done: int, rows: list[dict]) -> None:
+    """Adds the epsilon spent to an evaluation's rows, and prints it."""
+    epsilon = account.epsilon()
+    for row in rows:
+        row.update(epsilon=epsilon, delta=account.delta)
+    text = (
+        f"After {done} rounds: differential privacy with epsilon {epsilon:.3g} at "
+        f"delta {account.delta:.2g}"
+    )
+    if not account.secret:
+        text += (
+            ", that of the users who took part most often, "
+            f"{account.most_contributions} times: cohorts follow from the seed, so "
+            "sampling amplifies nothing"
         )
+    _tell(f"{text}.")
+
+
+def _sampler(
+    experiment: Experiment, users: np.ndarray, secret: bytes | None
+) -> CohortSampler:
+    size = experiment.clients_per_round
+    if secret is not None:
+        return PoissonSampler(users, size, secret)
+    return UniformSampler(users, size, experiment.base_random_seed)
+
+
+def _new_secret(experiment: Experiment) -> bytes | None:
+    return secrets.token_bytes(_SECRET_BYTES) if experiment.samples_secretly else None
+
+
+def _secret_of(experiment: Experiment, saved: Saved | None) -> bytes | None:
+    """Returns what the cohorts of a run, new or resumed, are keyed by."""
+    if saved is None:
+        return _new_secret(experiment)
+    found = saved.notes.get("cohort_secret")
+    if found is None and experiment.samples_secretly:
+        _tell(
+            f"{saved.path} is of a version that drew private cohorts from the seed; "
+            "the run goes on with these, and its epsilon counts no amplification."
+        )
+    return None if found is None else bytes.fromhex(found)
+
+
+def _tell(text: str) -> None:
+    tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def _remove(paths: RunPaths, checkpoints: CheckpointManager) -> None:
@@ -396,25 +595,53 @@ def _finished_weights(
         return None
     if saved is None:
         _check_same(paths.model, trained, experiment, may_grow=False)
-    return None if trained.differences(experiment) else weights
+    if trained.differences(experiment):
+        return None
+    check_sources(experiment, paths)
+    return weights
+
+
+def check_sources(experiment: Experiment, paths: RunPaths) -> None:
+    """Raises `ConfigError` if a trained model's store or model file has changed.
+
+    One that is not there any more has not changed.
+    """
+    was = trained_model.load_sources(paths.model)
+    model_file = _model_file(experiment)
+    found = {}
+    if model_file and pathlib.Path(model_file).is_file():
+        found[model_file] = sha256(pathlib.Path(model_file))
+    store = population_path(experiment, paths.root)
+    if store.is_dir():
+        found[str(store.absolute())] = UserStore.open(store).fingerprint
+    _check_sources(paths.model, was, found)
 
 
 def _sources(experiment: Experiment, population: UserStore) -> dict[str, str]:
     """Returns what the result depends on besides the settings, by hash."""
-    model_file, _, _ = experiment.model.rpartition(":")
+    model_file = _model_file(experiment)
     return {
         str(population.path): population.fingerprint,
-        **({model_file: sha256(pathlib.Path(model_file))} if model_file else {}),
+        **(
+            {model_file: sha256(find_model_file(experiment.model))}
+            if model_file
+            else {}
+        ),
     }
 
 
-def _check_sources(saved: Saved, sources: dict[str, str]) -> None:
-    was = saved.notes["sources"]
+def _model_file(experiment: Experiment) -> str:
+    return experiment.model.rpartition(":")[0]
+
+
+def _check_sources(
+    path: pathlib.Path, was: dict[str, str], sources: dict[str, str]
+) -> None:
     for name, found in sources.items():
         if was.get(name, found) != found:
             raise errors.ConfigError(
-                f"{name} is not what it was when {saved.path} was written. Put it "
-                "back, or begin the run again with --noresume."
+                f"{name} is not what it was when {path} was written. Put it back, or "
+                "begin the run again with --noresume."
             )
 
 
