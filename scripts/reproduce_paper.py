@@ -62,7 +62,7 @@ def main():
     for tau in chosen["num_local_steps"]:
         dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
-    from tff_perfedavg.programs import paper_table, study
+    from tff_perfedavg.programs import paper_table, report, study
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
     part = paper_table.Part(
@@ -74,10 +74,11 @@ def main():
     root = pathlib.Path(_ROOT.value)
     study.run_all(runs, base, root)
     per_user = study.read_study(root)
-    summary = paper_table.summarize_paper(per_user, [0, 1])
+    summary = paper_table.summarize_paper(per_user, [0, 1], study.read_diverged(root))
     for step, when in ((0, "Before adapting"), (1, "After one step of adaptation")):
-        print(f"\n{when}: accuracy %, mean ± over seeds (± over users), 95 %")
+        print(f"\n{when}: accuracy %, mean ± over seeds (± over users)")
         print(paper_table.lay_out(summary, step).to_string())
+    print(f"\n{report.HALF_WIDTHS}")
     files = paper_table.write_table(summary, 1, root)
     print("\nWritten:", *files, sep="\n  ")
 

@@ -5,9 +5,11 @@
 Every --grid names a field of the experiment (any flag of train.py that is one, or
 `method`: fed_avg, first_order, hessian_free, exact) and its values. Half of the users
 of each group, seen and new, choose the adaptation's rate and number of steps, 0 among
-them, and what --choose names besides; the table is of the other half. Runs that are
-there, under --root_output_dir, are not made again. Writes sweep.table.csv and, where
-methods are compared, sweep.comparison.csv.
+them, and what --choose names besides; the table is of the other half. FedAvg, whose
+training has no inner learning rate, is trained once for all of the grid's. A run that
+diverges is counted, and what it was trained with is not chosen. Runs that are there,
+under --root_output_dir, are not made again. Writes sweep.table.csv and, where methods
+are compared, sweep.comparison.csv.
 """
 
 import pathlib
@@ -103,20 +105,22 @@ def main():
         build_population(run.experiment, paths.root, _DATA_DIR.value)
     use_local_runtime()
     study.run_all(runs, base, root)
-    per_user = study.read_study(root, runs)
-    test = sweep.choose(per_user, grid, _CHOOSE.value, seed=_SEED.value)
-    table = sweep.summarize(test, grid, _CHOOSE.value)
-    column = metrics.quantity(test)
+    results = sweep.read_results(root, runs, grid, _CHOOSE.value, rates)
+    test = sweep.choose(results, seed=_SEED.value)
+    table = sweep.summarize(test, results)
+    column = metrics.quantity(test) if len(test) else "accuracy"
     print(
         "\nTest users, with what the validation users chose: "
-        f"{'accuracy %' if column == 'accuracy' else column}, ± 95 % over seeds and "
-        "over users"
+        f"{'accuracy %' if column == 'accuracy' else column}, {report.HALF_WIDTHS}"
     )
     print(sweep.format_table(table))
-    compared = sweep.compare_methods(test, grid, _CHOOSE.value)
+    compared = sweep.compare_methods(test, results)
     if compared is not None:
         print(f"\nOf test users, {report.COMPARED[column]}")
         print(report.format_comparison(compared, column))
+    left_out = sweep.not_compared(test, results)
+    if left_out:
+        print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -289,8 +290,10 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(tmp_path):
         test = cell[(cell[chosen_columns] == best).all(axis=1) & ~chooses]["accuracy"]
         assert found["num_users"] == len(test) == len(users) - len(validating)
         assert np.isclose(found["accuracy"], test.mean(), atol=1e-5)
-        half = scipy.stats.t.ppf(0.975, len(test) - 1) * scipy.stats.sem(test)
-        assert np.isclose(found["over_users"], half, atol=1e-5)
+        # Two users of each group report.
+        assert np.isnan(found["over_users"])
+        assert found["num_runs"] == 2
+        assert found["num_diverged"] == 0
     compared = pd.read_csv(tmp_path / "sweep.comparison.csv")
     for _, row in compared.iterrows():
         means = table["accuracy"].loc[row["users"], :, row["num_rows"]]
@@ -301,51 +304,246 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(tmp_path):
     assert "FedAvg + update Per-FedAvg exact" in said
 
 
-def results(**columns):
-    """Rows of a study of two methods, made up."""
-    frame = pd.MultiIndex.from_product(
-        [["seen", "new"], range(4), ["fed_avg", "exact"], [0, 1]],
-        names=["users", "user", "method", "step"],
+METHODS = {"method": ["fed_avg", "exact"]}
+
+
+def results_of(axes, chosen=(), diverged=(), num_users=4, **columns):
+    """Results of a study of two methods, made up.
+
+    Args:
+      axes: of the grid, methods among them.
+      chosen: which of them users choose.
+      diverged: settings of runs that diverged.
+      num_users: of each group.
+      **columns: in place of those made up.
+    """
+    from tff_perfedavg.programs.sweep import Results
+
+    outcomes = pd.DataFrame(
+        [
+            dict(zip(axes, values, strict=True))
+            for values in itertools.product(*axes.values())
+        ]
+    )
+    is_of = [(outcomes[[*some]] == pd.Series(some)).all(axis=1) for some in diverged]
+    outcomes = outcomes.assign(
+        seed=outcomes.get("base_random_seed", 0),
+        num_rows=0,
+        diverged=np.logical_or.reduce(is_of) if is_of else False,
+    )
+    users = pd.MultiIndex.from_product(
+        [["seen", "new"], range(num_users), [0, 1]], names=["users", "user", "step"]
     ).to_frame(index=False)
-    frame["algorithm"] = frame["method"]
+    frame = outcomes[~outcomes["diverged"]].drop(columns="diverged")
+    frame = frame.merge(users, how="cross")
     values = np.random.default_rng(0).uniform(size=len(frame))
-    labels = {"seed": 0, "num_rows": 0, "adaptation_learning_rate": 0.1}
-    return frame.assign(**labels, accuracy=values, loss=1 - values, **columns)
+    frame = frame.assign(
+        algorithm=frame["method"],
+        adaptation_learning_rate=0.1,
+        accuracy=values,
+        loss=1 - values,
+    )
+    return Results(axes, chosen, frame.assign(**columns), outcomes)
 
 
 def test_a_method_that_is_chosen_is_not_compared(tff):
     from tff_perfedavg.programs import sweep
 
-    axes = {"method": ["fed_avg", "exact"]}
-    test = sweep.choose(results(), axes, ["method"])
-    table = sweep.summarize(test, axes, ["method"])
+    found = results_of(METHODS, ["method"])
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
     assert len(table) == 2
     assert {*table["method"]} <= {"fed_avg", "exact"}
-    assert sweep.compare_methods(test, axes, ["method"]) is None
+    assert sweep.compare_methods(test, found) is None
+    assert sweep.not_compared(test, found) == []
 
 
 def test_a_sweep_of_one_seed_shows_no_interval_over_seeds(tff):
     from tff_perfedavg.programs import sweep
 
-    axes = {"method": ["fed_avg", "exact"]}
-    table = sweep.summarize(sweep.choose(results(), axes, []), axes, [])
-    assert "NaN" not in sweep.format_table(table)
+    found = results_of(METHODS)
+    table = sweep.summarize(sweep.choose(found), found)
+    said = sweep.format_table(table)
+    assert "NaN" not in said
+    assert "over_" not in said
+    assert "diverged" not in said
 
 
 def test_a_sweep_without_classes_tells_losses(tff):
     from tff_perfedavg.programs import metrics, report, sweep
 
-    axes = {"method": ["fed_avg", "exact"]}
-    rows = results().assign(accuracy=np.nan)
-    test = sweep.choose(rows, axes, [])
-    table = sweep.summarize(test, axes, [])
+    found = results_of(METHODS, accuracy=np.nan)
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
     assert np.allclose(
         table["loss"].loc["seen"].to_numpy(dtype=float),
         test[test["users"] == "seen"].groupby("method", sort=False)["loss"].mean(),
     )
-    compared = sweep.compare_methods(test, axes, [])
+    compared = sweep.compare_methods(test, found)
     said = report.format_comparison(compared, metrics.quantity(test))
     assert f"{compared['difference'].iloc[0]:+.3g}" in said
+
+
+AXES = {**METHODS, "outer_learning_rate": [0.1, 1.0], "base_random_seed": [0, 1, 2]}
+
+
+def test_what_a_seed_diverged_with_is_not_chosen_while_there_is_another(tff):
+    from tff_perfedavg.programs import sweep
+
+    # The better one, of which one run of three is not there.
+    found = results_of(
+        AXES,
+        ["outer_learning_rate"],
+        [{"method": "exact", "outer_learning_rate": 1.0, "base_random_seed": 1}],
+    )
+    better = found.per_user["outer_learning_rate"] == 1.0
+    accuracy = found.per_user["accuracy"].where(better, 0.0)
+    found = found._replace(per_user=found.per_user.assign(accuracy=accuracy))
+    test = sweep.choose(found)
+    chosen = test.groupby("method")["outer_learning_rate"].unique()
+    assert [*chosen["exact"]] == [0.1]
+    assert [*chosen["fed_avg"]] == [1.0]
+    table = sweep.summarize(test, found)
+    assert (table["num_seeds"] == 3).all()
+    assert [*table["num_diverged"].loc["seen"]] == [0, 1]
+    assert (table["num_runs"] == 6).all()
+    assert len(re.findall(r" 0 of 6$| 1 of 6$", sweep.format_table(table), re.M)) == 4
+    # All seeds of both are there.
+    assert len(sweep.compare_methods(test, found)) == 2
+    assert sweep.not_compared(test, found) == []
+
+
+def test_where_all_diverged_once_the_fewest_are_chosen_and_not_compared(tff):
+    from tff_perfedavg.programs import sweep
+
+    diverged = [
+        {"method": "exact", "outer_learning_rate": rate, "base_random_seed": seed}
+        for rate, seed in ((0.1, 0), (1.0, 0), (1.0, 2))
+    ]
+    found = results_of(AXES, ["outer_learning_rate"], diverged)
+    test = sweep.choose(found)
+    exact = test[test["method"] == "exact"]
+    assert {*exact["outer_learning_rate"]} == {0.1}
+    assert {*exact["seed"]} == {1, 2}
+    table = sweep.summarize(test, found)
+    assert [*table["num_seeds"].loc["seen"]] == [3, 2]
+    assert [*table["num_diverged"].loc["seen"]] == [0, 3]
+    assert sweep.compare_methods(test, found) is None
+    assert sweep.not_compared(test, found) == ["exact"]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_row_of_which_all_runs_diverged_says_so(tff, everything):
+    from tff_perfedavg.programs import sweep
+
+    gone = METHODS["method"] if everything else ["exact"]
+    axes = {**METHODS, "base_random_seed": [0, 1]}
+    found = results_of(axes, (), [{"method": method} for method in gone])
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
+    said = sweep.format_table(table)
+    assert len(re.findall(r"2 of 2$", said, re.MULTILINE)) == 2
+    assert table["accuracy"].isna().sum() == 2
+    assert len(table) == (2 if everything else 4)
+    assert sweep.compare_methods(test, found) is None
+    assert sweep.not_compared(test, found) == sorted(gone)
+
+
+def sweep_of(tmp_path, rates, chosen, **axes):
+    """Makes a sweep of logistic regressions and returns its runs and its results."""
+    from tff_perfedavg.programs import study, sweep
+
+    runs = sweep.sweep_runs(BASE, axes, rates, 1, [0])
+    study.run_all(runs, BASE, tmp_path)
+    return runs, sweep.read_results(tmp_path, runs, axes, chosen, rates)
+
+
+INNER_RATES = {**METHODS, "inner_learning_rate": [0.01, 0.1]}
+
+
+@pytest.mark.parametrize("rates", [[], [0.05, 0.5]])
+def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
+    from tff_perfedavg.programs import sweep
+
+    _, found = sweep_of(tmp_path, rates, (), **INNER_RATES)
+    assert trained == [
+        "fed_avg",
+        "exact-inner_learning_rate0.01",
+        "exact-inner_learning_rate0.1",
+    ]
+    # Every row of the table there is all the same, FedAvg adapted at the rate.
+    adapted = found.per_user.groupby(["method", "inner_learning_rate"])[
+        "adaptation_learning_rate"
+    ].unique()
+    assert len(adapted) == 4
+    for (_, inner), values in adapted.items():
+        assert [*values] == (rates or [inner])
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
+    assert [*table.index.droplevel("num_rows")] == [
+        (users, method, rate)
+        for users in ("seen", "new")
+        for method in ("fed_avg", "exact")
+        for rate in (0.01, 0.1)
+    ]
+    assert (table["num_runs"] == 1).all()
+    assert len(sweep.compare_methods(test, found)) == 2 * 2
+
+
+def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):
+    from tff_perfedavg.programs import sweep
+
+    _, found = sweep_of(tmp_path, [], ["inner_learning_rate"], **INNER_RATES)
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
+    of_fed_avg, of_exact = (
+        table.xs(method, level="method") for method in ("fed_avg", "exact")
+    )
+    assert of_fed_avg["inner_learning_rate"].isna().all()
+    assert {*of_fed_avg["adaptation_learning_rate"]} <= {0.01, 0.1}
+    assert (
+        of_exact["inner_learning_rate"] == of_exact["adaptation_learning_rate"]
+    ).all()
+    # One of FedAvg, two of the other.
+    assert [*of_fed_avg["num_runs"]] == [1, 1]
+    assert [*of_exact["num_runs"]] == [2, 2]
+    assert len(sweep.compare_methods(test, found)) == 2
+
+
+def test_a_study_goes_on_past_a_run_that_diverges_and_trains_it_once(
+    trained, tmp_path, capsys
+):
+    from tff_perfedavg.programs import study, sweep
+
+    axes = {**METHODS, "outer_learning_rate": [1e38, 0.01]}
+    runs, found = sweep_of(tmp_path, [0.1], ["outer_learning_rate"], **axes)
+    assert trained == [run.name for run in runs]
+    said = capsys.readouterr().out
+    assert "fed_avg-outer_learning_rate1e+38 diverged: " in said
+    assert [*found.outcomes["diverged"]] == [True, False, True, False]
+    assert {*found.per_user["run"]} == {runs[1].name, runs[3].name}
+    table = sweep.summarize(sweep.choose(found), found)
+    assert (table["outer_learning_rate"] == 0.01).all()
+    assert (table["num_diverged"] == 1).all()
+    assert (table["num_runs"] == 2).all()
+    everything = study.read_study(tmp_path)
+    assert {*everything["run"]} == {runs[1].name, runs[3].name}
+    assert study.read_diverged(tmp_path) == [
+        run.experiment
+        for run in sorted(runs, key=lambda run: run.name)
+        if run.experiment.outer_learning_rate > 1
+    ]
+    study.run_all(runs, BASE, tmp_path)
+    assert len(trained) == len(runs)
+
+
+def test_a_study_of_which_all_runs_diverge_says_so(tmp_path, tff):
+    from tff_perfedavg.programs import sweep
+
+    axes = {**METHODS, "outer_learning_rate": [1e38]}
+    _, found = sweep_of(tmp_path, [0.1], [], **axes)
+    table = sweep.summarize(sweep.choose(found), found)
+    assert len(re.findall(r"1 of 1$", sweep.format_table(table), re.MULTILINE)) == 2
 
 
 def test_the_papers_runs_are_what_its_table_needs_and_no_more(tff):
@@ -390,7 +588,7 @@ def made_up_paper_rows():
             ["FedAvg + update", "Per-FedAvg exact", "Per-FedAvg first-order"],
             [0, 1, 2],
             [0, 1, 2],
-            range(3),
+            range(6),
         ],
         names=[
             "dataset",
@@ -446,14 +644,50 @@ def test_the_papers_table_lays_out_mean_and_both_intervals(tff, tmp_path):
     halves = []
     for by in ("seed", "user"):
         means = cell.groupby(by)["accuracy"].mean()
-        low, high = scipy.stats.t.interval(0.95, 2, means.mean(), means.sem())
+        freedom = len(means) - 1
+        low, high = scipy.stats.t.interval(0.95, freedom, means.mean(), means.sem())
         halves.append(50 * (high - low))
     assert table.loc[setting, "Per-FedAvg exact"] == (
         f"{100 * cell['accuracy'].mean():.1f} ± {halves[0]:.1f} (± {halves[1]:.1f})"
     )
+    assert (summary["num_diverged"] == 0).all()
     csv, tex = write_table(summary, 1, tmp_path)
     assert len(pd.read_csv(csv)) == len(summary)
     check_latex(tex.read_text(), num_rows=32, num_columns=8)
+
+
+def test_the_papers_table_counts_runs_that_diverged(tff):
+    from tff_perfedavg.programs.paper_table import lay_out, summarize_paper
+
+    rows = made_up_paper_rows()
+    of_cell = {
+        "dataset": "mnist",
+        "partition": "paper",
+        "num_local_steps": 10,
+        "adaptation_learning_rate": 0.01,
+    }
+    setting = (rows[[*of_cell]] == of_cell).all(axis=1)
+    exact = rows["algorithm"] == "Per-FedAvg exact"
+    fed_avg = rows["algorithm"] == "FedAvg + update"
+    # Of exact one seed of three is left, of FedAvg, with whatever alpha, none.
+    gone = (setting & exact & (rows["seed"] != 1)) | (
+        fed_avg
+        & (rows["dataset"] == "mnist")
+        & (rows["partition"] == "paper")
+        & (rows["num_local_steps"] == 10)
+    )
+    shared = Experiment(dataset="mnist", partition="paper", inner_learning_rate=0.01)
+    seeds = [dataclasses.replace(shared, base_random_seed=seed) for seed in range(3)]
+    diverged = [seeds[0], seeds[2]]
+    diverged += [dataclasses.replace(e, algorithm="fed_avg") for e in seeds]
+    table = lay_out(summarize_paper(rows[~gone], [0, 1], diverged), 1)
+    for alpha in (0.01, 0.001):
+        cells = table.loc[("mnist", "paper", 10, alpha)]
+        assert (cells["FedAvg + update"] == "3 of 3 diverged").all()
+    for users in ("seen", "new"):
+        cell = table.loc[(*of_cell.values(), users), "Per-FedAvg exact"]
+        assert re.fullmatch(r"[\d.]+ \(± [\d.]+\) 2 of 3 diverged", cell)
+    assert table.stack().str.contains("diverged").sum() == 6
 
 
 def test_the_papers_comparison_in_small(tmp_path):
@@ -487,6 +721,7 @@ def test_the_papers_comparison_in_small(tmp_path):
             quantile = scipy.stats.t.ppf(0.975, len(means) - 1)
             half = quantile * scipy.stats.sem(means)
             assert np.isclose(row[name], half, atol=1e-6)
+        assert row["num_diverged"] == 0
         assert row["num_seeds"] == 2
         assert row["num_users"] == by_seed_and_user.shape[1]
     check_latex((tmp_path / "paper_table.tex").read_text(), num_rows=4, num_columns=7)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from tff_perfedavg.data.config import PAPER, PAPER_DIFF_HETERO
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs.experiment import FED_AVG, METHODS, Experiment
-from tff_perfedavg.programs.metrics import mean_with_intervals
+from tff_perfedavg.programs.metrics import SEEN, mean_with_intervals
 from tff_perfedavg.programs.study import Run
 
 PARTITIONS = (PAPER, PAPER_DIFF_HETERO)
@@ -90,18 +92,44 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
     return runs
 
 
-def summarize_paper(per_user: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
+def summarize_paper(
+    per_user: pd.DataFrame, steps: Sequence[int], diverged: Sequence[Experiment] = ()
+) -> pd.DataFrame:
     """Returns means with intervals by setting, group, algorithm and step.
 
     Args:
       per_user: from `study.read_study`.
       steps: which adaptation steps.
+      diverged: the runs that diverged.
+
+    Returns:
+      `mean_with_intervals` of the runs that did not diverge, NaN where all did, and
+      `num_diverged`.
     """
     chosen = per_user[per_user["step"].isin(steps)]
     by = [*_ROW, "users", "algorithm", "step"]
     groups = {key: mean_with_intervals(rows) for key, rows in chosen.groupby(by)}
-    table = pd.DataFrame(groups).T.rename_axis(by)
-    return table.astype({"num_seeds": int, "num_users": int})
+    users = [*chosen["users"].unique()] or [SEEN]
+    rates = {*chosen[_RATE]} | {
+        e.inner_learning_rate for e in diverged if e.algorithm != FED_AVG
+    }
+    counts: collections.Counter = collections.Counter()
+    for experiment in diverged:
+        e, own = experiment, {experiment.inner_learning_rate}
+        for rate, group, step in itertools.product(
+            (rates or own) if e.algorithm == FED_AVG else own, users, steps
+        ):
+            setting = (e.dataset, e.partition, e.num_local_steps, rate)
+            counts[(*setting, group, e.label, step)] += 1
+    nothing = pd.Series({"mean": np.nan, "num_seeds": 0, "num_users": 0})
+    rows = {
+        key: pd.concat(
+            [groups.get(key, nothing), pd.Series({"num_diverged": counts[key]})]
+        )
+        for key in sorted({*groups, *counts})
+    }
+    table = pd.DataFrame(rows).T.rename_axis(by)
+    return table.astype({"num_seeds": int, "num_users": int, "num_diverged": int})
 
 
 def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
@@ -112,7 +140,8 @@ def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
       step: which adaptation step.
 
     Returns:
-      Texts `mean ± over seeds (± over users)` in percent.
+      Texts `mean ± over seeds (± over users)` in percent, of the runs that did not
+      diverge, and how many did.
     """
     order = [label for label in _labels() if label in summary.index.unique("algorithm")]
     rows = summary.xs(step, level="step")
@@ -143,8 +172,14 @@ def _labels() -> list[str]:
 
 
 def _text(row: pd.Series) -> str:
+    if not row["num_seeds"]:
+        return f"{row['num_diverged']:.0f} of {row['num_diverged']:.0f} diverged"
     parts = [f"{100 * row['mean']:.1f}"]
     if row["num_seeds"] > 1:
         parts.append(f"± {100 * row['over_seeds']:.1f}")
-    parts.append(f"(± {100 * row['over_users']:.1f})")
+    if np.isfinite(row["over_users"]):
+        parts.append(f"(± {100 * row['over_users']:.1f})")
+    if row["num_diverged"]:
+        num_runs = row["num_seeds"] + row["num_diverged"]
+        parts.append(f"{row['num_diverged']:.0f} of {num_runs:.0f} diverged")
     return " ".join(parts)

@@ -3,6 +3,9 @@
 A study that was stopped goes on where it was: runs and evaluations that are there are
 not made again. A run is a run like any other (`RunPaths`), evaluations lie beside its
 metrics, so that reports and exports work on a study's runs, too.
+
+That a run diverges is a result like any other: the study goes on, the run is neither
+trained again nor evaluated, and `diverged` and `read_diverged` tell of it.
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ from tff_perfedavg.programs.experiment import METHODS, Experiment
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.trained_runs import diverged_experiment
 from tff_perfedavg.programs.training import train_and_save
 
 # Of runs of one data set and model, which follow one another.
 _MOST_EVALUATORS = 8
 _EVALUATIONS = "evaluations"
+# Columns of results, behind those of the runs' settings.
+_LABELS = ("run", "algorithm", "seed", "adaptation_learning_rate", "num_rows")
+_MEASURED = ("users", "user", "step", "loss", "accuracy")
 
 
 class Run(NamedTuple):
@@ -92,7 +99,7 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
 def run_all(
     runs: Sequence[Run], base: Experiment, root: pathlib.Path, *, seed: int = 0
 ) -> None:
-    """Trains and evaluates what is not there yet.
+    """Trains and evaluates what is not there yet, past runs that diverge.
 
     Args:
       runs: the runs, with names of their own.
@@ -110,9 +117,23 @@ def run_all(
     for number, run in enumerate(runs):
         paths = RunPaths(root, run.name)
         missing = [a for a in run.adaptations if not _is_there(paths, a)]
-        if missing:
+        if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
-            _finish(run, paths, missing, seed)
+            try:
+                _finish(run, paths, missing, seed)
+            except errors.Diverged as e:
+                print(f"{run.name} diverged: {e}", flush=True)
+
+
+def diverged(run: Run, root: pathlib.Path) -> bool:
+    """Whether a run of a study was trained, and diverged."""
+    return diverged_experiment(RunPaths(root, run.name)) == run.experiment
+
+
+def read_diverged(root: pathlib.Path) -> list[Experiment]:
+    """Returns what diverged of all runs of a study."""
+    found = [diverged_experiment(paths) for paths in _all_runs(root)]
+    return [experiment for experiment in found if experiment is not None]
 
 
 def read_study(root: pathlib.Path, runs: Sequence[Run] | None = None) -> pd.DataFrame:
@@ -125,23 +146,35 @@ def read_study(root: pathlib.Path, runs: Sequence[Run] | None = None) -> pd.Data
     Returns:
       The rows of `evaluate_users`, behind columns for the runs' settings, `run` (the
       name), `algorithm` (the label), `seed`, `adaptation_learning_rate` and `num_rows`
-      (most adaptation rows used; 0 for all).
+      (most adaptation rows used; 0 for all). Runs that diverged have none.
 
     Raises:
-      DataError: if there are none.
+      DataError: if there are none, and no run diverged.
     """
     if runs is None:
-        files = sorted(root.glob(f"results/*/{_EVALUATIONS}/*.csv"))
+        evaluated = [p for p in _all_runs(root) if not p.diverged.is_file()]
+        directories = [paths.results / _EVALUATIONS for paths in evaluated]
+        files = [path for where in directories for path in sorted(where.glob("*.csv"))]
+        any_diverged = len(evaluated) < len(_all_runs(root))
     else:
         files = [
             _results_file(RunPaths(root, run.name), adaptation)
             for run in runs
+            if not diverged(run, root)
             for adaptation in run.adaptations
         ]
         files = [file for file in files if file.is_file()]
-    if not files:
+        any_diverged = any(diverged(run, root) for run in runs)
+    if not files and not any_diverged:
         raise errors.DataError(f"No evaluations under {root}; run its study first.")
+    if not files:
+        settings = {name: None for run in runs or () for name in run.settings}
+        return pd.DataFrame(columns=[*settings, *_LABELS, *_MEASURED])
     return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+
+def _all_runs(root: pathlib.Path) -> list[RunPaths]:
+    return [RunPaths(root, path.name) for path in sorted(root.glob("results/*/"))]
 
 
 def _claim(root: pathlib.Path, base: Experiment) -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import compare_paired, mean_with_intervals, quantity
+from tff_perfedavg.programs.experiment import FED_AVG, Experiment
+from tff_perfedavg.programs.metrics import (
+    SEEN,
+    compare_paired,
+    mean_with_intervals,
+    quantity,
+)
 from tff_perfedavg.programs.selection import select
-from tff_perfedavg.programs.study import Run, grid
+from tff_perfedavg.programs.study import Run, diverged, grid, read_study
 
 _SEED = "base_random_seed"
+# FedAvg's training does not use it.
+_INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
 _RATE, _ROWS = "adaptation_learning_rate", "num_rows"
 
@@ -27,88 +37,228 @@ def sweep_runs(
     adaptation_steps: int,
     adaptation_rows: Sequence[int],
 ) -> list[Run]:
-    """Returns the runs of a grid.
+    """Returns the runs of a grid; FedAvg's once for all inner learning rates.
 
     Args:
       base: settings of all runs.
       axes: of `study.grid`.
-      rates: of the adaptation; none for each run's inner learning rate.
+      rates: of the adaptation; none for each run's inner learning rate, for FedAvg all
+        of the grid's.
       adaptation_steps: m.
       adaptation_rows: the most rows a user adapts on; 0 for all.
     """
-    return [
-        Run(
-            settings,
-            experiment,
-            [
-                AdaptationConfig(rate, adaptation_steps, num_rows=rows or None)
-                for rate in rates or [experiment.inner_learning_rate]
-                for rows in adaptation_rows
-            ],
-        )
-        for settings, experiment in grid(base, axes)
-    ]
+    runs: list[Run] = []
+    for settings, experiment in grid(base, axes):
+        adapted = rates or [experiment.inner_learning_rate]
+        is_shared = experiment.algorithm == FED_AVG and _INNER_RATE in axes
+        if is_shared:
+            settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
+            # A run has a name even if nothing else sets it apart.
+            settings = settings or {"method": FED_AVG}
+            experiment = dataclasses.replace(
+                experiment, inner_learning_rate=base.inner_learning_rate
+            )
+            adapted = rates or axes[_INNER_RATE]
+        adaptations = [
+            AdaptationConfig(rate, adaptation_steps, num_rows=rows or None)
+            for rate in adapted
+            for rows in adaptation_rows
+        ]
+        run = Run(settings, experiment, adaptations)
+        if not (is_shared and run in runs):
+            runs.append(run)
+    return runs
 
 
-def choose(
-    per_user: pd.DataFrame,
+class Results(NamedTuple):
+    """What a grid gave.
+
+    Attributes:
+      axes: of the grid.
+      chosen: the axes whose values validation users choose.
+      per_user: the rows of `read_study`.
+      outcomes: a row per run and number of adaptation rows, with the run's settings,
+        `seed`, `num_rows` and whether it `diverged`.
+    """
+
+    axes: Mapping[str, Sequence[Any]]
+    chosen: Sequence[str]
+    per_user: pd.DataFrame
+    outcomes: pd.DataFrame
+
+    @property
+    def reported(self) -> list[str]:
+        """Columns of which each combination has a line of its own."""
+        names = [name for name in self.axes if name not in (_SEED, *self.chosen)]
+        return [*names, _ROWS]
+
+    @property
+    def combinations(self) -> list[tuple]:
+        """Every combination of values of the columns reported."""
+        values = [self.axes[name] for name in self.reported[:-1]]
+        return [*itertools.product(*values, self.outcomes[_ROWS].unique())]
+
+
+def read_results(
+    root: pathlib.Path,
+    runs: Sequence[Run],
     axes: Mapping[str, Sequence[Any]],
     chosen: Sequence[str],
-    *,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Returns the test users' rows, with what the validation users chose."""
-    return select(
-        per_user, _reported(axes, chosen), [*chosen, _RATE, "step"], seed=seed
+    rates: Sequence[float],
+) -> Results:
+    """Reads what a grid gave.
+
+    Args:
+      root: directory of the study.
+      runs: of `sweep_runs`.
+      axes: as of `sweep_runs`.
+      chosen: names of axes whose values validation users choose.
+      rates: as of `sweep_runs`.
+
+    Returns:
+      The results. Where inner learning rates are reported each, FedAvg's rows are there
+      for each: those adapted at that rate, or, where rates of the adaptation are
+      chosen, all. Where they are chosen, FedAvg's is NaN.
+    """
+    outcomes = pd.DataFrame(
+        [
+            {
+                **run.settings,
+                "seed": run.experiment.base_random_seed,
+                _ROWS: rows,
+                "diverged": diverged(run, root),
+            }
+            for run in runs
+            for rows in dict.fromkeys(a.num_rows or 0 for a in run.adaptations)
+        ]
     )
+    frames = read_study(root, runs), outcomes
+    if _INNER_RATE in axes:
+        shared = [] if _INNER_RATE in chosen else axes[_INNER_RATE]
+        frames = tuple(_at_inner_rates(frame, shared, rates) for frame in frames)
+    return Results(axes, chosen, *frames)
 
 
-def summarize(
-    test: pd.DataFrame, axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]
-) -> pd.DataFrame:
+def _at_inner_rates(frame, inner_rates, rates):
+    if _INNER_RATE not in frame:
+        frame = frame.assign(**{_INNER_RATE: np.nan})
+    if not inner_rates:
+        return frame
+    without = frame[frame[_INNER_RATE].isna()]
+    copies = [without.assign(**{_INNER_RATE: rate}) for rate in inner_rates]
+    if not rates and _RATE in frame:
+        copies = [rows[rows[_RATE] == rows[_INNER_RATE]] for rows in copies]
+    return pd.concat([frame.dropna(subset=[_INNER_RATE]), *copies], ignore_index=True)
+
+
+def choose(results: Results, *, seed: int = 0) -> pd.DataFrame:
+    """Returns the test users' rows, with what the validation users chose.
+
+    A combination of settings of which a seed diverged is no choice, unless all are
+    such; then those are choices of which the fewest seeds did.
+    """
+    reported, chosen = results.reported, results.chosen
+    by = [*reported, *chosen]
+    grouped = results.outcomes.groupby(by, dropna=False, sort=False)["diverged"]
+    counts = grouped.sum().rename("num_diverged").reset_index()
+    fewest = counts.groupby(reported, dropna=False)["num_diverged"].transform("min")
+    stable = counts[counts["num_diverged"] == fewest][by]
+    rows = results.per_user.merge(stable, on=by) if chosen else results.per_user
+    if rows.empty:
+        return rows
+    return select(rows, reported, [*chosen, _RATE, "step"], seed=seed)
+
+
+def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Returns one row per combination of the axes reported and group of users.
 
-    Its columns are what was chosen, and `mean_with_intervals` of the accuracy (of the
-    loss where labels are no classes).
+    Its columns are what was chosen, `mean_with_intervals` of the accuracy (of the
+    loss where labels are no classes), and how many of the combination's runs there
+    are and diverged: `num_runs`, `num_diverged`. Where all did, the rest is NaN.
     """
-    column = quantity(test)
-    by = ["users", *_reported(axes, chosen)]
+    column = quantity(test) if len(test) else "accuracy"
+    groups = [*test["users"].unique()] or [SEEN]
     rows = {}
-    for key, group in test.groupby(by, dropna=False, sort=False):
-        choice = group.iloc[0][[*chosen, _RATE, "step"]]
-        rows[key] = pd.concat([choice, mean_with_intervals(group, column=column)])
-    table = pd.DataFrame(rows).T.rename_axis(by)
+    for group, key in itertools.product(groups, results.combinations):
+        of_key = _of(test[test["users"] == group], results.reported, key)
+        row = pd.Series({"mean": np.nan})
+        if len(of_key):
+            choice = of_key.iloc[0][[*results.chosen, _RATE, "step"]]
+            row = pd.concat([choice, mean_with_intervals(of_key, column=column)])
+        diverged = _of(results.outcomes, results.reported, key)["diverged"]
+        row["num_runs"], row["num_diverged"] = len(diverged), diverged.sum()
+        rows[(group, *key)] = row
+    table = pd.DataFrame(rows).T.rename_axis(["users", *results.reported])
     return table.rename(columns={"mean": column}).infer_objects()
 
 
-def compare_methods(
-    test: pd.DataFrame, axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]
-) -> pd.DataFrame | None:
+def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.DataFrame:
+    is_of = [frame[name] == value for name, value in zip(names, key, strict=True)]
+    return frame[np.logical_and.reduce(is_of)]
+
+
+def compare_methods(test: pd.DataFrame, results: Results) -> pd.DataFrame | None:
     """Compares every two methods on the same test users.
 
-    None for a single method, and where users chose theirs.
+    None for a single method, and where users chose theirs. A method of whose choice a
+    seed diverged is not compared (`not_compared`): on the seeds that are left it would
+    pass for one that never does.
     """
-    if len(axes.get("method", ())) < 2 or "method" in chosen:
+    if test.empty or not _has_methods(results):
         return None
     column = quantity(test)
-    others = [name for name in _reported(axes, chosen) if name != "method"]
-    frames = {
-        key: compare_paired(rows, None, column=column)
-        for key, rows in test.groupby(others, dropna=False, sort=False)
-    }
-    return pd.concat(frames, names=others)
+    others = _others(results)
+    frames = {}
+    for key, rows in test.groupby(others, dropna=False, sort=False):
+        lacking = _lacking_seeds(rows, results)
+        rows = rows[~rows["method"].isin(lacking)]
+        if rows["method"].nunique() > 1:
+            frames[key] = compare_paired(rows, None, column=column)
+    return pd.concat(frames, names=others) if frames else None
+
+
+def not_compared(test: pd.DataFrame, results: Results) -> list[str]:
+    """Returns the methods that some comparison is without, since seeds diverged."""
+    if not _has_methods(results):
+        return []
+    groups = test.groupby(_others(results), dropna=False, sort=False)
+    lacking = [_lacking_seeds(rows, results) for _, rows in groups]
+    nothing_left = {*results.axes["method"]} - {*test["method"]}
+    return sorted(nothing_left.union(*lacking))
+
+
+def _has_methods(results: Results) -> bool:
+    return len(results.axes.get("method", ())) > 1 and "method" not in results.chosen
+
+
+def _others(results: Results) -> list[str]:
+    return [name for name in results.reported if name != "method"]
+
+
+def _lacking_seeds(rows: pd.DataFrame, results: Results) -> list[str]:
+    if _SEED in results.chosen:
+        return []
+    num_seeds = rows.groupby("method")["seed"].nunique()
+    return [*num_seeds.index[num_seeds < results.outcomes["seed"].nunique()]]
 
 
 def format_table(table: pd.DataFrame) -> str:
     """Lays a summary out for a terminal."""
-    # A single seed has no interval.
-    shown = table.drop(columns=["num_seeds"]).dropna(axis="columns", how="all")
+    if table["num_diverged"].any():
+        counts = table[["num_diverged", "num_runs"]].to_numpy(int)
+        told = [f"{diverged} of {runs}" for diverged, runs in counts]
+        table = table.assign(diverged=told)
+    else:
+        table = table.drop(columns=["num_seeds"])
+    shown = table.drop(columns=["num_diverged", "num_runs"])
+    # A single seed has no interval, nor have few users.
+    shown = shown.dropna(axis="columns", how="all")
     percent = [c for c in ("accuracy", "over_seeds", "over_users") if c in shown]
     if "accuracy" in shown:
         shown = shown.assign(**{c: 100 * shown[c].astype(float) for c in percent})
     shown = shown.rename(columns={"step": "steps"})
     formats = {c: "{:.1f}".format for c in percent if "accuracy" in shown}
-    return shown.to_string(formatters=formats, float_format="{:.4g}".format)
+    return shown.to_string(formatters=formats, float_format="{:.4g}".format, na_rep="-")
 
 
 def write(
@@ -123,9 +273,3 @@ def write(
                 frame.to_csv(file, float_format="%.6g")
             written.append(path)
     return written
-
-
-def _reported(axes: Mapping[str, Sequence[Any]], chosen: Sequence[str]) -> list[str]:
-    """Columns of which each combination has a line of its own."""
-    names = [name for name in axes if name not in (_SEED, *chosen)]
-    return [*names, _ROWS]
