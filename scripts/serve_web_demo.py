@@ -21,9 +21,10 @@ from http import server
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.ondevice import seal
 from tff_perfedavg.programs import command
 
-_PAGE = pathlib.Path(__file__).parent / "web_demo"
+_PAGE = pathlib.Path(__file__).resolve().parent / "web_demo"
 _MODEL = flags.DEFINE_string(
     "model", None, "A .tflite file that export_tflite wrote.", required=True
 )
@@ -49,7 +50,7 @@ class _Handler(server.SimpleHTTPRequestHandler):
     }
 
     def __init__(self, *args, model, modules, policy, **kwargs):
-        self._model = model
+        self._model = model.resolve()
         self._modules = modules
         self._policy = policy
         super().__init__(*args, directory=str(_PAGE), **kwargs)
@@ -59,8 +60,28 @@ class _Handler(server.SimpleHTTPRequestHandler):
         if path == "/model.tflite":
             return str(self._model)
         inside = path.removeprefix("/node_modules/")
-        self.directory = str(_PAGE if inside == path else self._modules)
+        root = _PAGE if inside == path else self._modules
+        self.directory = str(root.resolve())
         return super().translate_path(inside)
+
+    def send_head(self):
+        port = self.server.server_port
+        hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost")]
+        if port == 80:
+            hosts += ["127.0.0.1", "localhost"]
+        # Who is asked for another host answers a page whose name was led here.
+        if self.headers.get_all("Host") not in [[host] for host in hosts]:
+            self.send_error(421, f"This is {hosts[0]}")
+            return None
+        try:
+            path = pathlib.Path(self.translate_path(self.path)).resolve()
+        except (OSError, RuntimeError, ValueError):  # No file has such a name.
+            self.send_error(400)
+            return None
+        if path != self._model and not path.is_relative_to(self.directory):
+            self.send_error(404)
+            return None
+        return super().send_head()
 
     def list_directory(self, path):
         self.send_error(404)
@@ -103,11 +124,11 @@ def main():
 
 def _check_model(path: pathlib.Path) -> None:
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
+        content = path.read_bytes()
     except OSError as e:
         raise errors.ModelError(f"No model can be read at {path} ({e}).") from e
-    if start[4:] != b"TFL3":
+    seal.check(content, path)
+    if content[4:8] != b"TFL3":
         raise errors.ModelError(
             f"{path} is no TensorFlow Lite file; write one with export_tflite."
         )

@@ -1,8 +1,13 @@
 """The web page in a browser: what it shows is what Python computes."""
 
 import contextlib
+import hashlib
+import http.client
+import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +18,7 @@ import pytest
 import tff_perfedavg as pfa
 from tests import browser as browser_lib
 from tests.browser import Browser, process
+from tff_perfedavg.ondevice import flatbuffer
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVE = ROOT / "scripts/serve_web_demo.py"
@@ -107,6 +113,10 @@ def page(browser, export):
     with served(export(8)) as url:
         browser.open(url)
         yield browser
+
+
+def flat_image():
+    return images(8, 1).ravel().tolist()
 
 
 def images(side, count):
@@ -208,7 +218,12 @@ def test_weights_stay_in_the_browser_until_forgotten(browser, export):
 
 @pytest.mark.parametrize(
     "damage",
-    ["kept.weights.pop()", "kept.weights[1][0] = NaN", "kept.examples[0].label = 10"],
+    [
+        "kept.weights.pop()",
+        "kept.weights[1][0] = NaN",
+        "kept.weights.forEach((weight) => weight.fill(1e30))",
+        "kept.examples[0].label = 10",
+    ],
 )
 def test_damaged_storage_is_ignored_and_said_so(page, damage):
     initial = page.run("return demo.weights()")
@@ -216,16 +231,134 @@ def test_damaged_storage_is_ignored_and_said_so(page, damage):
     page.run(
         "return (async () => {"
         "const storage = await import('/storage.js');"
-        "const file = await (await fetch('/model.tflite')).arrayBuffer();"
-        "const key = await storage.keyOf(new Uint8Array(file));"
-        "const {kept} = await storage.load(key);"
+        "const {kept} = await storage.load(demo.keys());"
         f"{damage};"
-        "await storage.save(key, kept);"
+        "await storage.save(demo.keys(), kept);"
         "})()"
     )
     page.refresh()
     assert "cannot be used and is ignored" in text(page, "#kept")
     assert page.run("return demo.weights()") == initial
+
+
+def test_a_model_exported_anew_finds_what_was_taught(browser, export, tmp_path):
+    again = tmp_path / "again.tflite"
+    model = pfa.mlp((8, 8), 10)
+    weights = [np.asarray(w) for w in model.init(0)]
+    card = {"inner_learning_rate": RATE, "license": "MIT"}
+    config = pfa.ExportConfig(batch_size=5, max_local_steps=0)
+    pfa.export_tflite(model, weights, again, config, card=card)
+    with served(export(8)) as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        browser.open(url)
+        browser.run("return demo.correct(...arguments)", flat_image(), 7)
+        personal = browser.run("return demo.weights()")
+    with served(again, port=port) as url:
+        browser.open(url)
+        assert browser.run("return demo.weights()") == personal
+        assert "were kept" in text(browser, "#kept")
+
+
+def test_what_version_0_1_0_kept_under_a_files_hash_is_found_and_moved(page, export):
+    hash_of_file = hashlib.sha256(export(8).read_bytes()).hexdigest()
+    model_id = pfa.OnDeviceModel(export(8)).card["model_id"]
+    assert page.run("return demo.keys()") == [model_id, hash_of_file]
+    page.run("return demo.correct(...arguments)", flat_image(), 7)
+    personal = page.run("return demo.weights()")
+    storage = "const storage = await import('/storage.js');"
+
+    def run(body):
+        script = (
+            f"return (async ({{model, file}}) => {{{storage}{body}}})(arguments[0])"
+        )
+        return page.run(script, {"model": model_id, "file": hash_of_file})
+
+    run(
+        "const {kept} = await storage.load([model]);"
+        "await storage.remove([model]);"
+        "await storage.save([file], kept);"
+    )
+    page.refresh()
+    assert page.run("return demo.weights()") == personal
+    page.run("return demo.correct(...arguments)", flat_image(), 7)
+    assert not run("return (await storage.load([file])).kept !== undefined")
+    assert run("return (await storage.load([model])).kept.adaptations") == 2
+    page.run("return demo.reset()")
+    assert run("return (await storage.load([file, model])).others") == 0
+
+
+def test_a_file_without_checksum_and_identity_works_as_it_did(
+    browser, export, tmp_path
+):
+    """As version 0.1.0 wrote them."""
+    model = flatbuffer.read(export(8).read_bytes())
+    text = flatbuffer.metadata(model, flatbuffer.CARD)
+    card = json.loads(text)
+    del card["model_id"], card["max_adapt_steps"]
+    card["format_version"] = 1
+    old = json.dumps(card, separators=(",", ":")).encode().ljust(len(text))
+    for buffer in model.buffers:
+        if buffer.data is not None and bytes(buffer.data) == text:
+            buffer.data = np.frombuffer(old, np.uint8)
+    path = tmp_path / "old.tflite"
+    path.write_bytes(flatbuffer.pack(model))
+    python = pfa.OnDeviceModel(path)
+    with served(path) as url:
+        browser.open(url)
+        hash_of_file = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert browser.run("return demo.keys()") == [hash_of_file]
+        answer = browser.run("return demo.correct(...arguments)", flat_image(), 7)
+        loss = python.adapt(images(8, 1), np.array([7]), RATE, STEPS)
+        assert answer["loss"] == pytest.approx(loss, abs=1e-5)
+        browser.refresh()
+        for ours, theirs in zip(
+            python.weights, browser.run("return demo.weights()"), strict=True
+        ):
+            np.testing.assert_allclose(theirs, ours.ravel(), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [10, 30, 1000, -1])
+def test_a_damaged_model_file_is_refused_before_it_is_run(
+    browser, export, tmp_path, place
+):
+    path = tmp_path / "model.tflite"
+    content = bytearray(export(8).read_bytes())
+    path.write_bytes(content)
+    with served(path) as url:
+        # The server looks when it starts.
+        content[place] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(RuntimeError, match="The model file is damaged"):
+            browser.open(url)
+
+
+def test_steps_without_finite_answers_are_undone(page):
+    before = page.run("return demo.weights()")
+    script = (
+        "return (async (x) => {"
+        "const {PersonalModel} = await import('/model.js');"
+        "const answer = await fetch('/model.tflite');"
+        "const content = new Uint8Array(await answer.arrayBuffer());"
+        "const model = await PersonalModel.load("
+        "content, '/node_modules/@litertjs/core/wasm/');"
+        "const example = {x: Float32Array.from(x), label: 7};"
+        "const messages = [];"
+        "for (const [rate, steps] of [[1e30, 1], [0.1, 10001], [0.1, 2 ** 31]])"
+        "await model.adapt([example], rate, steps)"
+        ".catch((error) => messages.push(error.message));"
+        # Begun at once, ended one after the other.
+        "const [loss, first, ...after] = await Promise.all(["
+        "model.adapt([example], 0.1, 1), model.infer(example.x),"
+        "model.adapt([example], 0.1, 1), model.infer(example.x)]);"
+        "return {messages, loss, first: first[7], second: after[1][7]};"
+        "})(arguments[0])"
+    )
+    answer = page.run(script, flat_image())
+    messages = answer["messages"]
+    assert "answers that are not finite; the weights are as before" in messages[0]
+    assert all("not a whole number from 1 to 10000" in m for m in messages[1:])
+    assert np.exp(-answer["loss"]) < answer["first"] < answer["second"]
+    assert page.run("return demo.weights()") == before
 
 
 def test_no_request_leaves_the_machine(page):
@@ -338,6 +471,96 @@ def test_a_model_that_the_page_cannot_draw_for_is_named(browser, tmp_path):
         for _ in range(2):
             with pytest.raises(RuntimeError, match="2 classes"):
                 browser.run("return demo.predict([1, 2, 3])")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stand-ins for npm packages, with links out of their folder."""
+    root = tmp_path_factory.mktemp("served")
+    package = root / "node_modules/@litertjs/core"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/web_demo/package.json", root)
+    wanted = json.loads((root / "package.json").read_text())["dependencies"]
+    version = {"version": wanted["@litertjs/core"]}
+    (package / "package.json").write_text(json.dumps(version))
+    (root / "secret").write_text("secret")
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere/secret").write_text("secret")
+    os.symlink(root / "secret", package / "link")
+    os.symlink(root / "elsewhere", package / "folder")
+    os.symlink(package / "package.json", package / "inner")
+    os.symlink("loop", package / "loop")
+    os.symlink(root / "node_modules", root / "linked_modules")
+    (root / "model").write_bytes(b"\x1c\0\0\0TFL3")
+    os.symlink(root / "model", root / "model.tflite")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bare_server(folder):
+    """A server's port, and what it said so far."""
+    modules = f"--node_modules={folder / 'linked_modules'}"
+    with served(folder / "model.tflite", modules) as url:
+        yield int(url.rstrip("/").rpartition(":")[2])
+
+
+def asked(port, path, host="127.0.0.1:{port}", method="GET"):
+    """The status and the body of an answer to a request as it is written."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.putrequest(method, path, skip_host=True)
+        for name in [host] if isinstance(host, str) else host:
+            connection.putheader("Host", name.format(port=port))
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_other_hosts_are_not_answered_for(bare_server, method):
+    for host in ("127.0.0.1:{port}", "localhost:{port}"):
+        assert asked(bare_server, "/", host, method)[0] == 200
+    for host in (
+        "evil.example:{port}",
+        "evil.example",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "127.0.0.1:{port}.evil.example",
+        "",
+        [],
+        ["127.0.0.1:{port}", "evil.example"],
+    ):
+        status, content = asked(bare_server, "/", host, method)
+        assert status == 421
+        assert b"<main>" not in content
+
+
+@pytest.mark.parametrize("path", ["/%00", "/a%00b", "/node_modules/%00", "/%ed%a0%80"])
+def test_paths_that_no_file_has_are_bad_requests(bare_server, path):
+    status, content = asked(bare_server, path)
+    assert status == 400
+    assert b"Bad Request" in content
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/node_modules/@litertjs/core/package.json", 200),
+        ("/node_modules/@litertjs/core/inner", 200),
+        ("/node_modules/@litertjs/core/link", 404),
+        ("/node_modules/@litertjs/core/folder/secret", 404),
+        ("/node_modules/@litertjs/core/folder/", 404),
+        ("/node_modules/../../secret", 404),
+        ("/node_modules/%2e%2e/secret", 404),
+        ("/node_modules/" + 300 * "a", 404),
+        ("/model.tflite", 200),
+        ("/../serve_web_demo.py", 404),
+    ],
+)
+def test_no_link_leads_out_of_what_is_served(bare_server, path, status):
+    found, content = asked(bare_server, path)
+    assert found == status
+    assert b"secret" not in content or status == 404
 
 
 @pytest.mark.parametrize(

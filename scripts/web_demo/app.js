@@ -11,7 +11,7 @@ const DIGITS = [...'0123456789'].map(Number);
 const find = (id) => document.getElementById(id);
 
 let model;
-let key;
+let keys;
 let side;
 let scale;
 let rate;
@@ -37,13 +37,13 @@ ready.catch((error) => {
 });
 
 /** What a script, a test above all, can do with the page. */
-window.demo = {ready, predict, correct, reset, weights};
+window.demo = {ready, predict, correct, reset, weights, keys: () => keys};
 
 async function start() {
   const content = await download('/model.tflite');
-  key = await storage.keyOf(content);
   model = await PersonalModel.load(content, RUNTIME);
   const {card} = model;
+  keys = await storage.keysOf(content, card);
   side = Math.sqrt(card.input_shape.reduce((a, b) => a * b, 1));
   if (!(side in IMAGES) || card.num_classes !== DIGITS.length) {
     throw new Error(
@@ -113,7 +113,7 @@ async function reset() {
     adaptations = 0;
     find('loss').textContent = '–';
     showExamples();
-    await storage.remove(key);
+    await storage.remove(keys);
     find('kept').textContent = 'Forgotten: the model is as it was at first.';
     if (current) showPrediction(await infer(current));
   });
@@ -174,7 +174,7 @@ function told(digit) {
 async function keep() {
   const personal = {weights: await model.weights(), examples, adaptations};
   try {
-    await storage.save(key, personal);
+    await storage.save(keys, personal);
     find('kept').textContent =
       'Your corrections and weights are kept in this browser, and only there.';
   } catch (error) {
@@ -185,15 +185,14 @@ async function keep() {
 async function restore() {
   let message = 'Nothing of you is kept in this browser yet.';
   try {
-    const {kept, others} = await storage.load(key);
+    const {kept, others} = await storage.load(keys);
     if (kept) {
       kept.examples.forEach(({x, label}) => model.check(x, label));
       await model.setWeights(kept.weights);
       ({examples, adaptations} = kept);
       message = 'Your corrections and weights were kept in this browser.';
     } else if (others) {
-      message =
-        'What this browser keeps belongs to another model file and is left alone.';
+      message = 'What this browser keeps belongs to another model and is left alone.';
     }
   } catch (error) {
     message =

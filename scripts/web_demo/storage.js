@@ -1,35 +1,55 @@
-// What one user taught a model, kept in this browser under the model file's hash.
+// What one user taught a model, kept in this browser under the model's identity.
+//
+// A model is looked for under several keys. The first is that under which it is kept, the
+// others are those of earlier versions.
 
 const [DATABASE, STORE] = ['tff_perfedavg_web_demo', 'personal'];
 
 /**
- * Returns the key of a model file.
- * @param {Uint8Array} content
+ * Returns the keys of a model: its identity, and the hash of its file, which was the key
+ * in version 0.1.0, whose files have no identity.
+ * @param {Uint8Array} content the file.
+ * @param {{model_id: ?string}} card what it says of itself.
  */
-export async function keyOf(content) {
+export async function keysOf(content, card) {
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', content));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  const hash = Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return card.model_id ? [card.model_id, hash] : [hash];
 }
 
 /**
- * Returns what is kept under a key, or undefined, and for how many other models
- * something is.
- * @param {string} key
+ * Returns what is kept for a model, or undefined, and for how many others something is.
+ * @param {string[]} keys
  */
-export async function load(key) {
-  const kept = await transact('readonly', (store) => store.get(key));
-  const keys = await transact('readonly', (store) => store.getAllKeys());
-  return {kept, others: keys.filter((other) => other !== key).length};
+export async function load(keys) {
+  let kept;
+  for (const key of keys) {
+    kept ??= await transact('readonly', (store) => store.get(key));
+  }
+  const all = await transact('readonly', (store) => store.getAllKeys());
+  return {kept, others: all.filter((other) => !keys.includes(other)).length};
 }
 
-/** Keeps a value under a key. */
-export async function save(key, value) {
-  await transact('readwrite', (store) => store.put(value, key));
+/**
+ * Keeps a value for a model, in the place of what was kept.
+ * @param {string[]} keys
+ */
+export async function save([key, ...earlier], value) {
+  await transact('readwrite', (store) => {
+    earlier.forEach((old) => store.delete(old));
+    return store.put(value, key);
+  });
 }
 
-/** Forgets what is kept under a key. */
-export async function remove(key) {
-  await transact('readwrite', (store) => store.delete(key));
+/**
+ * Forgets what is kept for a model.
+ * @param {string[]} keys
+ */
+export async function remove(keys) {
+  await transact('readwrite', (store) => {
+    const requests = keys.map((key) => store.delete(key));
+    return requests.at(-1);
+  });
 }
 
 async function transact(mode, operation) {
