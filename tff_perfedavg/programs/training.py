@@ -104,6 +104,12 @@ class _Training:
         users = population.training_users
         # Before anything is traced, let a cohort that cannot be drawn fail.
         self.sampler = _sampler(experiment, users, secret)
+        self._has_rows = population.users[:, 1] > population.users[:, 0]
+        if not self._has_rows[users].any():
+            raise errors.DataError(
+                f"{population.path}: not one of its {len(users)} training users has "
+                "adaptation rows to train on; give them some."
+            )
         self._watch = _UpdateWatch(experiment)
         self.model = build_model(experiment, population)
         self._client_data = build_client_data(experiment, self.model, population)
@@ -127,8 +133,15 @@ class _Training:
                     for name, value in output.metrics["client_work"].items()
                 }
                 decades = metrics.pop("outlier_decades")
-                self._check_finite(round_number, len(cohort), output, metrics)
-                self._watch.look(round_number, len(cohort), metrics, decades)
+                with_rows = int(np.count_nonzero(self._has_rows[cohort]))
+                if len(cohort) and not with_rows:
+                    raise errors.DataError(
+                        f"Round {round_number}: not one of the {len(cohort)} users "
+                        f"drawn has adaptation rows in {self._population.path}. Leave "
+                        "users without rows out of it, or draw more users a round."
+                    )
+                self._check_finite(round_number, with_rows, output, metrics)
+                self._watch.look(round_number, with_rows, metrics, decades)
                 bar.set_postfix(loss=f"{metrics['query_loss']:.3f}", refresh=False)
                 bar.update()
                 yield _Round(round_number + 1, state, metrics, cohort)
@@ -184,17 +197,18 @@ class _UpdateWatch:
 
         Args:
           round_number: the round, from 0.
-          cohort_size: users in its cohort.
+          cohort_size: users in its cohort that have rows.
           metrics: of the client work.
           decades: powers of ten from the cohort's median update norm to its largest.
         """
-        excluded = metrics["num_users_excluded"]
-        if excluded and not self._told_of_excluded:
+        # The metric counts users without rows, too.
+        excluded = cohort_size - metrics["num_users_taken"]
+        if excluded > 0 and not self._told_of_excluded:
             self._told_of_excluded = True
             _tell(
-                f"Round {round_number}: {excluded} of {cohort_size} users' updates were "
-                "not finite and were left out; the metrics count them from here on "
-                "(num_users_excluded)."
+                f"Round {round_number}: {excluded} of {cohort_size} users' updates "
+                "were not finite and were left out; the metrics count them from here "
+                "on (num_users_excluded)."
             )
         if self._told_of_outlier or not metrics["num_users_taken"]:
             return
