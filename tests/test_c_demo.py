@@ -1,6 +1,7 @@
 """A program in C, on the runtime's shared library, adapts as the Python runner does."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import tff_perfedavg as pfa
+from tff_perfedavg.ondevice import seal
 
 RUNTIME = pathlib.Path(ai_edge_litert.__file__).parent
 SOURCE = pathlib.Path(__file__).parent.parent / "scripts" / "c_demo" / "adapt.c"
@@ -96,6 +98,50 @@ def test_a_bad_model_file_is_refused(adapt, write_rows, tmp_path, content):
     assert not answer.stdout
 
 
+def test_a_damaged_model_file_is_refused_before_it_is_run(
+    adapt, model_path, write_rows, tmp_path
+):
+    rows, path = write_rows(*draw_rows(2)), tmp_path / "damaged.tflite"
+    content = model_path.read_bytes()
+    for place in [*range(0, 64, 7), *range(64, len(content), len(content) // 20)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        answer = adapt(path, rows, RATE, NUM_STEPS)
+        assert answer.returncode == 1
+        assert f"{path} is damaged" in answer.stderr
+        assert not answer.stdout
+    for length in (len(content) // 2, 60, 30, 20):
+        path.write_bytes(content[:length])
+        assert f"{path} is damaged" in adapt(path, rows, RATE, NUM_STEPS).stderr
+
+
+def test_checksums_are_right_for_any_length(adapt, write_rows, tmp_path):
+    """Around the ends of SHA-256's blocks: whole files, and none of them a model."""
+    rows, path = write_rows(*draw_rows(2)), tmp_path / "sealed.tflite"
+    for length in (56, 64, 65, 119, 120, 127, 128):
+        content = seal.sealed(bytes(range(8)) + bytes(length - 56))
+        assert len(content) == length
+        path.write_bytes(content)
+        answer = adapt(path, rows, RATE, NUM_STEPS)
+        assert "is missing or no TensorFlow Lite file" in answer.stderr
+
+
+def test_a_file_of_version_0_1_0_adapts_as_in_python(adapt, write_rows):
+    path = pathlib.Path(__file__).parent / "data" / "version_0_1_0.tflite"
+    x, y = draw_rows(4, (4,))
+    y %= 3
+    device = pfa.OnDeviceModel(path)
+    device.adapt(x, y, RATE, NUM_STEPS)
+    answer = adapt(path, write_rows(x, y), RATE, NUM_STEPS)
+    (adapted,) = re.findall("adapted (.*)", answer.stdout)
+    found = np.array(adapted.split(), float)
+    np.testing.assert_allclose(found, device.infer(x[:1])[0], rtol=0, atol=1e-6)
+    answer = adapt(path, write_rows(x, y), 1e30, 1)
+    assert answer.returncode == 1
+    assert "answer is not finite; take a smaller learning rate" in answer.stderr
+
+
 def test_rows_that_do_not_fit_are_refused(adapt, model_path, write_rows, tmp_path):
     answer = adapt(model_path, write_rows(*draw_rows(9)), RATE, NUM_STEPS)
     assert answer.returncode == 1
@@ -113,9 +159,11 @@ def test_rows_that_do_not_fit_are_refused(adapt, model_path, write_rows, tmp_pat
 def test_a_step_to_weights_that_are_not_finite_is_refused(
     adapt, model_path, write_rows
 ):
-    answer = adapt(model_path, write_rows(*draw_rows(8)), 1e37, 100)
-    assert answer.returncode == 1
-    assert "take a smaller learning rate" in answer.stderr
+    for rate, num_steps in ((1e37, 100), (1e30, 1), (RATE, 10_001)):
+        answer = adapt(model_path, write_rows(*draw_rows(8)), rate, num_steps)
+        assert answer.returncode == 1
+        assert "the weights are as before; take a smaller" in answer.stderr
+        assert [line.split()[0] for line in answer.stdout.splitlines()] == ["initial"]
 
 
 @pytest.mark.parametrize("arguments", [("0.5x", 5), (0, 5), ("nan", 5), (0.5, 0)])

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "litert_c.h"
+#include "sha256.h"
 
 enum { PAD_FEATURES = 0x00, PAD_LABELS = 0xff };  // Bytes; the latter is label -1.
 
@@ -25,6 +26,7 @@ typedef struct {
 // An exported model, loaded. The personal weights live in `compiled` and stay there
 // from one signature's run to the next.
 typedef struct {
+  uint8_t* content;  // Of the file; the model is read in place.
   LiteRtEnvironment environment;
   LiteRtOptions options;
   LiteRtModel model;
@@ -81,7 +83,56 @@ static void free_rows(Rows* rows) {
   free(rows->label);
 }
 
+// Returns a file's content, to be freed, or NULL.
+static uint8_t* read_file(const char* path, size_t* size) {
+  FILE* file = fopen(path, "rb");
+  if (!file) return NULL;
+  uint8_t* content = NULL;
+  const long length = fseek(file, 0, SEEK_END) == 0 ? ftell(file) : -1;
+  if (length > 0 && fseek(file, 0, SEEK_SET) == 0) {
+    *size = (size_t)length;
+    content = malloc(*size);
+    if (content && fread(content, 1, *size, file) != *size) {
+      free(content);
+      content = NULL;
+    }
+  }
+  fclose(file);
+  return content;
+}
+
+// Whether the checksum at the start of a model file is that of its content; true for
+// files of version 0.1.0, which have none. ondevice/seal.py has the format in words.
+static bool is_undamaged(uint8_t* content, size_t size) {
+  static const char marker[] = "tff_perfedavg256";
+  enum { START = 8, LENGTH = sizeof(marker) - 1, DIGEST = START + LENGTH };
+  uint8_t written[32], found[32];
+  int alike = 0;
+  for (size_t i = 0; i < LENGTH && START + i < size; ++i)
+    alike += content[START + i] == (uint8_t)marker[i];
+  // Half of the marker, so that a damaged one is not taken for none.
+  if (2 * alike < LENGTH) return true;
+  if (size < DIGEST + sizeof(written)) return false;
+  memcpy(written, content + DIGEST, sizeof(written));
+  memset(content + DIGEST, 0, sizeof(written));
+  sha256(content, size, found);
+  memcpy(content + DIGEST, written, sizeof(written));
+  return memcmp(written, found, sizeof(written)) == 0;
+}
+
 static bool open_device(const char* path, Device* device) {
+  size_t size = 0;
+  device->content = read_file(path, &size);
+  // LiteRT does not verify a file: a damaged one can crash the process.
+  if (device->content && !is_undamaged(device->content, size)) {
+    fprintf(stderr, "adapt: %s is damaged: its checksum is not that of its content.\n",
+            path);
+    return false;
+  }
+  if (!device->content || size < 8 || memcmp(device->content + 4, "TFL3", 4) != 0) {
+    fprintf(stderr, "adapt: %s is missing or no TensorFlow Lite file.\n", path);
+    return false;
+  }
   // Otherwise it looks for the libraries of GPUs and NPUs and reports every step.
   const LiteRtEnvOption quietly_on_cpu[] = {
       {kLiteRtEnvOptionTagAutoRegisterAccelerators,
@@ -92,12 +143,10 @@ static bool open_device(const char* path, Device* device) {
   if (!ok(LiteRtCreateEnvironment(2, quietly_on_cpu, &device->environment),
           "create an environment"))
     return false;
-  if (!ok(LiteRtCreateModelFromFile(device->environment, path, &device->model),
-          "read the model")) {
-    fprintf(stderr, "adapt: %s is missing or no TensorFlow Lite file.\n", path);
-    return false;
-  }
-  return ok(LiteRtCreateOptions(&device->options), "create options") &&
+  return ok(LiteRtCreateModelFromBuffer(device->environment, device->content, size,
+                                        &device->model),
+            "read the model") &&
+         ok(LiteRtCreateOptions(&device->options), "create options") &&
          ok(LiteRtSetOptionsHardwareAccelerators(device->options,
                                                  kLiteRtHwAcceleratorCpu),
             "choose the CPU") &&
@@ -111,6 +160,7 @@ static void close_device(Device* device) {
   if (device->options) LiteRtDestroyOptions(device->options);
   if (device->model) LiteRtDestroyModel(device->model);
   if (device->environment) LiteRtDestroyEnvironment(device->environment);
+  free(device->content);
 }
 
 static bool find_signature(const Device* device, Signature* signature) {
@@ -285,9 +335,15 @@ static bool infer(const Device* device, Signature* signature, const Rows* rows,
                kLiteRtElementTypeFloat32, &num_rows, &classes))
     return false;
   float* probabilities = calloc(classes, sizeof(*probabilities));
-  const bool done =
+  bool done =
       probabilities && read_output(signature, "probabilities",
                                    kLiteRtElementTypeFloat32, probabilities, classes);
+  for (size_t i = 0; done && i < classes; ++i) {
+    if (isfinite(probabilities[i])) continue;
+    fprintf(stderr,
+            "adapt: the answer is not finite; take a smaller learning rate.\n");
+    done = false;
+  }
   if (done) {
     printf("%s", title);
     for (size_t i = 0; i < classes; ++i) printf(" %.9g", (double)probabilities[i]);
@@ -316,8 +372,9 @@ static bool adapt(const Device* device, Signature* signature, const Rows* rows,
     return false;
   if (!applied) {
     fprintf(stderr,
-            "adapt: the steps led to weights that are not finite, so the weights are "
-            "as before; take a smaller learning rate.\n");
+            "adapt: the steps led to weights or answers that are not finite, or were "
+            "more than the file takes, so the weights are as before; take a smaller "
+            "learning rate.\n");
     return false;
   }
   printf("loss %.9g\n", (double)loss);

@@ -74,8 +74,10 @@ LiteRtStatus LiteRtSetOptionsHardwareAccelerators(LiteRtOptions options,
                                                   int accelerators);
 void LiteRtDestroyOptions(LiteRtOptions options);
 
-LiteRtStatus LiteRtCreateModelFromFile(LiteRtEnvironment environment,
-                                       const char* path, LiteRtModel* model);
+// The buffer has to outlive the model.
+LiteRtStatus LiteRtCreateModelFromBuffer(LiteRtEnvironment environment,
+                                         const void* buffer, size_t size,
+                                         LiteRtModel* model);
 void LiteRtDestroyModel(LiteRtModel model);
 
 LiteRtStatus LiteRtGetNumModelSignatures(LiteRtModel model, size_t* count);
