@@ -88,7 +88,12 @@ def prepare_once(
                 "directory for the runs."
             ) from e
         if not path.exists():
-            return prepare(config, path, data_dir)
+            try:
+                return prepare(config, path, data_dir)
+            except errors.DataError as e:
+                # Another was first, on a file system without locks.
+                if not isinstance(e.__cause__, FileExistsError):
+                    raise
     return _open_prepared(config, path)
 
 
