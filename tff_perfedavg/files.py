@@ -23,9 +23,7 @@ _cleaned: set[pathlib.Path] = set()
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: pathlib.Path, *, is_secret: bool = False
-) -> Iterator[IO[bytes]]:
+def atomic_write(path: pathlib.Path, *, is_secret: bool = False) -> Iterator[IO[bytes]]:
     """Opens a file that appears at `path`, whole, when the block ends well.
 
     A block that fails, or a process killed inside it, leaves what was at `path`
