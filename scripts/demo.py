@@ -37,6 +37,7 @@ def main():
         base, range(_SEEDS.value), _STEPS.value, root
     )
     files = report.write_report(per_user, root, baselines=baselines)
+    compared = metrics.compare_paired(per_user, 1)
     per_user = pd.concat([baselines, per_user], ignore_index=True)
     files.append(report.write_rows(per_user, root / "per_user.csv"))
     print(
@@ -45,6 +46,8 @@ def main():
         f"(0) and after adapting on its own:\n"
     )
     print(report.format_table(metrics.summarize(per_user), {0, 1, _STEPS.value}))
+    print(f"\nAfter one step, {report.COMPARED['accuracy']}")
+    print(report.format_comparison(compared))
     print("\nWritten:", *files, sep="\n  ")
 
 
