@@ -7,11 +7,16 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def tff():
-    """TFF on one worker process that all tests share."""
+def worker():
+    """TFF's worker process on this machine that all tests share."""
     from tff_perfedavg.simulation.local_runtime import use_local_runtime
 
-    use_local_runtime()
+    return use_local_runtime().worker
+
+
+@pytest.fixture(scope="session")
+def tff(worker):
+    """TFF on that process."""
     import tensorflow_federated as tff
 
     return tff

@@ -288,7 +288,7 @@ def test_a_private_run_of_version_0_1_0_goes_on_with_its_public_cohorts(
 
 def _state_of(experiment, paths, saved):
     population = build_population(experiment, paths.root)
-    process, states = train_rounds(experiment, population, 0)
+    _, states = train_rounds(experiment, population, 0)
     return saved.state(states[0])
 
 

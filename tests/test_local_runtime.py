@@ -1,15 +1,21 @@
 """The worker process: it serves, and it never outlives whoever started it."""
 
 import asyncio
+import contextlib
 import os
+import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
 
 import numpy as np
+import portpicker
 import psutil
 import pytest
 
@@ -35,6 +41,138 @@ def wait_until_gone(pid):
             return True
         time.sleep(0.1)
     return False
+
+
+def ports_of_network(pid):
+    """TCP ports on which anything listens in a process's network."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in pathlib.Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {int(words[1].rpartition(":")[2], 16) for words in lines if words[3] == "0A"}
+
+
+def network_of(pid):
+    return os.readlink(f"/proc/{pid}/ns/net")
+
+
+def test_nobody_reaches_the_worker_from_another_network(tff, worker):
+    """Tried from a namespace that has an address of ours for neighbour.
+
+    TFF's own worker answers there, as the second half shows.
+    """
+    from tff_perfedavg.simulation import worker_process
+
+    assert worker.is_private
+    assert network_of(worker.pid) != network_of("self")
+    ports = ports_of_network(worker.pid)
+    assert ports
+    port = portpicker.pick_unused_port()
+    with neighbour() as (address, run), tempfile.TemporaryFile() as log:
+        assert not run(CONNECT, address, *map(str, ports))
+        stock = worker_process.start_process(port, log)
+        try:
+            for _ in range(100):
+                if port in ports_of_network("self"):
+                    break
+                time.sleep(0.1)
+            assert run(CONNECT, address, str(port)).split() == [str(port)]
+        finally:
+            stock.kill()
+            stock.wait()
+
+
+# Prints the ports that take a connection.
+CONNECT = """
+import socket, sys
+address, *ports = sys.argv[1:]
+for port in ports:
+    try:
+        socket.create_connection((address, int(port)), timeout=2).close()
+        print(port)
+    except OSError:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def neighbour():
+    """A network beside this one: our address there, and what runs Python in it."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces are made by root, with ip")
+    name = f"pfa{os.getpid()}"
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def run(program, *arguments):
+        return subprocess.run(
+            ["ip", "netns", "exec", name, sys.executable, "-c", program, *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("address", "add", "10.203.7.1/30", "dev", name)
+        ip("link", "set", name, "up")
+        ip("-n", name, "address", "add", "10.203.7.2/30", "dev", "eth0")
+        ip("-n", name, "link", "set", "eth0", "up")
+        yield "10.203.7.1", run
+    finally:
+        subprocess.run(["ip", "link", "delete", name], capture_output=True)
+        ip("netns", "delete", name)
+
+
+def test_nobody_else_on_this_machine_reaches_the_worker(tff, worker):
+    name = "\0" + worker.target.removeprefix("unix-abstract:")
+    program = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "s.connect('\\0' + sys.argv[1])\n"
+        "s.settimeout(10)\n"
+        "s.sendall(b'PRI * HTTP/2.0')\n"
+        "print(s.recv(100))\n"
+    )
+    with socket.socket(socket.AF_UNIX) as ours:
+        # We do: HTTP/2's server speaks first.
+        ours.connect(name)
+        ours.settimeout(10)
+        assert len(ours.recv(100)) > 8
+    other = subprocess.run(
+        [sys.executable, "-c", program, name[1:]], capture_output=True, text=True
+    )
+    # The relay hangs up on it.
+    hung_up = ("BrokenPipeError", "ConnectionResetError")
+    assert other.stdout.strip() == "b''" or any(e in other.stderr for e in hung_up)
+
+
+def test_a_library_call_leaves_its_callers_network_alone(tff, worker):
+    assert network_of("self") == network_of(os.getppid())
+
+
+def test_where_the_system_allows_no_network_of_its_own_a_warning_says_so_once(tff):
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("the limit is set by root, in a user namespace of its own")
+    program = START + "use_local_runtime()\nprint(runtime.worker.is_private)\n"
+    forbid = "echo 0 > /proc/sys/user/max_net_namespaces"
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "sh", "-c"),
+            f'{forbid}; exec "$0" -c "$1"',
+            sys.executable,
+            program,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split()[-1] == "False"
+    assert done.stderr.count("WARNING: this system does not let TFF's worker") == 1
+    assert "keep a firewall before it" in done.stderr
 
 
 def test_the_worker_ends_with_a_normal_exit_and_leaves_the_pipe_closed():

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -245,13 +247,48 @@ def test_from_keras_keeps_frozen_layers_constant():
     assert np.allclose(model.apply(model.init(0), x), keras_model(x), atol=1e-6)
 
 
-def test_from_keras_warns_that_dropout_is_inactive():
-    with pytest.warns(UserWarning, match="dropout is inactive.*: half"):
-        from_keras(
-            tf.keras.Sequential(
-                [tf.keras.Input([4]), layers.Dropout(0.5, name="half"), layers.Dense(3)]
-            )
-        )
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dropout(0.5, name="chance"),
+        layers.GaussianNoise(0.5, name="chance"),
+        layers.RandomFlip(name="chance"),
+        layers.LSTM(4, dropout=0.1, name="chance"),
+    ],
+    ids=["Dropout", "GaussianNoise", "RandomFlip", "LSTM"],
+)
+def test_from_keras_warns_of_layers_whose_chance_is_inactive(layer):
+    shape = [4, 2] if isinstance(layer, layers.LSTM) else [4, 4, 1]
+    stack = [tf.keras.Input(shape), layer, layers.Flatten(), layers.Dense(3)]
+    with pytest.warns(UserWarning, match="at random is inactive.*: .*chance"):
+        from_keras(tf.keras.Sequential(stack))
+
+
+def test_recurrent_dropout_is_refused_with_its_name():
+    stack = [tf.keras.Input([4, 2]), layers.LSTM(4, recurrent_dropout=0.1)]
+    with pytest.raises(errors.ModelError, match="recurrent_dropout=0"):
+        from_keras(tf.keras.Sequential([*stack, layers.Dense(3)]))
+
+
+def test_from_keras_does_not_warn_of_a_rate_of_zero():
+    stack = [tf.keras.Input([4]), layers.Dropout(0.0), layers.Dense(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_keras(tf.keras.Sequential(stack))
+
+
+class Probabilities(layers.Layer):
+    """Ends in a softmax that no attribute tells of."""
+
+    def call(self, x):
+        return tf.nn.softmax(x)
+
+
+def test_a_softmax_within_a_custom_layer_is_refused_when_traced():
+    stack = [tf.keras.Input([4]), layers.Dense(3), Probabilities(name="out")]
+    model = from_keras(tf.keras.Sequential(stack))
+    with pytest.raises(errors.ModelError, match=r"out.* ends in a softmax"):
+        tf.function(model.apply, autograph=False)(model.init(0), tf.zeros([2, 4]))
 
 
 class InList(layers.Layer):
@@ -284,6 +321,23 @@ class InList(layers.Layer):
         ),
         (lambda: [layers.Dense(3, "softmax", name="out")], "'out' ends in a softmax"),
         (lambda: [layers.Dense(3), layers.Softmax(name="out")], "'out' ends in a sof"),
+        (
+            lambda: [layers.Dense(3, tf.nn.softmax, name="out")],
+            "'out' ends in a softmax",
+        ),
+        (
+            lambda: [layers.Dense(3), layers.Lambda(tf.nn.softmax, name="out")],
+            "'out' ends in a softmax",
+        ),
+        (lambda: [layers.Dense(1)], "single number.*End it with Dense\\(2\\)"),
+        (
+            lambda: [layers.Reshape([2, 2]), layers.Dense(3)],
+            "shape \\[2, 2, 3\\]; it must be logits",
+        ),
+        (
+            lambda: [layers.Dense(3, kernel_constraint="non_neg", name="tied")],
+            "'tied' has a kernel_constraint, which local training would not keep",
+        ),
         (lambda: [layers.Flatten()], "no trainable weight"),
         (lambda: [InList(name="listed")], "'listed' keeps its weight"),
     ],

@@ -3,6 +3,7 @@
 The users' data is prepared once and shared by all runs of a module.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -27,6 +28,7 @@ from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
+from tff_perfedavg.simulation.cohort import UniformSampler
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {"model": "logistic_regression", "num_local_steps": 2, "batch_size": 5}
@@ -85,7 +87,11 @@ def stopped(tff, root):
     paths = RunPaths(root, "stopped")
     with pytest.MonkeyPatch.context() as patch:
         after_calls(patch, "draw", 5, lambda: os.kill(os.getpid(), 2), UniformSampler)
-        with pytest.raises(errors.Interrupted, match=r"Stopped after round 5 of 14; a"):
+        with (
+            pytest.raises(errors.Interrupted, match=r"Stopped after round 5 of 14; a"),
+            # A loop over runs that goes on past errors does not go on past Ctrl-C.
+            contextlib.suppress(errors.PerFedAvgError, Exception),
+        ):
             train(paths)
     return paths
 
@@ -97,11 +103,11 @@ def after_calls(patch, name, count, do, owner=None, before=False):
     owner = owner or training
     real, calls = getattr(owner, name), iter(range(1, 10**6))
 
-    def function(*arguments):
+    def function(*arguments, **keywords):
         is_it = next(calls) == count
         if is_it and before:
             do()
-        result = real(*arguments)
+        result = real(*arguments, **keywords)
         if is_it and not before:
             do()
         return result
@@ -580,8 +586,20 @@ def test_a_model_file_that_has_changed_is_refused(tff, paths, tmp_path):
     train(paths, own)
     longer = dataclasses.replace(own, total_rounds=3)
     file.write_text(source.replace("num_outputs)])", "num_outputs, 'tanh')])"))
-    with pytest.raises(errors.ConfigError, match=r"my_model\.py is not what it was"):
-        train(paths, longer)
+    # The run that is finished, and one that would go on; with checkpoints and without.
+    for checkpoints in (True, False):
+        with pytest.raises(
+            errors.ConfigError, match=r"my_model\.py is not what it was"
+        ):
+            train(paths, own)
+        if checkpoints:
+            with pytest.raises(errors.ConfigError, match=r"is not what it was when"):
+                train(paths, longer)
+            kept = {p: p.read_bytes() for p in paths.checkpoints.glob("*.ckpt")}
+            for path in kept:
+                path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
     file.write_text(source)
     train(paths, longer)
 
@@ -596,5 +614,47 @@ def test_a_store_that_has_changed_is_refused(tff, paths, tmp_path):
     train(paths, stored)
     shutil.rmtree(store)
     prepare(DataConfig.of("digits", seed=1), store)
-    with pytest.raises(errors.ConfigError, match="store is not what it was"):
-        train(paths, dataclasses.replace(stored, total_rounds=3))
+    for rounds in (2, 3):
+        with pytest.raises(errors.ConfigError, match="store is not what it was"):
+            train(paths, dataclasses.replace(stored, total_rounds=rounds))
+    # Not there any more is not changed.
+    shutil.rmtree(store)
+    train(paths, stored)
+
+
+def test_a_damaged_store_is_refused_before_any_round(tff, paths, tmp_path):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+
+    store = prepare(DataConfig.of("digits"), tmp_path / "store")
+    table = np.fromfile(store.path / "users.bin", np.int64).reshape(-1, 4)
+    # A new user, made one that trains.
+    table[np.flatnonzero(table[:, 3])[0], 3] = 0
+    table.tofile(store.path / "users.bin")
+    stored = dataclasses.replace(SHORT, store=str(store.path), total_rounds=2)
+    with pytest.raises(errors.DataError, match=r"users\.bin is not what was written"):
+        train(paths, stored)
+    assert not paths.model.exists()
+
+
+def test_a_store_that_changes_under_a_run_stops_it_with_a_sentence(
+    tff, paths, tmp_path
+):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+    from tff_perfedavg.programs.training import train_and_save
+
+    store = prepare(DataConfig.of("digits"), tmp_path / "store")
+    stored = dataclasses.replace(SHORT, store=str(store.path))
+    labels = store.path / "labels.bin"
+
+    def change(done):
+        if done == 5:
+            # As an editor does, another file of that name.
+            content = labels.read_bytes()
+            labels.unlink()
+            labels.write_bytes(content[::-1])
+
+    with pytest.raises(errors.DataError, match="has changed while it was in use"):
+        train_and_save(stored, paths, OPTIONS, change)
+    assert max(int(p.stem[6:]) for p in paths.checkpoints.glob("*.ckpt")) == 3

@@ -399,7 +399,7 @@ def test_hashes_are_checked_again_when_a_file_has_changed(store):
 
 @pytest.mark.parametrize("scale", [np.nan, [1.0, np.inf], "much", [[1.0]]])
 def test_a_scale_that_is_no_finite_number_is_refused(scale):
-    with pytest.raises(errors.DataError, match="Description.scale is .*finite number"):
+    with pytest.raises(errors.DataError, match=r"scale is .*finite number"):
         Description("toy", 3, scale=scale)
 
 

@@ -16,6 +16,10 @@ from tff_perfedavg.models.model import Model, masked_cross_entropy
 # Layers are shared Python objects whose attributes are swapped while a call is
 # traced, so only one thread may trace at a time.
 _SWAP_LOCK = threading.RLock()
+# Of dropout, noise and augmentation of all kinds.
+_RANDOM_LAYER = tf.keras.__internal__.layers.BaseRandomLayer
+# Where layers keep what they do last.
+_FUNCTIONS = ("activation", "function")
 
 
 def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Model:
@@ -23,8 +27,8 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
 
     The weights are the model's trainable weights, in Keras' order, starting from
     their present values (so `init` ignores its seed, and a pretrained model stays
-    pretrained). Frozen weights are constants. Layers run in inference mode:
-    dropout is inactive, of which a warning tells.
+    pretrained). Frozen weights are constants. Layers run in inference mode: dropout,
+    noise and augmentation are inactive, of which a warning tells.
 
     Args:
       keras_model: one input `[batch, ...]`, one output of logits
@@ -34,9 +38,9 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
     Raises:
       ModelError: naming the layer, if it updates state while training (batch
         normalization whose moving statistics are not frozen, stateful layers),
-        carries a regularizer or has weights kept where they cannot be replaced;
-        or if the model is not built, has several inputs or outputs, or ends in
-        a softmax.
+        carries a regularizer or a constraint or has weights kept where they cannot be
+        replaced; or if the model is not built, has several inputs or outputs, a
+        single logit, or ends in a softmax.
     """
     _check_supported(keras_model)
     slots = _weight_slots(keras_model)
@@ -57,7 +61,9 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
         tensors = dict(zip(trainable_ids, weights, strict=True))
         tensors |= {key: tf.constant(value) for key, value in frozen.items()}
         with _SWAP_LOCK, _replaced(slots, tensors):
-            return keras_model(x, training=False)
+            output = keras_model(x, training=False)
+            _check_traced(keras_model.name, output)
+            return output
 
     return Model(
         name=keras_model.name,
@@ -72,7 +78,23 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
 
 
 def _layers(keras_model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:
-    return (m for m in keras_model.submodules if isinstance(m, tf.keras.layers.Layer))
+    return (m for m in _modules(keras_model) if isinstance(m, tf.keras.layers.Layer))
+
+
+def _modules(keras_model: tf.keras.Model) -> Sequence[tf.Module]:
+    """Returns a model's modules, however deep.
+
+    Raises:
+      ModelError: if TensorFlow cannot tell them, as with recurrent dropout.
+    """
+    try:
+        return keras_model.submodules
+    except ValueError as e:
+        # Keras keeps its masks by graph, in a dictionary that has no order.
+        raise errors.ModelError(
+            f"{keras_model.name}: its layers cannot be listed ({e}). Build recurrent "
+            "layers with recurrent_dropout=0; it would be inactive in any case."
+        ) from e
 
 
 def _check_supported(keras_model: tf.keras.Model) -> None:
@@ -113,17 +135,15 @@ def _check_supported(keras_model: tf.keras.Model) -> None:
                 "(regularizer or activity loss), which local training would not "
                 "see. Remove it, and put the penalty into `loss`."
             )
-        if isinstance(layer, tf.keras.layers.Dropout) and layer.rate > 0:
+        for attribute, constraint in vars(layer).items():
+            if attribute.endswith("_constraint") and constraint is not None:
+                raise errors.ModelError(
+                    f"{name}: layer {layer.name!r} has a {attribute}, which local "
+                    "training would not keep. Remove it."
+                )
+        if _is_random(layer):
             inactive.append(layer.name)
-    last = keras_model.layers[-1]
-    is_softmax = isinstance(last, tf.keras.layers.Softmax) or (
-        getattr(last, "activation", None) is tf.keras.activations.softmax
-    )
-    if is_softmax:
-        raise errors.ModelError(
-            f"{name}: the last layer {last.name!r} ends in a softmax; the model "
-            "must return logits. Drop the softmax."
-        )
+    _check_output(keras_model)
     if not keras_model.trainable_weights:
         raise errors.ModelError(
             f"{name}: it has no trainable weight; nothing could be learned. "
@@ -131,16 +151,77 @@ def _check_supported(keras_model: tf.keras.Model) -> None:
         )
     if inactive:
         warnings.warn(
-            f"{name}: dropout is inactive in local training: {', '.join(inactive)}.",
+            f"{name}: what acts at random is inactive in local training: "
+            f"{', '.join(inactive)}.",
             stacklevel=3,
         )
+
+
+def _is_random(layer: tf.keras.layers.Layer) -> bool:
+    """Whether a layer does something else in training than when it predicts."""
+    rates = [
+        getattr(layer, name, None)
+        for name in ("rate", "dropout", "recurrent_dropout", "stddev")
+    ]
+    given = [rate for rate in rates if isinstance(rate, (int, float))]
+    # With a rate of 0 it does nothing; augmentation has factors instead of one.
+    return any(given) or (not given and isinstance(layer, _RANDOM_LAYER))
+
+
+def _check_output(keras_model: tf.keras.Model) -> None:
+    """Raises `ModelError` unless the output is logits of two classes or more."""
+    name, (output,) = keras_model.name, keras_model.outputs
+    if output.shape.rank != 2 or output.shape[-1] is None:
+        raise errors.ModelError(
+            f"{name}: its output has shape {list(output.shape)}; it must be logits "
+            "[rows, classes]. End it with a Dense layer of one unit a class."
+        )
+    if output.shape[-1] < 2:
+        raise errors.ModelError(
+            f"{name}: its output is a single number, and a classifier of one class has "
+            "nothing to learn. End it with Dense(2), whose labels are 0 and 1."
+        )
+    last = keras_model.layers[-1]
+    functions = [getattr(last, attribute, None) for attribute in _FUNCTIONS]
+    if isinstance(last, tf.keras.layers.Softmax) or any(map(_is_softmax, functions)):
+        raise _ends_in_softmax(name, last.name)
+
+
+def _is_softmax(function) -> bool:
+    """Whether a function is a softmax, whatever it is called."""
+    if not callable(function):
+        return False
+    probe = tf.constant([[-2.0, 0.0, 3.0]])
+    try:
+        return np.allclose(function(probe), tf.nn.softmax(probe))
+    except Exception:
+        # It takes something else than logits.
+        return False
+
+
+def _check_traced(name: str, output: tf.Tensor) -> None:
+    """Raises `ModelError` if what was traced ends in a softmax, of a custom layer."""
+    if tf.executing_eagerly():
+        return
+    operation = output.op
+    while operation.type in ("Identity", "Reshape"):
+        operation = operation.inputs[0].op
+    if operation.type == "Softmax":
+        raise _ends_in_softmax(name, operation.name)
+
+
+def _ends_in_softmax(name: str, layer: str) -> errors.ModelError:
+    return errors.ModelError(
+        f"{name}: the last layer {layer!r} ends in a softmax; the model must return "
+        "logits. Drop the softmax."
+    )
 
 
 def _weight_slots(keras_model: tf.keras.Model) -> list[tuple[object, str, int]]:
     """Finds the attribute that holds each weight: (owner, attribute, variable id)."""
     wanted = {id(v): v for v in keras_model.weights}
     slots = []
-    for owner in [keras_model, *keras_model.submodules]:
+    for owner in [keras_model, *_modules(keras_model)]:
         for attribute, value in vars(owner).items():
             if isinstance(value, tf.Variable) and id(value) in wanted:
                 slots.append((owner, attribute, id(value)))

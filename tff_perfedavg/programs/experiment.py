@@ -268,15 +268,15 @@ class Experiment:
             )
         if not private and self.cohort_sampling == POISSON:
             raise errors.ConfigError(
-                f"cohort_sampling is {POISSON}, but aggregator {self.aggregator} is not "
-                f"private; leave it at {AUTO}."
+                f"cohort_sampling is {POISSON}, but aggregator {self.aggregator} is "
+                f"not private; leave it at {AUTO}."
             )
         # In float32 the noise would be infinite, and every round's update dropped.
         if private and norm is not None and norm * noise > _MOST_NOISE:
             raise errors.ConfigError(
                 f"clipping_norm {norm:g} times noise_multiplier {noise:g} is "
-                f"{norm * noise:g}, noise that no float32 holds; take a norm near those "
-                "of users' updates (update_norm in the metrics)."
+                f"{norm * noise:g}, noise that no float32 holds; take a norm near "
+                "those of users' updates (update_norm in the metrics)."
             )
         # Of the noise, a part goes to finding the norm (Andrew et al., 2021).
         most = 0.1 * self.clients_per_round

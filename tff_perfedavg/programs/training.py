@@ -134,7 +134,9 @@ class _Training:
                 }
                 decades = metrics.pop("outlier_decades")
                 with_rows = int(np.count_nonzero(self._has_rows[cohort]))
-                if len(cohort) and not with_rows:
+                # A Poisson sample may be of nobody, and tells nobody so.
+                may_be_empty = isinstance(self.sampler, PoissonSampler)
+                if not with_rows and not may_be_empty:
                     raise errors.DataError(
                         f"Round {round_number}: not one of the {len(cohort)} users "
                         f"drawn has adaptation rows in {self._population.path}. Leave "

@@ -2,15 +2,20 @@
 
 TFF runs computations in a C++ worker process of its own. The stock context lets
 that process inherit standard output and does not end it at every exit, so that a
-piped command can hang for ever. Here the worker writes to a log file, dies with
-its parent whatever way that ends, and a worker that dies is an error, not an
-endless retry.
+piped command can hang for ever. Here the worker writes to a log file, is killed with
+its parent whatever way that ends (PR_SET_PDEATHSIG), and a worker that dies is an
+error, not an endless retry.
+
+TFF's worker listens on every address of its network and asks nobody who they are. Here
+that network is a namespace of its own, and nobody but this process reaches it.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,13 +32,33 @@ from tff_perfedavg.simulation.exit_codes import explain
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000
+_OPEN = """\
+WARNING: this system does not let TFF's worker have a network of its own ({reason}), so
+it listens on a port of every address of this machine, without a password, as long as
+this process runs: whoever reaches it can run any computation as you. Allow network
+namespaces (sysctl: user.max_net_namespaces and, for users other than root,
+kernel.apparmor_restrict_unprivileged_userns), or keep a firewall before it."""
+
+
+_told: set[str] = set()
+
+
+def _warn_once(reason: str) -> None:
+    if reason not in _told:
+        _told.add(reason)
+        print(_OPEN.format(reason=reason), file=sys.stderr)
 
 
 class Worker:
-    """A TFF worker process on this machine.
+    """A TFF worker process on this machine that serves this process alone.
 
-    The process ends with `stop`, at the interpreter's exit, and by the kernel's
-    hand if this process is killed.
+    The process ends with `stop`, at the interpreter's exit, and is killed by the kernel
+    if this process is.
+
+    Attributes:
+      target: where gRPC reaches it.
+      is_private: whether nobody else does; the system may not allow that.
+      pid: the worker's process number.
     """
 
     def __init__(self):
@@ -47,16 +72,54 @@ class Worker:
             raise errors.WorkerError(
                 "A TFF worker must be started from the main thread."
             )
-        self.port = portpicker.pick_unused_port()
         # An unnamed file: nothing to clean up, whatever way the processes end.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
-        self._process = worker_process.start_process(self.port, self._log)
+        worker_process.find_program()
+        try:
+            self._start_private()
+        except OSError as e:
+            _warn_once(e.strerror)
+            self._start_open()
         atexit.register(self.stop)
 
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
+    def _start_private(self) -> None:
+        """Starts it in a network of its own; raises `OSError` where that cannot be."""
+        self.is_private = True
+        with socket.socket(socket.AF_UNIX) as listening:
+            # In the abstract namespace, so that no file is left; the kernel finds a
+            # name. What it is relayed to only the relay knows, which asks who connects.
+            listening.bind("")
+            listening.listen()
+            self.target = f"unix-abstract:{listening.getsockname()[1:].decode()}"
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tff_perfedavg.simulation.private_worker",
+                    str(listening.fileno()),
+                    str(os.getpid()),
+                ],
+                pass_fds=[listening.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline().strip()
+        if not answer.isdigit():
+            self._process.wait()
+            raise OSError(0, answer or self.log_tail())
+        self.pid = int(answer)
+
+    def _start_open(self) -> None:
+        """Starts it as TFF does, on a port of every address."""
+        self.is_private = False
+        port = portpicker.pick_unused_port()
+        self.target = f"localhost:{port}"
+        self._process = worker_process.start_process(port, self._log)
+        self.pid = self._process.pid
 
     def check_alive(self) -> None:
         """Raises `WorkerError`, with the end of its log, if the process has ended."""
@@ -88,10 +151,7 @@ class LocalRuntime:
     def __init__(self):
         """Starts a worker and waits until it serves; see `Worker`."""
         self.worker = Worker()
-        channel = grpc.insecure_channel(
-            f"localhost:{self.worker.port}",
-            channel_options(),
-        )
+        channel = grpc.insecure_channel(self.worker.target, channel_options())
         stub = tff.framework.RemoteExecutorGrpcStub(channel)
         self._wait_until_ready(stub)
 

@@ -30,9 +30,26 @@ _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 # Where the worker listens in its own network.
-_INNER_PORT = 8000
+INNER_PORT = 8000
 _RELAYED_BYTES = 1 << 16
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def find_program() -> pathlib.Path:
+    """Returns TFF's worker program.
+
+    Raises:
+      WorkerError: if this TFF package has none.
+    """
+    spec = importlib.util.find_spec("tensorflow_federated")
+    if spec is None or spec.origin is None:
+        raise errors.WorkerError("TensorFlow Federated is not installed.")
+    program = pathlib.Path(spec.origin).parent / "data" / "worker_binary"
+    if not program.is_file():
+        raise errors.WorkerError(
+            f"No worker program at {program}; reinstall tensorflow-federated."
+        )
+    return program
 
 
 def start_process(port: int, output) -> subprocess.Popen:
@@ -45,14 +62,7 @@ def start_process(port: int, output) -> subprocess.Popen:
     Raises:
       WorkerError: if this TFF package has no worker program.
     """
-    spec = importlib.util.find_spec("tensorflow_federated")
-    if spec is None or spec.origin is None:
-        raise errors.WorkerError("TensorFlow Federated is not installed.")
-    program = pathlib.Path(spec.origin).parent / "data" / "worker_binary"
-    if not program.is_file():
-        raise errors.WorkerError(
-            f"No worker program at {program}; reinstall tensorflow-federated."
-        )
+    program = find_program()
     environment = {
         # Warnings and errors only; the start-up notices concern nobody.
         "TF_CPP_MIN_LOG_LEVEL": "1",
@@ -70,10 +80,10 @@ def start_process(port: int, output) -> subprocess.Popen:
     }
     # All at once would contend, too, and hold all their memory.
     at_once = len(os.sched_getaffinity(0))
-    libc = ctypes.CDLL(None)
+    us = os.getpid()
 
     def prepare():
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(us)
         # Ctrl-C reaches every process of the terminal; it is our parent's to say.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -89,6 +99,17 @@ def start_process(port: int, output) -> subprocess.Popen:
         env=environment,
         preexec_fn=prepare,
     )
+
+
+def end_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends (PR_SET_PDEATHSIG).
+
+    Args:
+      parent: the parent's process number; if it has ended already, so do we.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -141,8 +162,16 @@ def serve(listening: socket.socket) -> None:
             listening.close()
             process, relayed = start_process(port, None), None
         else:
-            _enter_own_network()
-            process, relayed = start_process(_INNER_PORT, None), listening
+            try:
+                enter_own_network()
+            except OSError as e:
+                raise errors.WorkerError(
+                    "The worker cannot be kept to one address: TFF's worker listens on "
+                    "all, and this system does not let it have a network of its own "
+                    f"({e.strerror}). In a private network give "
+                    f"--address={EVERY_ADDRESS}."
+                ) from e
+            process, relayed = start_process(INNER_PORT, None), listening
         with _running(process) as worker:
             code = asyncio.run(_wait_for_end(worker, relayed))
     raise errors.WorkerError(f"The TFF worker process ended with {explain(code)}.")
@@ -157,20 +186,22 @@ def _running(worker: subprocess.Popen):
         worker.wait()
 
 
-def _enter_own_network() -> None:
-    """Leaves the machine's network for one that has a loopback and nothing else."""
+def enter_own_network() -> None:
+    """Leaves the machine's network for one that has a loopback and nothing else.
+
+    Call it in a process that has started no thread.
+
+    Raises:
+      OSError: if the system does not let this process have one.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     # Root may; others may where users may have namespaces.
     for flags in (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET):
         if libc.unshare(flags) == 0:
             break
     else:
-        raise errors.WorkerError(
-            "The worker cannot be kept to one address: TFF's worker listens on all, "
-            "and this system does not let it have a network of its own "
-            f"({os.strerror(ctypes.get_errno())}). In a private network give "
-            f"--address={EVERY_ADDRESS}."
-        )
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         up = struct.pack("16sH14s", b"lo", _IFF_UP, b"")
         fcntl.ioctl(control, _SIOCSIFFLAGS, up)
@@ -210,9 +241,7 @@ async def _serve_client(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     try:
-        inner_reader, inner_writer = await asyncio.open_connection(
-            LOOPBACK, _INNER_PORT
-        )
+        inner_reader, inner_writer = await asyncio.open_connection(LOOPBACK, INNER_PORT)
     except OSError:
         # Not serving yet; whoever asked asks again.
         writer.close()
