@@ -24,6 +24,7 @@ from tff_perfedavg.ondevice import flatbuffer, gradients, seal
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_inference, export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
+from tff_perfedavg.ondevice.signatures import DeviceModule
 from tff_perfedavg.optimization.config import VARIANTS, PerFedAvgConfig
 
 layers = tf.keras.layers
@@ -72,39 +73,165 @@ KERAS = {
         layers.SimpleRNN(5, unroll=True),
     ],
     "normalized": [(8,), layers.Dense(6), layers.GroupNormalization(2)],
+    "more activations": [
+        (8,),
+        layers.Dense(7, "hard_sigmoid"),
+        layers.PReLU(),
+        layers.Dense(6, "exponential"),
+        layers.Dense(5, "softmax"),
+        layers.Dense(4, lambda x: tf.keras.activations.gelu(x, approximate=True)),
+        layers.UnitNormalization(),
+    ],
+    "more images": [
+        (8, 8, 2),
+        layers.UpSampling2D(),
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        layers.Reshape((196, 4)),
+        layers.GroupNormalization(2),
+        layers.Reshape((14, 14, 4)),
+        layers.ZeroPadding2D(),
+        layers.MaxPool2D(),
+        layers.Conv2D(3, 3),
+        layers.Cropping2D(),
+        layers.Permute((3, 1, 2)),
+        layers.GlobalMaxPool2D(),
+    ],
+    "more sequences": [
+        (8, 3),
+        layers.Conv1D(4, 3, padding="causal"),
+        layers.GroupNormalization(2),
+        layers.SeparableConv1D(4, 2, padding="same"),
+        layers.MaxPool1D(),
+        layers.Conv1DTranspose(3, 2, strides=2),
+        layers.AveragePooling1D(),
+        layers.UpSampling1D(),
+        layers.TimeDistributed(layers.Dense(3)),
+        layers.GlobalAveragePooling1D(),
+    ],
+    "branches": [
+        (3, 4),
+        lambda x: layers.Add()([layers.Dense(4)(x), x]),
+        lambda x: layers.Concatenate()([layers.Attention()([x, x]), x]),
+        layers.Flatten(),
+        layers.Dense(2),
+        layers.RepeatVector(2),
+    ],
+    "recurrent": [(2, 3), layers.LSTM(3, unroll=True)],
 }
+IMAGES, SEQUENCE = (9, 9, 2), (6, 3)
+# What is refused, how, and what the message advises.
 REFUSED = {
-    "gelu": ([(8,), layers.Dense(6, "gelu")], "'dense.*' needs.*Erf.*approximate=True"),
-    "softplus": ([(8,), layers.Dense(6, "softplus")], "Softplus.*use elu or relu"),
+    "gelu": (
+        [(8,), layers.Dense(6, "gelu")],
+        "'dense.*' needs.*Erf.*approximate=True",
+        [(8,), layers.Dense(6, lambda x: tf.keras.activations.gelu(x, True))],
+    ),
+    "softplus": (
+        [(8,), layers.Dense(6, "softplus")],
+        "Softplus.*use elu or relu",
+        [(8,), layers.Dense(6, "elu"), layers.Dense(6, "relu")],
+    ),
+    "softsign": (
+        [(8,), layers.Dense(6, "softsign")],
+        "Softsign.*use tanh",
+        [(8,), layers.Dense(6, "tanh")],
+    ),
+    "selu": (
+        [(8,), layers.Dense(6, "selu")],
+        "Selu.*use elu",
+        [(8,), layers.Dense(6, "elu")],
+    ),
     "layer norm": (
         [(8,), layers.Dense(6), layers.LayerNormalization()],
         "'layer_normalization.*' needs.*GroupNormalization",
+        [(8,), layers.Dense(6), layers.GroupNormalization(1)],
+    ),
+    "layer norm of images": (
+        [IMAGES, layers.Conv2D(4, 3), layers.LayerNormalization()],
+        r"'layer_normalization.*' needs.*reshape images to \[height \* width, ",
+        [
+            IMAGES,
+            layers.Conv2D(4, 3),
+            layers.Reshape((49, 4)),
+            layers.GroupNormalization(1),
+            layers.Reshape((7, 7, 4)),
+            layers.Conv2D(2, 3),
+        ],
     ),
     "group norm of images": (
-        [(6, 6, 2), layers.Conv2D(4, 3), layers.GroupNormalization(2)],
-        "'group_normalization.*' needs the operation Sum.*at most four axes",
+        [IMAGES, layers.Conv2D(4, 3), layers.GroupNormalization(2)],
+        "'group_normalization.*' needs the operation Sum.*at most four axes: reshape",
+        [
+            IMAGES,
+            layers.Conv2D(4, 3),
+            layers.Reshape((49, 4)),
+            layers.GroupNormalization(2),
+        ],
     ),
-    "recurrent": ([(6, 3), layers.LSTM(5)], "'lstm.*' needs.*unroll=True"),
+    "recurrent": (
+        [SEQUENCE, layers.GRU(5)],
+        "'gru.*' needs.*Conv1D layers, or an LSTM or SimpleRNN with unroll=True",
+        [SEQUENCE, layers.LSTM(4, unroll=True)],
+    ),
+    "unrolled gru": (
+        [SEQUENCE, layers.GRU(5, unroll=True)],
+        "'gru.*' needs.*SplitV.*an LSTM or SimpleRNN with unroll=True",
+        [SEQUENCE, layers.SimpleRNN(4, unroll=True)],
+    ),
+    "masked": (
+        [SEQUENCE, layers.Masking(), layers.SimpleRNN(4, unroll=True)],
+        "'masking.*' needs.*leave out Masking",
+        [SEQUENCE, layers.SimpleRNN(4, unroll=True)],
+    ),
+    "attention of several heads": (
+        [SEQUENCE, lambda x: layers.MultiHeadAttention(2, 3)(x, x)],
+        "'multi_head_attention.*' needs.*Einsum.*use Attention",
+        [SEQUENCE, layers.Dense(4), lambda x: layers.Attention()([x, x])],
+    ),
     "dilated": (
-        [(9, 9, 1), layers.Conv2D(4, 3, dilation_rate=2)],
+        [IMAGES, layers.Conv2D(4, 3, dilation_rate=2)],
         "'conv2d.*' needs.*without dilation",
+        [IMAGES, layers.Conv2D(4, 5)],
+    ),
+    "grouped": (
+        [IMAGES, layers.Conv2D(4, 3, groups=2)],
+        "'conv2d.*' needs.*without groups",
+        [IMAGES, layers.Conv2D(4, 3)],
+    ),
+    "volumes": (
+        [(5, 5, 5, 1), layers.Conv3D(4, 3)],
+        "'conv3d.*' needs.*use Conv2D layers",
+        [(5, 5, 5), layers.Conv2D(4, 3)],
+    ),
+    "strided depthwise": (
+        [IMAGES, layers.SeparableConv2D(4, 3, strides=2)],
+        "'separable_conv2d.*' .Depthwise.* has a stride .leave it out and pool",
+        [IMAGES, layers.SeparableConv2D(4, 2), layers.AveragePooling2D()],
     ),
     "overlapping pool": (
-        [(9, 9, 1), layers.Conv2D(4, 3), layers.MaxPool2D(3, 2)],
-        "'max_pooling2d.*' .MaxPool. has windows that overlap",
+        [IMAGES, layers.Conv2D(4, 3), layers.MaxPool2D(3, 2)],
+        "'max_pooling2d.*' .MaxPool. has windows that overlap or skip .leave out str",
+        [IMAGES, layers.Conv2D(4, 3), layers.MaxPool2D(3)],
+    ),
+    "padded pool": (
+        [IMAGES, layers.Conv2D(4, 3), layers.AveragePooling2D(2, padding="same")],
+        "'average_pooling2d.*' .AvgPool. pads its input .use padding='valid'",
+        [IMAGES, layers.Conv2D(4, 3), layers.AveragePooling2D(2)],
     ),
     "resized": (
-        [(5, 5, 1), layers.Conv2D(4, 3), layers.UpSampling2D()],
-        "'up_sampling2d.*' needs.*Conv2DTranspose",
+        [IMAGES, layers.Conv2D(4, 3), layers.UpSampling2D()],
+        "'up_sampling2d.*' needs.*Conv2DTranspose with a stride",
+        [IMAGES, layers.Conv2D(4, 3), layers.Conv2DTranspose(4, 2, strides=2)],
     ),
 }
 
 
 def keras_model(stack, classes=3):
     shape, *inner = stack
-    last = layers.Dense(classes)
-    network = [tf.keras.Input(shape), *inner, layers.Flatten(), last]
-    return from_keras(tf.keras.Sequential(network))
+    x = inputs = tf.keras.Input(shape)
+    for layer in [*inner, layers.Flatten(), layers.Dense(classes)]:
+        x = layer(x)
+    return from_keras(tf.keras.Model(inputs, x))
 
 
 def small_batch(rows=4, seed=0):
@@ -197,12 +324,38 @@ def test_keras_models_pass_the_gate(tmp_path, name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_device_cannot_train_is_refused_by_layer(tmp_path, name):
-    stack, message = REFUSED[name]
+    stack, message, _ = REFUSED[name]
     model = keras_model(stack)
     path = tmp_path / "model.tflite"
     with pytest.raises(errors.ModelError, match=message):
         export_tflite(model, model.init(0), path, ExportConfig(max_local_steps=2))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_advised_instead_is_not_refused(name):
+    *_, advised = REFUSED[name]
+    model = keras_model(advised)
+    config = ExportConfig(batch_size=3, max_local_steps=1)
+    assert DeviceModule(model, model.init(0), config, b"{}").signatures()
+
+
+def test_what_cannot_be_trained_can_be_frozen(tmp_path):
+    stack, *_ = REFUSED["strided depthwise"]
+    model = keras_model(stack)
+    path = tmp_path / "model.tflite"
+    message = r"or freeze the weights up to it \(ExportConfig.num_trainable\)"
+    with pytest.raises(errors.ModelError, match=message):
+        export_tflite(model, model.init(0), path)
+    config = ExportConfig(batch_size=3, max_local_steps=1, num_trainable=2)
+    export_tflite(model, model.init(0), path, config)
+
+
+def test_images_normalized_as_sequences_are_normalized_the_same():
+    x = np.random.default_rng(0).normal(size=[2, 6, 6, 4]).astype(np.float32)
+    expected = layers.GroupNormalization(2)(x)
+    found = layers.GroupNormalization(2)(x.reshape(2, 36, 4))
+    assert np.allclose(tf.reshape(found, expected.shape), expected, atol=1e-6)
 
 
 def test_a_wrong_gradient_does_not_pass_the_gate(tmp_path, monkeypatch):

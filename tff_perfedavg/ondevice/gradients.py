@@ -16,6 +16,7 @@ import tensorflow as tf
 from tff_perfedavg import errors
 
 _PREFIX = "TffPerfedavg"
+FREEZE = "freeze the weights up to it (ExportConfig.num_trainable)"
 # From an operation's type to the registered name of its replacement gradient; for
 # optimization.meta_gradient.replaced_gradients.
 OVERRIDES: dict[str, str] = {}
@@ -283,7 +284,7 @@ def _depthwise_conv2d(op, dy):
     _check(op, set(op.get_attr("dilations")) == {1}, "is dilated")
     _check(op, op.get_attr("padding") in (b"SAME", b"VALID"), "has explicit padding")
     strides = op.get_attr("strides")
-    _check(op, set(strides) == {1}, "has a stride (pool behind it instead)")
+    _check(op, set(strides) == {1}, "has a stride (leave it out and pool)")
     height, width, channels, multiplier = w.shape
     paddings = [[0, 0], [0, 0], [0, 0], [0, 0]]
     if op.get_attr("padding") == b"SAME":
@@ -336,12 +337,13 @@ def _pool_window(op) -> tuple[int, int]:
     """Height and width of a pooling operation's window."""
     _check(op, op.get_attr("data_format") == b"NHWC", "has channels first")
     ksize = op.get_attr("ksize")
-    _check(op, ksize == op.get_attr("strides"), "has windows that overlap or skip")
+    plain = ksize == op.get_attr("strides")
+    _check(op, plain, "has windows that overlap or skip (leave out strides)")
     height, width = ksize[1:3]
     x = op.inputs[0]
     if op.get_attr("padding") == b"SAME":
         whole = x.shape[1] % height == 0 and x.shape[2] % width == 0
-        _check(op, whole, "pads its input")
+        _check(op, whole, "pads its input (use padding='valid')")
     return height, width
 
 
@@ -371,7 +373,7 @@ def _check(op, condition, what: str) -> None:
     if not np.all(condition):
         raise errors.ModelError(
             f"{layer_of(op.name)!r} ({op.type}) {what}; such an operation cannot be "
-            "trained on a device. Change the layer, or export with it frozen."
+            f"trained on a device. Change the layer, or {FREEZE}."
         )
 
 

@@ -64,7 +64,7 @@ class FixedModule(tf.Module):
         """
         # The forward pass comes first, so that a layer is refused for what it is.
         return {
-            name: self._trace(function, inputs)
+            name: self._trace(name, function, inputs)
             for name, (function, inputs) in self._functions().items()
         }
 
@@ -96,7 +96,7 @@ class FixedModule(tf.Module):
             tf.TensorSpec([*steps, count, *y.shape[1:]], y.dtype),
         )
 
-    def _trace(self, function, inputs):
+    def _trace(self, name, function, inputs):
         named = {
             key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
             for key, spec in inputs.items()
@@ -111,7 +111,7 @@ class FixedModule(tf.Module):
                 "Replace its layer, or export with variant 'first_order' or "
                 "'hessian_free'."
             ) from e
-        check_operations(concrete, self.model_name)
+        check_operations(concrete, self.model_name, is_forward=name == "infer")
         return concrete
 
 

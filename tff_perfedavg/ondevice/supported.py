@@ -7,18 +7,30 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tff_perfedavg import errors
-from tff_perfedavg.ondevice.gradients import layer_of
+from tff_perfedavg.ondevice.gradients import FREEZE, layer_of
 
-# What to do about layers known to be out of a device's reach.
+_IMAGES_AS_SEQUENCES = (
+    "reshape images to [height * width, channels] before a GroupNormalization and back "
+    "behind it, which normalizes the same numbers"
+)
+# What to do about layers known to be out of a device's reach. A test holds that each
+# works.
 _ALTERNATIVES = {
-    "FusedBatchNorm": "use GroupNormalization in the place of LayerNormalization, and "
-    "freeze BatchNormalization with layer.trainable = False",
-    "TensorList": "use Conv1D layers, or a recurrent layer with unroll=True",
-    "Erf": "use gelu with approximate=True",
+    "FusedBatchNorm": "use GroupNormalization in the place of LayerNormalization "
+    f"({_IMAGES_AS_SEQUENCES}), and freeze BatchNormalization with layer.trainable = "
+    "False",
+    "TensorList": "use Conv1D layers, or an LSTM or SimpleRNN with unroll=True",
+    "SplitV": "use an LSTM or SimpleRNN with unroll=True in the place of a GRU",
+    "Erf": "use tf.keras.activations.gelu with approximate=True",
     "Softplus": "use elu or relu",
+    "Softsign": "use tanh",
     "Selu": "use elu",
-    "Sum": "a device sums over at most four axes, so normalize groups of channels "
-    "elsewhere than behind convolutions, or freeze a BatchNormalization",
+    "Sum": f"a device sums over at most four axes: {_IMAGES_AS_SEQUENCES}",
+    "Einsum": "use Attention in the place of MultiHeadAttention, and Dense in that of "
+    "EinsumDense",
+    "NotEqual": "leave out Masking and mask_zero",
+    "ShapeN": "use a convolution without groups",
+    "Conv3D": "use Conv2D layers",
     "SpaceToBatchND": "use a convolution without dilation",
     "ResizeNearestNeighborGrad": "use Conv2DTranspose with a stride",
     "ResizeBilinearGrad": "use Conv2DTranspose with a stride",
@@ -26,9 +38,19 @@ _ALTERNATIVES = {
 
 
 def check_operations(
-    function: tf.types.experimental.ConcreteFunction, model_name: str
+    function: tf.types.experimental.ConcreteFunction,
+    model_name: str,
+    *,
+    is_forward: bool = False,
 ) -> None:
-    """Raises `ModelError`, naming the layer, if an operation would need Flex."""
+    """Raises `ModelError`, naming the layer, if an operation would need Flex.
+
+    Args:
+      function: a signature's.
+      model_name: for the message.
+      is_forward: whether the function takes no gradient, so that a frozen layer needs
+        the operation all the same.
+    """
     for operation, name in _all_operations(function):
         if _is_convertible(operation):
             continue
@@ -38,7 +60,7 @@ def check_operations(
                 for start, text in _ALTERNATIVES.items()
                 if operation.type.startswith(start)
             ),
-            "replace the layer, or export with it frozen (num_trainable)",
+            "replace the layer" if is_forward else f"replace the layer, or {FREEZE}",
         )
         raise errors.ModelError(
             f"{model_name!r}: layer {layer_of(name)!r} needs the operation "
