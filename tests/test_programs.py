@@ -1,6 +1,7 @@
 """The jobs: training, evaluation, comparison, and the files they leave."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -174,6 +175,25 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(tmp_path):
     for name in ("first", "third"):
         rows = pd.read_csv(RunPaths(tmp_path, name).per_user)
         assert {*rows["algorithm"]} == {name}
+
+
+def test_the_model_of_a_run_that_diverged_is_shown_with_a_warning(tmp_path):
+    from tff_perfedavg.programs.trained_runs import diverged_experiment, with_model
+
+    whole, diverged = runs = [RunPaths(tmp_path, name) for name in ("whole", "cut")]
+    for run in runs:
+        trained_model.save(run.model, [np.zeros([3])], SHORT)
+    facts = {"round_num": 2, "message": "", "experiment": dataclasses.asdict(SHORT)}
+    with atomic_write(diverged.diverged) as file:
+        file.write(json.dumps(facts).encode())
+    found, (warning,) = with_model(runs)
+    assert found == runs
+    assert warning.startswith("cut diverged; its model is that of the last round")
+    assert diverged_experiment(diverged) == SHORT
+    assert diverged_experiment(whole) is None
+    diverged.diverged.write_text("{")
+    with pytest.raises(errors.CheckpointError, match=r"diverged\.json is unreadable"):
+        diverged_experiment(diverged)
 
 
 def test_runs_of_which_none_has_a_model_are_an_error(tmp_path):
