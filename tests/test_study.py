@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -120,6 +121,38 @@ def test_a_grid_has_every_combination_the_last_axis_fastest(study):
 def test_a_grid_that_cannot_be_run_is_refused(study, axes, message):
     with pytest.raises(errors.ConfigError, match=message):
         [*study.grid(BASE, axes)]
+
+
+def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path):
+    from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs.prepare import prepare
+
+    store, model = tmp_path / "store", tmp_path / "own.py"
+    source = (
+        "from tff_perfedavg.models.dense import logistic_regression as of_shape\n"
+        "def build(input_shape, num_outputs):\n"
+        "    return of_shape(input_shape, num_outputs)\n"
+    )
+    model.write_text(source)
+    prepare(DataConfig.of("digits"), store)
+    base = dataclasses.replace(
+        BASE,
+        store=str(store),
+        model=f"{model}:build",
+        num_users=None,
+        num_new_users=None,
+    )
+    runs = [study.Run({"method": "exact"}, base, [RATE])]
+    study.run_all(runs, base, tmp_path)
+    study.run_all(runs, base, tmp_path)
+    model.write_text(source + "# another\n")
+    with pytest.raises(errors.ConfigError, match=r"own\.py is not what it was"):
+        study.run_all(runs, base, tmp_path)
+    model.write_text(source)
+    shutil.rmtree(store)
+    prepare(DataConfig.of("digits", seed=1), store)
+    with pytest.raises(errors.ConfigError, match="store is not what it was"):
+        study.run_all(runs, base, tmp_path)
 
 
 def test_a_study_that_was_stopped_goes_on_where_it_was(

@@ -31,7 +31,7 @@ from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.trained_runs import diverged_experiment
-from tff_perfedavg.programs.training import train_and_save
+from tff_perfedavg.programs.training import check_sources, train_and_save
 
 # Of runs of one data set and model, which follow one another.
 _MOST_EVALUATORS = 8
@@ -108,14 +108,16 @@ def run_all(
       seed: of the adaptations' draws.
 
     Raises:
-      ConfigError: if two runs have one name, or the directory is of a study with
-        another base.
+      ConfigError: if two runs have one name, the directory is of a study with another
+        base, or the store or model file of a run that is there has changed since.
     """
     if len({run.name for run in runs}) < len(runs):
         raise errors.ConfigError("Two runs of the study have one name.")
     _claim(root, base)
     for number, run in enumerate(runs):
         paths = RunPaths(root, run.name)
+        if paths.model.is_file():
+            check_sources(run.experiment, paths)
         missing = [a for a in run.adaptations if not _is_there(paths, a)]
         if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)

@@ -657,7 +657,8 @@ def _check_sources(
         if was.get(name, found) != found:
             raise errors.ConfigError(
                 f"{name} is not what it was when {path} was written. Put it back, or "
-                "begin the run again with --noresume."
+                "begin the run again with --noresume (a sweep, with another "
+                "--root_output_dir)."
             )
 
 
