@@ -1,8 +1,8 @@
 """What a round costs on one machine and on workers reached by address.
 
 Starts workers on this machine's own address (`scripts/start_worker.py`), trains the
-same rounds on the runtime of one machine, on one worker and on two, in turn, and prints
-medians. On one machine the workers share its cores: what shows is the cost of going
+same rounds on the runtime of one machine, with and without the network namespace that
+keeps others from its worker, on one worker and on two, in turn, and prints medians. On one machine the workers share its cores: what shows is the cost of going
 through the network and of merging, not the gain of more machines.
 
 With --runs=N, instead: what one worker's memory grows by with every run it serves. Each
@@ -34,7 +34,8 @@ _OUTPUT = flags.DEFINE_string(
     "output", "results/benchmark_workers.json", "Where the figures are written."
 )
 _START = pathlib.Path(__file__).parent / "start_worker.py"
-_NAMES = ("one machine", "one worker", "two workers")
+# The second's worker is reached directly, since it listens on every address.
+_NAMES = ("one machine", "one, unguarded", "one worker", "two workers")
 
 
 @contextlib.contextmanager
@@ -134,7 +135,7 @@ def compare_places():
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         population = build_population(experiment, pathlib.Path(directory))
         addresses = [stack.enter_context(worker())[0] for _ in range(3)]
-        contexts = [LocalRuntime().context]
+        contexts = [LocalRuntime().context, LocalRuntime(private=False).context]
         for chosen in (addresses[:1], addresses[1:]):
             pool = WorkerPool(chosen, store_check(population))
             stack.callback(pool.close)

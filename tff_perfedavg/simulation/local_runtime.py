@@ -61,8 +61,12 @@ class Worker:
       pid: the worker's process number.
     """
 
-    def __init__(self):
+    def __init__(self, *, private: bool = True):
         """Starts the process; must be called from the main thread.
+
+        Args:
+          private: keep everybody else from it. Without, it listens on every address,
+            as TFF's own does: to measure what that is worth.
 
         Raises:
           WorkerError: off the main thread (the kernel would end the worker with
@@ -75,11 +79,14 @@ class Worker:
         # An unnamed file: nothing to clean up, whatever way the processes end.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         worker_process.find_program()
-        try:
-            self._start_private()
-        except OSError as e:
-            _warn_once(e.strerror)
+        if not private:
             self._start_open()
+        else:
+            try:
+                self._start_private()
+            except OSError as e:
+                _warn_once(e.strerror)
+                self._start_open()
         atexit.register(self.stop)
 
     def _start_private(self) -> None:
@@ -148,9 +155,9 @@ class Worker:
 class LocalRuntime:
     """One worker and the TFF context that runs computations on it."""
 
-    def __init__(self):
+    def __init__(self, *, private: bool = True):
         """Starts a worker and waits until it serves; see `Worker`."""
-        self.worker = Worker()
+        self.worker = Worker(private=private)
         channel = grpc.insecure_channel(self.worker.target, channel_options())
         stub = tff.framework.RemoteExecutorGrpcStub(channel)
         self._wait_until_ready(stub)
