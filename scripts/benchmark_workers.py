@@ -2,8 +2,9 @@
 
 Starts workers on this machine's own address (`scripts/start_worker.py`), trains the
 same rounds on the runtime of one machine, with and without the network namespace that
-keeps others from its worker, on one worker and on two, in turn, and prints medians. On one machine the workers share its cores: what shows is the cost of going
-through the network and of merging, not the gain of more machines.
+keeps others from its worker, on one worker and on two, in turn, and prints medians. On
+one machine the workers share its cores: what shows is the cost of going through the
+network and of merging, not the gain of more machines.
 
 With --runs=N, instead: what one worker's memory grows by with every run it serves. Each
 of N runs connects, trains --turns rounds and disconnects.

@@ -125,6 +125,7 @@ def test_a_grid_that_cannot_be_run_is_refused(study, axes, message):
 
 def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path):
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.programs import evaluation
     from tff_perfedavg.programs.prepare import prepare
 
     store, model = tmp_path / "store", tmp_path / "own.py"
@@ -148,6 +149,8 @@ def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path
     model.write_text(source + "# another\n")
     with pytest.raises(errors.ConfigError, match=r"own\.py is not what it was"):
         study.run_all(runs, base, tmp_path)
+    with pytest.raises(errors.ConfigError, match=r"own\.py is not what it was"):
+        evaluation.read_trained([RunPaths(tmp_path, runs[0].name)])
     model.write_text(source)
     shutil.rmtree(store)
     prepare(DataConfig.of("digits", seed=1), store)

@@ -1,9 +1,9 @@
 """What version 0.1.0 wrote still opens and resumes.
 
 tests/data/version_0_1_0 was made by that version: a store of eight users with rows
-enough for disjoint batches, runs of four methods stopped in their third round of six and
-the same runs undisturbed, a private run, personalized weights, an exported model and one
-owner's weights.
+enough for disjoint batches; runs of four methods stopped in their third round of six,
+and the same runs undisturbed; a private run; personalized weights; an exported model and
+one owner's weights.
 """
 
 import dataclasses

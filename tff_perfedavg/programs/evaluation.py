@@ -25,6 +25,7 @@ from tff_perfedavg.programs.metrics import NEW, SEEN
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths, run_labels
+from tff_perfedavg.programs.sources import check_sources
 from tff_perfedavg.simulation.layout import choose_client_data
 
 # Sets these draws apart from every other use of the same seed.
@@ -170,11 +171,13 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
     Raises:
       CheckpointError: if a run has no readable model, or weights of other shapes
         than its model.
+      ConfigError: if its store or model file has changed since it was trained.
     """
     loaded = [trained_model.load(run.model) for run in runs]
     labels = run_labels(runs, [experiment for _, experiment in loaded])
     found = []
     for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
+        check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         model = build_model(experiment, population)
         if [w.shape for w in weights] != [w.shape for w in model.init(0)]:

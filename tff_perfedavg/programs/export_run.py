@@ -17,6 +17,7 @@ from tff_perfedavg.programs.evaluation import evaluate_users
 from tff_perfedavg.programs.metrics import summarize
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.sources import check_sources
 
 _EXAMPLES = 200
 
@@ -40,10 +41,13 @@ def export_run(
 
     Raises:
       CheckpointError: if the checkpoint cannot be read.
+      ConfigError: if its store or model file has changed since it was trained.
       ModelError: as `export_tflite`.
     """
     weights, experiment = trained_model.load(checkpoint)
-    population = build_population(experiment, RunPaths.of_model(checkpoint).root)
+    root = RunPaths.of_model(checkpoint).root
+    check_sources(experiment, checkpoint, root)
+    population = build_population(experiment, root)
     model = build_model(experiment, population)
     per_user = evaluate_users(
         model,

@@ -30,8 +30,9 @@ from tff_perfedavg.programs.experiment import METHODS, Experiment
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.sources import check_sources
 from tff_perfedavg.programs.trained_runs import diverged_experiment
-from tff_perfedavg.programs.training import check_sources, train_and_save
+from tff_perfedavg.programs.training import train_and_save
 
 # Of runs of one data set and model, which follow one another.
 _MOST_EVALUATORS = 8
@@ -117,7 +118,7 @@ def run_all(
     for number, run in enumerate(runs):
         paths = RunPaths(root, run.name)
         if paths.model.is_file():
-            check_sources(run.experiment, paths)
+            check_sources(run.experiment, paths.model, root)
         missing = [a for a in run.adaptations if not _is_there(paths, a)]
         if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)

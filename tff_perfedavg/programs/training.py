@@ -29,7 +29,7 @@ import tree
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write, locked, remove_unfinished, sha256
+from tff_perfedavg.files import atomic_write, locked, remove_unfinished
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import interrupts, run_facts, trained_model
 from tff_perfedavg.programs.build import (
@@ -48,11 +48,15 @@ from tff_perfedavg.programs.experiment import (
 )
 from tff_perfedavg.programs.metrics import NEW, mean_rows
 from tff_perfedavg.programs.metrics_log import MetricsLog
-from tff_perfedavg.programs.model_file import find_model_file
-from tff_perfedavg.programs.population import build_population, population_path
+from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.privacy import PrivacyAccount, default_delta
 from tff_perfedavg.programs.progress import progress
 from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.programs.sources import (
+    check_same_sources,
+    check_sources,
+    sources_of,
+)
 from tff_perfedavg.programs.training_options import TrainingOptions
 from tff_perfedavg.simulation.cohort import (
     CohortSampler,
@@ -316,9 +320,9 @@ def _train_and_save(
 
     population = build_population(experiment, paths.root)
     population.verify()
-    sources = _sources(experiment, population)
+    sources = sources_of(experiment, population)
     if saved is not None:
-        _check_sources(saved.path, saved.notes["sources"], sources)
+        check_same_sources(saved.path, saved.notes["sources"], sources)
     secret = _secret_of(experiment, saved)
     training = _Training(experiment, population, secret)
     state = training.process.initialize()
@@ -613,53 +617,8 @@ def _finished_weights(
         _check_same(paths.model, trained, experiment, may_grow=False)
     if trained.differences(experiment):
         return None
-    check_sources(experiment, paths)
+    check_sources(experiment, paths.model, paths.root)
     return weights
-
-
-def check_sources(experiment: Experiment, paths: RunPaths) -> None:
-    """Raises `ConfigError` if a trained model's store or model file has changed.
-
-    One that is not there any more has not changed.
-    """
-    was = trained_model.load_sources(paths.model)
-    model_file = _model_file(experiment)
-    found = {}
-    if model_file and pathlib.Path(model_file).is_file():
-        found[model_file] = sha256(pathlib.Path(model_file))
-    store = population_path(experiment, paths.root)
-    if store.is_dir():
-        found[str(store.absolute())] = UserStore.open(store).fingerprint
-    _check_sources(paths.model, was, found)
-
-
-def _sources(experiment: Experiment, population: UserStore) -> dict[str, str]:
-    """Returns what the result depends on besides the settings, by hash."""
-    model_file = _model_file(experiment)
-    return {
-        str(population.path): population.fingerprint,
-        **(
-            {model_file: sha256(find_model_file(experiment.model))}
-            if model_file
-            else {}
-        ),
-    }
-
-
-def _model_file(experiment: Experiment) -> str:
-    return experiment.model.rpartition(":")[0]
-
-
-def _check_sources(
-    path: pathlib.Path, was: dict[str, str], sources: dict[str, str]
-) -> None:
-    for name, found in sources.items():
-        if was.get(name, found) != found:
-            raise errors.ConfigError(
-                f"{name} is not what it was when {path} was written. Put it back, or "
-                "begin the run again with --noresume (a sweep, with another "
-                "--root_output_dir)."
-            )
 
 
 def _check_room(state: Any, paths: RunPaths, options: TrainingOptions) -> None:

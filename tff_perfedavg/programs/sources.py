@@ -1,0 +1,69 @@
+"""What a run depends on besides its settings, by hash: its store, its model file."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.files import sha256
+from tff_perfedavg.programs import trained_model
+from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.programs.model_file import find_model_file
+from tff_perfedavg.programs.population import population_path
+
+
+def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
+    """Returns the hashes of what an experiment depends on, by name.
+
+    Raises:
+      ConfigError: if its model's file is not there.
+    """
+    sources = {str(population.path): population.fingerprint}
+    if experiment.has_own_model:
+        path = find_model_file(experiment.model)
+        sources[str(path)] = sha256(path)
+    return sources
+
+
+def check_sources(
+    experiment: Experiment, model: pathlib.Path, root: pathlib.Path
+) -> None:
+    """Raises `ConfigError` if a trained model's store or model file has changed.
+
+    One that is not there any more has not changed.
+
+    Args:
+      experiment: of the run that trained it.
+      model: `model.npz`, which knows the hashes.
+      root: directory of the runs.
+    """
+    was, found = trained_model.load_sources(model), {}
+    if experiment.has_own_model:
+        path = pathlib.Path(experiment.model.rpartition(":")[0])
+        if path.is_file():
+            found[str(path)] = sha256(path)
+    store = population_path(experiment, root)
+    if store.is_dir():
+        found[str(store.absolute())] = UserStore.open(store).fingerprint
+    check_same_sources(model, was, found)
+
+
+def check_same_sources(
+    path: pathlib.Path, was: Mapping[str, str], found: Mapping[str, str]
+) -> None:
+    """Raises `ConfigError`, naming it, if something has another hash than it had.
+
+    Args:
+      path: what was written when the hashes were those of `was`.
+      was: hashes by name; what has none is not compared.
+      found: the same, now.
+    """
+    for name, digest in found.items():
+        if was.get(name, digest) != digest:
+            raise errors.ConfigError(
+                f"{name} is not what it was when {path} was written. Put it back, or "
+                "begin the run again with --noresume (a sweep, with another "
+                "--root_output_dir)."
+            )
