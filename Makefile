@@ -4,6 +4,8 @@ LOCK ?= requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Processes that run tests side by side, each with a TFF worker of its own.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-slow browser lint format clean
 
@@ -11,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 # The long experiments; about ten minutes on two cores.
 test-slow: $(VENV)/.installed-dev

@@ -339,7 +339,8 @@ def test_a_checkpoint_never_knows_of_lines_that_are_not_on_disk(
 
     known = []
 
-    def look(self, state, version, notes):
+    def look(self, state, version, notes, *, is_secret):
+        assert not is_secret
         files = (paths.metrics, paths.evaluations, paths.events)
         known.append([*notes["positions"].values()])
         assert known[-1] == [file.stat().st_size for file in files]

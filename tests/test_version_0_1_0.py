@@ -2,8 +2,8 @@
 
 tests/data/version_0_1_0 was made by that version: a store of eight users with rows
 enough for disjoint batches; runs of four methods stopped in their third round of six,
-and the same runs undisturbed; a private run; personalized weights; an exported model and
-one owner's weights.
+and the same runs undisturbed; a private run; personalized weights; an exported model
+and one owner's weights.
 """
 
 import dataclasses
