@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import tff_perfedavg
 
@@ -59,3 +60,19 @@ def test_imports_point_downwards():
 def test_every_public_name_is_there(tff):
     for name in tff_perfedavg.__all__:
         assert getattr(tff_perfedavg, name) is not None
+
+
+def test_every_name_that_the_docs_tell_is_public():
+    root = PACKAGE.parent
+    told = {
+        (path.name, name)
+        for path in [root / "README.md", *root.glob("docs/**/*.md")]
+        for name in re.findall(r"\bpfa\.(\w+)", path.read_text())
+    }
+    assert len(told) > 20
+    unknown = {(page, name) for page, name in told if name not in public_names()}
+    assert not unknown
+
+
+def public_names():
+    return {*tff_perfedavg.__all__}

@@ -34,6 +34,7 @@ _HOMES = {
     "char_cnn": "models.convolutional",
     "cnn": "models.convolutional",
     "conv1d": "models.convolutional",
+    "export_inference": "ondevice.export",
     "export_tflite": "ondevice.export",
     "from_keras": "models.keras_model",
     "from_tff": "algorithms.functional_model",
