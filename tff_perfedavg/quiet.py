@@ -5,20 +5,30 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
+import subprocess
 import sys
-import tempfile
 import types
 import warnings
 from collections.abc import Iterator
 
 # What a CPU machine prints at every import of the GPU-capable package, and TensorFlow
 # Lite at every conversion. Anything else that is printed then is passed on.
-_NOTICES = re.compile(
-    rb"Unable to register cu(DNN|FFT|BLAS) factory|Could not find TensorRT"
-    rb"|TF-TRT Warning|Ignored (output_format|drop_control_dependency)"
-    rb"|^INFO: Created TensorFlow Lite XNNPACK delegate"
+_NOTICES = (
+    "Unable to register cu(DNN|FFT|BLAS) factory|Could not find TensorRT"
+    "|TF-TRT Warning|Ignored (output_format|drop_control_dependency)"
+    "|^INFO: Created TensorFlow Lite XNNPACK delegate"
 )
+_PATIENCE_SECONDS = 1.0
+# Ctrl-C, which reaches it, too, is its parent's to say.
+_FILTER = """
+import re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+notices = re.compile(sys.argv[1].encode())
+for line in sys.stdin.buffer:
+    if not notices.search(line):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+"""
 
 
 def import_module(name: str) -> types.ModuleType:
@@ -31,21 +41,28 @@ def import_module(name: str) -> types.ModuleType:
 
 @contextlib.contextmanager
 def without_notices() -> Iterator[None]:
-    """Keeps back what is printed to standard error until the end, then without notices.
+    """Passes on what is printed to standard error, but for notices.
 
-    Of the whole process, libraries written in C included.
+    Of the whole process, libraries written in C included. By a process of its own, so
+    that what TensorFlow says before it aborts is not lost with this one.
     """
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            captured.seek(0)
-            for line in captured:
-                if not _NOTICES.search(line):
-                    os.write(2, line)
+    passing = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _FILTER, _NOTICES],
+        stdin=subprocess.PIPE,
+        stdout=kept,
+    )
+    assert passing.stdin is not None
+    os.dup2(passing.stdin.fileno(), 2)
+    passing.stdin.close()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        # It ends when nobody holds its end of the pipe, but not before a process that
+        # was started within does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            passing.wait(_PATIENCE_SECONDS)
