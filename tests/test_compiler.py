@@ -89,8 +89,11 @@ def test_what_is_random_before_the_broadcast_is_the_same_after_it(tff, types):
     assert total == 2 * mask
 
 
-def test_what_is_no_round_is_left_as_it_is(tff, types):
+def test_what_is_no_round_is_left_as_it_is(tff, types, monkeypatch, caplog):
+    from tff_perfedavg.simulation import compiler
     from tff_perfedavg.simulation.compiler import consolidate
+
+    monkeypatch.setattr(compiler, "_told", set())
 
     server, clients = types
 
@@ -122,5 +125,9 @@ def test_what_is_no_round_is_left_as_it_is(tff, types):
 
     for computation in (back_to_clients, total, doubled(tff), two_broadcasts, secure):
         assert consolidate(computation) is computation
+    # What could not be made a round of four parts is told, once.
+    assert caplog.text.count("could not be made four") == 1
+    consolidate(two_broadcasts)
+    assert caplog.text.count("could not be made four") == 1
     assert two_broadcasts(1.0, [2.0, 4.0]) == (1.0, 6.0)
     assert secure(1.0, [0.5, 0.5, 0.5]) == (1.0, 3)

@@ -8,10 +8,15 @@ what a client does, how results are summed, what the server makes of the sum.
 
 from __future__ import annotations
 
+import logging
+
 import tensorflow as tf
 import tensorflow_federated as tff
 
 _mapreduce = tff.backends.mapreduce
+# Reasons for which a round was left as it is, and how much of one is told.
+_told: set[str] = set()
+_SHOWN = 200
 
 
 def compile_computation(
@@ -47,9 +52,10 @@ def consolidate(
         return computation
     try:
         form = _mapreduce.get_map_reduce_form_for_computation(computation, _untouched())
-    except Exception:
+    except Exception as e:
         # A broadcast that depends on an aggregation, for one; TFF has many ways to say
         # so, without a class in common. What is left as it is, is right in any case.
+        _tell_once(e)
         return computation
     if form.securely_aggregates_tensors or _is_stateful(form.prepare):
         return computation
@@ -71,6 +77,17 @@ def consolidate(
     return tff.framework.ConcreteComputation.with_type(
         one_round, computation.type_signature
     )
+
+
+def _tell_once(error: Exception) -> None:
+    reason = f"{type(error).__name__}: {str(error)[:_SHOWN]}"
+    if reason not in _told:
+        _told.add(reason)
+        logging.getLogger(__name__).warning(
+            "A round runs in TFF's parts, which is slower, since it could not be made "
+            "four (%s).",
+            reason,
+        )
 
 
 def _is_round(signature: tff.FunctionType) -> bool:
