@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 _UNFINISHED = ".unfinished"
+# Where the system does not tell what new files are allowed.
+_MOST_PRIVATE = 0o077
 _BLOCK_BYTES = 1 << 20
 # Characters of a name that its hidden file keeps: names have 255 bytes at most.
 _MOST_NAMED = 50
@@ -241,6 +243,8 @@ def _nothing() -> None:
 
 
 def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    # Asking the system call sets it, for a moment, for all threads of the process.
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return _MOST_PRIVATE

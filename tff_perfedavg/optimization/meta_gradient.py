@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -186,7 +187,7 @@ def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
 def _differentiable():
     """What is computed in this context has our gradients, or the replaced ones."""
     graph = tf.compat.v1.get_default_graph()
-    return graph.gradient_override_map({**_OWN, **(_REPLACED.get() or {})})
+    return graph.gradient_override_map({**_own_gradients(), **(_REPLACED.get() or {})})
 
 
 @tf.RegisterGradient("TffPerfedavgCrossEntropy")
@@ -194,7 +195,8 @@ def _cross_entropy(op, of_loss, of_derivative):
     """TensorFlow's own, but that a first derivative leaves out the second's part.
 
     TensorFlow sees by a mark on the tensor that nothing depends on the operation's
-    derivative. Inside loops, zeros whose shape is known are constants without it.
+    derivative. Inside loops, zeros whose shape is known are constants without it. The
+    mark is private; `_marks_zeros` looks whether it still means what it does here.
     """
     gradient = of_loss[:, tf.newaxis] * op.outputs[1]
     constant = tf.get_static_value(of_derivative)
@@ -206,8 +208,21 @@ def _cross_entropy(op, of_loss, of_derivative):
     return gradient, None
 
 
-# From an operation's type to the registered gradient function used for it.
-_OWN = {"SparseSoftmaxCrossEntropyWithLogits": "TffPerfedavgCrossEntropy"}
+@functools.cache
+def _own_gradients() -> dict[str, str]:
+    """From an operation's type to the registered gradient function used for it."""
+    if not _marks_zeros():
+        return {}
+    return {"SparseSoftmaxCrossEntropyWithLogits": "TffPerfedavgCrossEntropy"}
+
+
+def _marks_zeros() -> bool:
+    """Whether TensorFlow marks zeros, and nothing else, as we read it."""
+    with tf.Graph().as_default():
+        size = tf.compat.v1.placeholder(tf.float32, [None])
+        zeros, ones = tf.zeros_like(size), tf.ones_like(size)
+        marks = [getattr(t, "_is_zeros_tensor", None) for t in (zeros, ones)]
+    return marks[0] is True and not marks[1]
 
 
 def _gradient(value, weights: Weights, factor) -> list[tf.Tensor]:

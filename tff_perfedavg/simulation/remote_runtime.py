@@ -391,19 +391,18 @@ class RemoteContext(tff.framework.SyncContext):
 
 
 def use_remote_runtime(
-    addresses: Sequence[str], check: Callable[[Connection], None], **settings
+    addresses: Sequence[str], check: Callable[[Connection], None]
 ) -> WorkerPool:
     """Reaches workers and makes a context on them TFF's default.
 
     Args:
       addresses: `host:port` of each.
-      check: as for `WorkerPool`.
-      **settings: other arguments of `WorkerPool`.
+      check: as for `WorkerPool`, whose other settings are the usual ones.
 
     Raises:
       WorkerError: naming the first worker that does not answer.
     """
-    pool = WorkerPool(addresses, check, **settings)
+    pool = WorkerPool(addresses, check)
     tff.framework.set_default_context(RemoteContext(pool))
     return pool
 
