@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -74,14 +75,26 @@ def test_evaluation_rows_have_no_part_in_adapting(tff, clients):
         assert np.allclose(result["loss"], losses, rtol=1e-5)
 
 
-def test_a_step_on_a_batch_uses_that_many_rows_once(tff, clients):
-    # With a batch as large as the split, a drawn batch is the whole split; with
-    # two rows it is not, and it changes from user to user and run to run only
-    # with the seed.
-    whole = evaluate(tff, AdaptationConfig(0.5, num_steps=2), clients)
-    padded = evaluate(tff, AdaptationConfig(0.5, num_steps=2, batch_size=50), clients)
-    small = evaluate(tff, AdaptationConfig(0.5, num_steps=2, batch_size=2), clients)
-    again = evaluate(tff, AdaptationConfig(0.5, num_steps=2, batch_size=2), clients)
+def test_a_step_on_a_batch_uses_that_many_rows_of_the_users_once(tff, clients):
+    results = evaluate(tff, AdaptationConfig(0.5, num_steps=1, batch_size=2), clients)
+    drawn = set()
+    for (_, (x, y), evaluation), result in zip(clients, results, strict=True):
+        # Of all pairs of the user's rows, one gives this loss.
+        pairs = [*itertools.combinations(range(len(y)), 2)]
+        after = [
+            by_reference((x[[*pair]], y[[*pair]]), evaluation, 0.5, 1)[0][1]
+            for pair in pairs
+        ]
+        (place,) = np.flatnonzero(np.isclose(result["loss"][1], after, rtol=1e-5))
+        drawn.add(pairs[place])
+    assert len(drawn) > 1
+
+
+def test_a_batch_larger_than_the_split_is_the_split_and_draws_repeat(tff, clients):
+    whole, padded, small, again = (
+        evaluate(tff, AdaptationConfig(0.5, num_steps=2, batch_size=size), clients)
+        for size in (None, 50, 2, 2)
+    )
     for a, b, c, d in zip(whole, padded, small, again, strict=True):
         assert np.allclose(a["loss"], b["loss"], rtol=1e-5)
         assert np.array_equal(c["loss"], d["loss"])
