@@ -170,6 +170,11 @@ class Experiment:
             value = getattr(self, field)
             if value < 1:
                 raise errors.ConfigError(f"{field} is {value}; it must be at least 1.")
+        if not 0 <= self.base_random_seed < 2**62:
+            raise errors.ConfigError(
+                f"base_random_seed is {self.base_random_seed}; it must be a whole "
+                "number from 0 to 2**62 - 1."
+            )
         if self.block_size < 0:
             raise errors.ConfigError(
                 f"block_size is {self.block_size}; it must be at least 0."
