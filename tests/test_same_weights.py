@@ -1,0 +1,43 @@
+"""Runs end with the weights with which they ended when the files were written."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests import weights
+
+EXPECTED = json.loads((pathlib.Path(__file__).parent / "data/weights.json").read_text())
+QUICK = weights.keys(["digits"])
+LONG = weights.keys([name for name in weights.DATASETS if name != "digits"])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("same")
+
+
+def check(key, root):
+    found, expected = weights.train_short(key, root), EXPECTED["runs"][key]
+    # To the bit on the kind of processor that wrote the file; others round otherwise.
+    if weights.processor() == EXPECTED["processor"]:
+        assert found == expected
+    assert np.isclose(found["sum"], expected["sum"], rtol=1e-4, atol=1e-3)
+    assert np.isclose(found["norm"], expected["norm"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", QUICK)
+def test_digits_end_with_the_same_weights(tff, root, key):
+    check(key, root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", LONG)
+def test_other_data_ends_with_the_same_weights(tff, root, key):
+    if key.startswith(("mnist", "uci_har")) and not os.environ.get(
+        "TFF_PERFEDAVG_DATA_DIR"
+    ):
+        pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
+    check(key, root)
