@@ -272,7 +272,7 @@ def measure_peer(peer, draws, algorithm, model):
 
 def main():
     command.load_frameworks()
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
     stock = make_stock_runtime()

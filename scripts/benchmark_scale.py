@@ -60,7 +60,7 @@ def one_size(size):
     """Time and peak memory of rounds of one cohort size."""
     import os
 
-    from tff_perfedavg.simulation.cohort import sample_cohort
+    from tff_perfedavg.fleet.cohort import sample_cohort
 
     runtime, store, process, client_data = build()
     users = range(store.num_users)
@@ -88,7 +88,7 @@ def slope():
 
     import numpy as np
 
-    from tff_perfedavg.simulation.cohort import sample_cohort
+    from tff_perfedavg.fleet.cohort import sample_cohort
 
     runtime, store, process, client_data = build()
     users = range(store.num_users)

@@ -32,7 +32,7 @@ def main():
 
     from tff_perfedavg.programs.run_paths import RunPaths
     from tff_perfedavg.programs.training import train_and_save
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runtime = use_local_runtime()
     processes = [psutil.Process(pid) for pid in (os.getpid(), runtime.worker.pid)]

@@ -75,11 +75,11 @@ def read(path):
     import tensorflow as tf
     import tensorflow_federated as tff
 
-    from tff_perfedavg.algorithms.client_data import StoreClientData
     from tff_perfedavg.data.user_store import UserStore
+    from tff_perfedavg.federated.client_data import StoreClientData
     from tff_perfedavg.models.dense import logistic_regression
     from tff_perfedavg.optimization.batches import all_rows
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runtime = use_local_runtime()
     store = UserStore.open(path)

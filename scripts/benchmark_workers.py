@@ -70,6 +70,7 @@ def serve_runs(num_runs):
     import psutil
     import tensorflow_federated as tff
 
+    from tff_perfedavg.fleet.cohort import sample_cohort
     from tff_perfedavg.programs.build import (
         build_client_data,
         build_model,
@@ -77,9 +78,8 @@ def serve_runs(num_runs):
     )
     from tff_perfedavg.programs.population import build_population
     from tff_perfedavg.programs.run_facts import memory_mb
-    from tff_perfedavg.simulation.cohort import sample_cohort
-    from tff_perfedavg.simulation.remote_runtime import RemoteContext, WorkerPool
-    from tff_perfedavg.simulation.store_check import store_check
+    from tff_perfedavg.runtime.remote_runtime import RemoteContext, WorkerPool
+    from tff_perfedavg.runtime.store_check import store_check
 
     experiment = Experiment(
         num_local_steps=_TAU.value, clients_per_round=_CLIENTS.value, block_size=5
@@ -118,16 +118,16 @@ def compare_places():
     import numpy as np
     import tensorflow_federated as tff
 
+    from tff_perfedavg.fleet.cohort import sample_cohort
     from tff_perfedavg.programs.build import (
         build_client_data,
         build_model,
         build_process,
     )
     from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.simulation.cohort import sample_cohort
-    from tff_perfedavg.simulation.local_runtime import LocalRuntime
-    from tff_perfedavg.simulation.remote_runtime import RemoteContext, WorkerPool
-    from tff_perfedavg.simulation.store_check import store_check
+    from tff_perfedavg.runtime.local_runtime import LocalRuntime
+    from tff_perfedavg.runtime.remote_runtime import RemoteContext, WorkerPool
+    from tff_perfedavg.runtime.store_check import store_check
 
     experiment = Experiment(
         num_local_steps=_TAU.value, clients_per_round=_CLIENTS.value, block_size=5

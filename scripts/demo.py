@@ -28,7 +28,7 @@ def main():
     import pandas as pd
 
     from tff_perfedavg.programs import comparison, metrics, report
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
     base = Experiment(total_rounds=_ROUNDS.value)

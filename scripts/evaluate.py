@@ -53,7 +53,7 @@ def main():
     import pandas as pd
 
     from tff_perfedavg.programs import evaluation, metrics, report
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
     per_user = evaluation.evaluate_runs(

@@ -63,7 +63,7 @@ def main():
     trained_model.load(checkpoint)
     command.load_frameworks()
     from tff_perfedavg.programs.export_run import export_run
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
     with quiet.without_notices():

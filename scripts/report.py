@@ -40,7 +40,7 @@ def main():
     if missing:
         command.load_frameworks()
         from tff_perfedavg.programs import evaluation
-        from tff_perfedavg.simulation.local_runtime import use_local_runtime
+        from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
         use_local_runtime()
         per_user = evaluation.evaluate_runs(missing, None, _STEPS.value, None)

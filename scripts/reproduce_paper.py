@@ -63,7 +63,7 @@ def main():
         dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
     from tff_perfedavg.programs import paper_table, report, study
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     part = paper_table.Part(
         _DATASETS.value, **chosen, methods=_METHODS.value, seeds=seeds

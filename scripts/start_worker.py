@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from tff_perfedavg.programs import command
-from tff_perfedavg.simulation import worker_process
+from tff_perfedavg.runtime import worker_process
 
 _PORT = flags.DEFINE_integer(
     "port", None, "Where it is reached.", 1, 65535, required=True

@@ -93,7 +93,7 @@ def main():
     command.load_frameworks()
     from tff_perfedavg.programs import metrics, report, study, sweep
     from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)
     root = pathlib.Path(_ROOT.value)

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="session")
 def worker():
     """TFF's worker process on this machine that all tests share."""
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     return use_local_runtime().worker
 

@@ -9,13 +9,13 @@ import scipy.stats
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.fleet.cohort import PoissonSampler, sample_cohort
 from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.privacy import amplified_epsilon, unamplified_epsilon
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
-from tff_perfedavg.simulation.cohort import PoissonSampler, sample_cohort
 
 BASE = Experiment(
     model="logistic_regression", num_local_steps=2, clients_per_round=8, batch_size=5
@@ -105,7 +105,7 @@ def test_clipping_is_the_same_in_every_form(tff, tmp_path):
 
 def private_means(tff, in_blocks, count):
     """Results of aggregating `UPDATES` with noise, `[count, 4]`."""
-    from tff_perfedavg.algorithms.block_noise import BlockGaussianFactory
+    from tff_perfedavg.federated.block_noise import BlockGaussianFactory
 
     value_type = tff.types.tensorflow_to_type([(np.float32, [3]), (np.float32, [1])])
     weight_type = tff.TensorType(np.float32)

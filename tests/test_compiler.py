@@ -22,7 +22,7 @@ def doubled(tff):
 
 def test_a_learning_process_has_one_aggregation_left(tff):
     import tff_perfedavg as pfa
-    from tff_perfedavg.simulation.compiler import consolidate
+    from tff_perfedavg.runtime.compiler import consolidate
 
     process = pfa.build_per_fed_avg(
         pfa.logistic_regression((3,), 2), pfa.PerFedAvgConfig(0.1, 0.1, 2, 2, 2, 2)
@@ -35,7 +35,7 @@ def test_a_learning_process_has_one_aggregation_left(tff):
 
 
 def test_a_round_gives_what_it_gave(tff, types):
-    from tff_perfedavg.simulation.compiler import consolidate
+    from tff_perfedavg.runtime.compiler import consolidate
 
     @tff.federated_computation(*types)
     def one_round(state, values):
@@ -63,7 +63,7 @@ def test_a_round_gives_what_it_gave(tff, types):
 def test_what_is_random_before_the_broadcast_is_the_same_after_it(tff, types):
     import tensorflow as tf
 
-    from tff_perfedavg.simulation.compiler import consolidate
+    from tff_perfedavg.runtime.compiler import consolidate
 
     draw = tff.tensorflow.computation(
         lambda x: x + tf.random.uniform([]), tff.TensorType(np.float32)
@@ -90,8 +90,8 @@ def test_what_is_random_before_the_broadcast_is_the_same_after_it(tff, types):
 
 
 def test_what_is_no_round_is_left_as_it_is(tff, types, monkeypatch, caplog):
-    from tff_perfedavg.simulation import compiler
-    from tff_perfedavg.simulation.compiler import consolidate
+    from tff_perfedavg.runtime import compiler
+    from tff_perfedavg.runtime.compiler import consolidate
 
     monkeypatch.setattr(compiler, "_told", set())
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tff_perfedavg.simulation.exit_codes import explain
+from tff_perfedavg.runtime.exit_codes import explain
 
 TRUNCATED = """
 import mmap

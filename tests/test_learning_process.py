@@ -35,15 +35,14 @@ def users():
 
 
 def build(config, **arguments):
-    from tff_perfedavg.algorithms.fed_avg import build_fed_avg
-    from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
+    from tff_perfedavg.federated.builders import build_fed_avg, build_per_fed_avg
 
     builder = build_fed_avg if isinstance(config, FedAvgConfig) else build_per_fed_avg
     return builder(MODEL, config, seed=SEED, **arguments)
 
 
 def as_clients(chosen):
-    from tff_perfedavg.algorithms.client_data import client_dataset
+    from tff_perfedavg.federated.client_data import client_dataset
 
     return [client_dataset(number, *rows) for number, rows in chosen.items()]
 
@@ -141,7 +140,7 @@ def test_two_rounds_equal_a_plain_tensorflow_loop(tff, config):
 
 @pytest.mark.parametrize("weighting", ["uniform", "num_examples"])
 def test_a_round_equals_the_float64_reference(tff, weighting):
-    from tff_perfedavg.algorithms.client_work import ClientWeighting
+    from tff_perfedavg.federated.client_work import ClientWeighting
 
     population = users()
     process = build(CONFIG, client_weighting=ClientWeighting(weighting))
@@ -163,7 +162,7 @@ def test_a_round_equals_the_float64_reference(tff, weighting):
 
 
 def test_the_mean_over_users_is_uniform_unless_asked_otherwise(tff):
-    from tff_perfedavg.algorithms.client_work import ClientWeighting
+    from tff_perfedavg.federated.client_work import ClientWeighting
 
     population = users()
     default, _ = trained(build(CONFIG), [population])
@@ -184,7 +183,7 @@ def test_a_user_with_one_row_trains(tff):
 
 
 def test_a_repeated_run_is_identical_and_another_seed_is_not(tff):
-    from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
+    from tff_perfedavg.federated.builders import build_per_fed_avg
 
     cohorts = [users()] * 3
     first, first_metrics = trained(build(CONFIG), cohorts)

@@ -21,7 +21,7 @@ import pytest
 
 START = (
     "import warnings; warnings.simplefilter('ignore')\n"
-    "from tff_perfedavg.simulation.local_runtime import use_local_runtime\n"
+    "from tff_perfedavg.runtime.local_runtime import use_local_runtime\n"
     "runtime = use_local_runtime()\n"
     "print(runtime.worker.pid, flush=True)\n"
 )
@@ -62,7 +62,7 @@ def test_nobody_reaches_the_worker_from_another_network(tff, worker):
 
     TFF's own worker answers there, as the second half shows.
     """
-    from tff_perfedavg.simulation import worker_process
+    from tff_perfedavg.runtime import worker_process
 
     assert worker.is_private
     assert network_of(worker.pid) != network_of("self")
@@ -236,7 +236,7 @@ class Stub:
 
 
 def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
-    from tff_perfedavg.simulation.executors import _MOST_EXECUTORS, FewExecutors
+    from tff_perfedavg.runtime.executors import _MOST_EXECUTORS, FewExecutors
 
     stub = Stub()
     factory = FewExecutors(stub)
@@ -252,7 +252,7 @@ def test_executors_of_numbers_of_clients_no_longer_seen_are_closed(tff):
 
 def test_a_worker_is_started_from_the_main_thread_only(tff):
     from tff_perfedavg.errors import WorkerError
-    from tff_perfedavg.simulation.local_runtime import Worker
+    from tff_perfedavg.runtime.local_runtime import Worker
 
     caught = []
 
@@ -268,7 +268,7 @@ def test_a_worker_is_started_from_the_main_thread_only(tff):
 
 
 def test_more_computations_than_are_kept_at_the_worker_all_answer(tff):
-    from tff_perfedavg.simulation.executors import _MOST_COMPUTATIONS
+    from tff_perfedavg.runtime.executors import _MOST_COMPUTATIONS
 
     def adding(number):
         @tff.tensorflow.computation(tff.TensorType(np.int32))
@@ -302,7 +302,7 @@ def test_a_computation_is_sent_to_the_worker_once(tff, monkeypatch):
 
 
 def test_closing_leaves_nothing_to_be_told_to_a_worker_that_has_ended(tff):
-    from tff_perfedavg.simulation.executors import FewExecutors
+    from tff_perfedavg.runtime.executors import FewExecutors
 
     number = tff.TensorType(np.int32)
     double = tff.tensorflow.computation(lambda x: 2 * x, number)

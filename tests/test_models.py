@@ -360,7 +360,7 @@ def test_from_keras_refuses_what_is_no_single_built_model():
 
 
 def test_conversion_to_and_from_tff(tff):
-    from tff_perfedavg.algorithms.functional_model import from_tff, to_tff
+    from tff_perfedavg.federated.functional_model import from_tff, to_tff
 
     model = mlp((4,), 3, hidden=(5,))
     there = to_tff(model, seed=3)
@@ -378,9 +378,9 @@ def test_conversion_to_and_from_tff(tff):
 
 
 def test_a_tff_model_trains_as_its_origin_does(tff):
-    from tff_perfedavg.algorithms.client_data import client_dataset
-    from tff_perfedavg.algorithms.functional_model import from_tff, to_tff
-    from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
+    from tff_perfedavg.federated.builders import build_per_fed_avg
+    from tff_perfedavg.federated.client_data import client_dataset
+    from tff_perfedavg.federated.functional_model import from_tff, to_tff
 
     model = mlp((4,), 3, hidden=(5,))
     config = PerFedAvgConfig(0.3, 0.1, num_local_steps=2)
@@ -394,7 +394,7 @@ def test_a_tff_model_trains_as_its_origin_does(tff):
 
 
 def test_our_model_trains_in_tffs_own_fed_avg(tff):
-    from tff_perfedavg.algorithms.functional_model import to_tff
+    from tff_perfedavg.federated.functional_model import to_tff
 
     model = mlp((4,), 3, hidden=(5,))
     process = tff.learning.algorithms.build_unweighted_fed_avg(

@@ -16,8 +16,8 @@ WEIGHTS = MODEL.init(1)
 
 def evaluate(tff, config, clients):
     """Results for a list of (user, adaptation rows, evaluation rows)."""
-    from tff_perfedavg.algorithms.client_data import client_dataset
-    from tff_perfedavg.algorithms.personalization_eval import (
+    from tff_perfedavg.federated.client_data import client_dataset
+    from tff_perfedavg.federated.personalization_eval import (
         build_personalization_eval,
     )
 

@@ -16,10 +16,10 @@ import pytest
 from tests.helpers import relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
+from tff_perfedavg.fleet.cohort import sample_cohort
 from tff_perfedavg.programs import metrics, report, trained_model
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.simulation.cohort import sample_cohort
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)

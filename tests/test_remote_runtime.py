@@ -21,7 +21,7 @@ from tests.helpers import relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.programs.experiment import AGGREGATORS, Experiment, check_workers
 from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.simulation import worker_process
+from tff_perfedavg.runtime import worker_process
 
 ROOT = pathlib.Path(__file__).parent.parent
 START = ROOT / "scripts/start_worker.py"
@@ -126,8 +126,8 @@ def population(tmp_path):
 @contextlib.contextmanager
 def pool_of(tff, targets, population, **settings):
     """A pool whose context is TFF's default for the block."""
-    from tff_perfedavg.simulation.remote_runtime import RemoteContext, WorkerPool
-    from tff_perfedavg.simulation.store_check import store_check
+    from tff_perfedavg.runtime.remote_runtime import RemoteContext, WorkerPool
+    from tff_perfedavg.runtime.store_check import store_check
 
     settings = {"heartbeat_seconds": 0.5, "patience_seconds": 15, **settings}
     pool = WorkerPool(targets, store_check(population), **settings)
@@ -138,12 +138,12 @@ def pool_of(tff, targets, population, **settings):
 
 def rounds(population, num_rounds, tau=3, before_round=None, **changes):
     """Weights and last metrics of some rounds on the context that is there."""
+    from tff_perfedavg.fleet.cohort import sample_cohort
     from tff_perfedavg.programs.build import (
         build_client_data,
         build_model,
         build_process,
     )
-    from tff_perfedavg.simulation.cohort import sample_cohort
 
     experiment = dataclasses.replace(EXPERIMENT, num_local_steps=tau, **changes)
     model = build_model(experiment, population)
@@ -202,7 +202,7 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
 
 @needs_namespaces
 def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
-    from tff_perfedavg.simulation.remote_runtime import Connection
+    from tff_perfedavg.runtime.remote_runtime import Connection
 
     run, taken = Connection.run, []
 
@@ -281,7 +281,7 @@ def test_a_frozen_worker_is_lost(tff, hosts, population):
 def test_a_part_that_loses_every_worker_is_given_up(
     tff, hosts, population, monkeypatch
 ):
-    from tff_perfedavg.simulation import remote_runtime
+    from tff_perfedavg.runtime import remote_runtime
 
     def lost(self, *arguments):
         raise remote_runtime.WorkerLost(f"{self.address}: it is lost")
@@ -299,8 +299,8 @@ def test_a_part_that_loses_every_worker_is_given_up(
 
 @needs_namespaces
 def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, population):
-    from tff_perfedavg.simulation.remote_runtime import WorkerPool
-    from tff_perfedavg.simulation.store_check import store_check
+    from tff_perfedavg.runtime.remote_runtime import WorkerPool
+    from tff_perfedavg.runtime.store_check import store_check
 
     first, _ = hosts
     check = store_check(population)
@@ -387,7 +387,7 @@ def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
 def test_a_file_of_gigabytes_is_hashed_in_chunks(tff):
     import tensorflow as tf
 
-    from tff_perfedavg.simulation.store_check import _hash
+    from tff_perfedavg.runtime.store_check import _hash
 
     spec = tf.TensorSpec([3_000_000_000], tf.uint8)
     graph = tf.function(_hash, input_signature=[spec]).get_concrete_function().graph
@@ -456,7 +456,7 @@ def test_a_worker_is_reached_on_its_address_alone():
 
 def test_a_worker_keeps_nothing_of_the_runs_it_served(tff):
     from tff_perfedavg.programs.run_facts import memory_mb
-    from tff_perfedavg.simulation.remote_runtime import WorkerPool
+    from tff_perfedavg.runtime.remote_runtime import WorkerPool
 
     # 40 MB, so that it would show.
     values = np.ones([10**7], np.float32)

@@ -24,11 +24,11 @@ import pytest
 from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
 from tff_perfedavg.files import locked
+from tff_perfedavg.fleet.cohort import UniformSampler
 from tff_perfedavg.programs import trained_model
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.run_paths import RunPaths
 from tff_perfedavg.programs.training_options import TrainingOptions
-from tff_perfedavg.simulation.cohort import UniformSampler
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {"model": "logistic_regression", "num_local_steps": 2, "batch_size": 5}

@@ -38,7 +38,7 @@ def store(tmp_path_factory):
 
 
 def as_sequence(user, rows):
-    from tff_perfedavg.algorithms.client_data import client_dataset
+    from tff_perfedavg.federated.client_data import client_dataset
 
     x = rows.x.astype(np.float32) * np.array(SCALE, np.float32)
     return client_dataset(user, x, np.asarray(rows.y))
@@ -57,7 +57,7 @@ def train_two_rounds(build, config, client_data, clients):
 )
 def test_training_from_a_store_equals_training_from_sequences(tff, store, config):
     import tff_perfedavg as pfa
-    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.federated.client_data import StoreClientData
 
     build = (
         pfa.build_per_fed_avg
@@ -271,7 +271,7 @@ def test_bad_blocks_are_refused(tff, store, arguments, message):
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_evaluating_a_store_equals_evaluating_sequences(tff, store, batch_size):
     import tff_perfedavg as pfa
-    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.federated.client_data import StoreClientData
 
     config = AdaptationConfig(0.3, num_steps=3, batch_size=batch_size)
     weights = tff.learning.models.ModelWeights(tuple(MODEL.init(0)), ())
@@ -297,8 +297,8 @@ def test_evaluating_a_store_equals_evaluating_sequences(tff, store, batch_size):
 
 def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
     import tff_perfedavg as pfa
-    from tff_perfedavg.algorithms.client_data import BlockClientData, StoreClientData
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.federated.client_data import BlockClientData, StoreClientData
     from tff_perfedavg.programs.prepare import prepare
 
     config = DataConfig.of("sinusoid", num_users=6, num_new_users=2)
@@ -341,14 +341,14 @@ def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
     ],
 )
 def test_a_model_that_does_not_fit_the_store_is_refused(tff, store, model, message):
-    from tff_perfedavg.algorithms.client_data import StoreClientData
+    from tff_perfedavg.federated.client_data import StoreClientData
 
     with pytest.raises(errors.DataError, match=message):
         StoreClientData(store, model)
 
 
 def test_client_data_of_tff_becomes_a_store_and_a_store_client_data(tff, tmp_path):
-    from tff_perfedavg.simulation import tff_datasets
+    from tff_perfedavg.federated import tff_datasets
 
     rng = np.random.default_rng(0)
     clients = {
@@ -389,7 +389,7 @@ def test_client_data_of_tff_becomes_a_store_and_a_store_client_data(tff, tmp_pat
 
 
 def test_sqlite_client_data_becomes_a_store(tff, tmp_path):
-    from tff_perfedavg.simulation import tff_datasets
+    from tff_perfedavg.federated import tff_datasets
 
     path = str(tmp_path / "clients.sqlite")
     rng = np.random.default_rng(0)
@@ -424,7 +424,7 @@ def test_sqlite_client_data_becomes_a_store(tff, tmp_path):
 
 
 def test_sentences_become_the_words_before_and_the_word_that_follows(tff):
-    from tff_perfedavg.simulation.tff_datasets import sentence_rows
+    from tff_perfedavg.federated.tff_datasets import sentence_rows
 
     words = {b"a": 1, b"b": 2}
     sentences = np.array([b"a b c", b"a", b"a b a b a b", b""], object)
@@ -438,8 +438,8 @@ def test_tff_data_sets_that_cannot_be_loaded_say_what_was_tried(
     tff, tmp_path, monkeypatch, name
 ):
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.federated import tff_datasets
     from tff_perfedavg.programs.prepare import prepare
-    from tff_perfedavg.simulation import tff_datasets
 
     def fail(*arguments, **named):
         raise OSError("no route to host")

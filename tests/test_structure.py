@@ -15,12 +15,14 @@ BELOW = {
     "data": set(),
     "models": set(),
     "optimization": {"models"},
-    "algorithms": {"optimization", "models", "data"},
-    "simulation": {"algorithms", "optimization", "models", "data"},
+    "fleet": set(),
+    "runtime": {"data"},
+    "federated": {"optimization", "models", "data"},
     "ondevice": {"optimization", "models"},
     "programs": {
-        "simulation",
-        "algorithms",
+        "federated",
+        "runtime",
+        "fleet",
         "ondevice",
         "optimization",
         "models",
@@ -28,7 +30,7 @@ BELOW = {
     },
 }
 GROUND = {"errors", "files", "quiet", "__version__"}
-KNOWS_TFF = {"algorithms", "simulation", "programs"}
+KNOWS_TFF = {"federated", "runtime", "programs"}
 
 
 def imports_of(path):

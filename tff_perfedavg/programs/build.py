@@ -7,28 +7,26 @@ from collections.abc import Callable
 
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_data import (
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.federated import builders
+from tff_perfedavg.federated.client_data import (
     BlockClientData,
     ClientData,
     StoreClientData,
 )
-from tff_perfedavg.algorithms.client_work import ClientWeighting
-from tff_perfedavg.algorithms.fed_avg import build_fed_avg
-from tff_perfedavg.algorithms.per_fed_avg import build_per_fed_avg
-from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.federated.client_work import ClientWeighting
+from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.programs import experiment as experiment_lib
 from tff_perfedavg.programs.aggregation import build_aggregation
 from tff_perfedavg.programs.experiment import Experiment
 from tff_perfedavg.programs.own_model import build_own_model
-from tff_perfedavg.simulation.layout import choose_client_data
 
 
 def build_model(experiment: Experiment, population: UserStore) -> Model:
     """Builds the experiment's model for the population's features and labels."""
-    builders: dict[str, Callable[..., Model]] = {
+    models: dict[str, Callable[..., Model]] = {
         "mlp": mlp,
         "logistic_regression": logistic_regression,
         "cnn": cnn,
@@ -47,7 +45,7 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
             experiment.base_random_seed,
             has_classes=population.description.num_classes is not None,
         )
-    return builders[experiment.model](population.input_shape, num_outputs)
+    return models[experiment.model](population.input_shape, num_outputs)
 
 
 def build_client_data(
@@ -67,14 +65,10 @@ def build_process(
     experiment: Experiment, model: Model, client_data: ClientData
 ) -> tff.learning.templates.LearningProcess:
     """Builds the experiment's learning process."""
-    builders: dict[str, Callable[..., tff.learning.templates.LearningProcess]] = {
-        experiment_lib.PER_FED_AVG: build_per_fed_avg,
-        experiment_lib.FED_AVG: build_fed_avg,
-    }
     aggregation = build_aggregation(
         experiment, in_blocks=isinstance(client_data, BlockClientData)
     )
-    return builders[experiment.algorithm](
+    return builders.build_process(
         model,
         experiment.client_config(),
         client_data=client_data,

@@ -10,11 +10,12 @@ import pandas as pd
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.personalization_eval import (
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.federated.layout import choose_client_data
+from tff_perfedavg.federated.personalization_eval import (
     build_personalization_eval,
     stack_results,
 )
-from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import trained_model
@@ -26,7 +27,6 @@ from tff_perfedavg.programs.population import build_population
 from tff_perfedavg.programs.report import write_rows
 from tff_perfedavg.programs.run_paths import RunPaths, run_labels
 from tff_perfedavg.programs.sources import check_sources
-from tff_perfedavg.simulation.layout import choose_client_data
 
 # Sets these draws apart from every other use of the same seed.
 _CHOICE_OF_USERS = 3

@@ -13,6 +13,7 @@ from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.config import DataConfig
+from tff_perfedavg.federated.client_forms import AUTO, CLIENT_FORMS, USERS
 from tff_perfedavg.optimization.config import (
     EXACT,
     FIRST_ORDER,
@@ -20,7 +21,6 @@ from tff_perfedavg.optimization.config import (
     FedAvgConfig,
     PerFedAvgConfig,
 )
-from tff_perfedavg.simulation.client_forms import AUTO, CLIENT_FORMS, USERS
 
 FED_AVG = "fed_avg"
 PER_FED_AVG = "per_fed_avg"

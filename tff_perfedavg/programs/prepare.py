@@ -42,7 +42,7 @@ def prepare(
         description, users = division.generate(config)
     elif config.dataset in FROM_TFF:
         # Loads TFF, which the other data sets do without.
-        from tff_perfedavg.simulation import tff_datasets
+        from tff_perfedavg.federated import tff_datasets
 
         description, users = tff_datasets.load(config, data_dir)
     else:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.simulation.local_runtime import use_local_runtime
-from tff_perfedavg.simulation.remote_runtime import use_remote_runtime
-from tff_perfedavg.simulation.store_check import store_check
+from tff_perfedavg.runtime.local_runtime import use_local_runtime
+from tff_perfedavg.runtime.remote_runtime import use_remote_runtime
+from tff_perfedavg.runtime.store_check import store_check
 
 
 @contextlib.contextmanager

@@ -30,6 +30,11 @@ import tree
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.files import atomic_write, locked, remove_unfinished
+from tff_perfedavg.fleet.cohort import (
+    CohortSampler,
+    PoissonSampler,
+    UniformSampler,
+)
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.programs import interrupts, run_facts, trained_model
 from tff_perfedavg.programs.build import (
@@ -58,11 +63,6 @@ from tff_perfedavg.programs.sources import (
     sources_of,
 )
 from tff_perfedavg.programs.training_options import TrainingOptions
-from tff_perfedavg.simulation.cohort import (
-    CohortSampler,
-    PoissonSampler,
-    UniformSampler,
-)
 
 # Beside what a run's checkpoints take: its metrics and its models.
 _SPARE_BYTES = 20_000_000

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_data import ClientData, SequenceClientData
-from tff_perfedavg.algorithms.client_work import model_weights_type
+from tff_perfedavg.federated.client_data import ClientData, SequenceClientData
+from tff_perfedavg.federated.client_work import model_weights_type
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches

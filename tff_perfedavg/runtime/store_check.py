@@ -13,7 +13,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 
 if TYPE_CHECKING:
-    from tff_perfedavg.simulation.remote_runtime import Connection
+    from tff_perfedavg.runtime.remote_runtime import Connection
 
 _CHUNK_BYTES = 1 << 20
 # Of a worker's error, which may be a page long.

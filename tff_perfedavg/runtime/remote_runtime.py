@@ -22,7 +22,7 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_perfedavg import errors
-from tff_perfedavg.simulation.executors import FewExecutors, channel_options
+from tff_perfedavg.runtime.executors import FewExecutors, channel_options
 
 _SERVICE = "/tensorflow_federated.v0.ExecutorGroup/"
 # Unimplemented on purpose: an UNIMPLEMENTED reply proves liveness.

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_work import model_weights_type
+from tff_perfedavg.federated.client_work import model_weights_type
 from tff_perfedavg.models.model import Model
 
 _State = tff.learning.templates.LearningAlgorithmState

@@ -26,9 +26,9 @@ import portpicker
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.simulation import worker_process
-from tff_perfedavg.simulation.executors import FewExecutors, channel_options
-from tff_perfedavg.simulation.exit_codes import explain
+from tff_perfedavg.runtime import worker_process
+from tff_perfedavg.runtime.executors import FewExecutors, channel_options
+from tff_perfedavg.runtime.exit_codes import explain
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000
@@ -102,7 +102,7 @@ class Worker:
                 [
                     sys.executable,
                     "-m",
-                    "tff_perfedavg.simulation.private_worker",
+                    "tff_perfedavg.runtime.private_worker",
                     str(listening.fileno()),
                     str(os.getpid()),
                 ],

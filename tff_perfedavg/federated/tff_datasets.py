@@ -12,10 +12,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.client_data import mapped_file
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.division import choose_new_users
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+from tff_perfedavg.federated.client_data import mapped_file
 
 # From the elements of one client's data set, stacked, to its rows.
 ToRows = Callable[[Mapping[str, np.ndarray]], Rows]

@@ -21,7 +21,7 @@ import struct
 import subprocess
 
 from tff_perfedavg import errors
-from tff_perfedavg.simulation.exit_codes import explain
+from tff_perfedavg.runtime.exit_codes import explain
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"

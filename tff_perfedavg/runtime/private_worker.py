@@ -5,7 +5,7 @@ asks nobody who they are. Here it is started in a Linux network namespace that h
 loopback and nothing else, and what comes to a Unix socket is relayed to it, if it comes
 from the process that started us. Imports neither TensorFlow nor TFF.
 
-  python -m tff_perfedavg.simulation.private_worker LISTENING_DESCRIPTOR PARENT
+  python -m tff_perfedavg.runtime.private_worker LISTENING_DESCRIPTOR PARENT
 
 Prints one line: the worker's process number, or why there is none. Ends with the
 worker's own end.
@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 
-from tff_perfedavg.simulation import worker_process
+from tff_perfedavg.runtime import worker_process
 
 _CONNECT_SECONDS = 120
 _RELAYED_BYTES = 1 << 20

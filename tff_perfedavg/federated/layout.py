@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 
-from tff_perfedavg.algorithms.client_data import BlockClientData, StoreClientData
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.models.model import Model
-from tff_perfedavg.simulation.client_forms import (
+from tff_perfedavg.federated.client_data import BlockClientData, StoreClientData
+from tff_perfedavg.federated.client_forms import (
     AUTO,
     BLOCKS_LOOP,
     BLOCKS_VECTORIZED,
     USERS,
 )
+from tff_perfedavg.models.model import Model
 
 # Up to this many weights, the cost of an operation is in starting it, and training
 # users side by side starts fewer.

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_federated as tff
 
-from tff_perfedavg.simulation.compiler import compile_computation
+from tff_perfedavg.runtime.compiler import compile_computation
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _MOST_EXECUTORS = 8

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.algorithms.client_data import ClientData
+from tff_perfedavg.federated.client_data import ClientData
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.config import LocalConfig

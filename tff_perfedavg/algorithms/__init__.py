@@ -1,1 +1,0 @@
-"""Where the mathematics runs: federated computations."""

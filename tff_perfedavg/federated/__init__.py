@@ -1,0 +1,1 @@
+"""Federated computations: client data forms, client work, learning processes."""

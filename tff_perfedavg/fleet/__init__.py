@@ -1,0 +1,1 @@
+"""Fleet: which users take part in a round. NumPy alone."""

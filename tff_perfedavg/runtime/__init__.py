@@ -1,0 +1,1 @@
+"""TFF runtime: its workers, local and remote, their executors and compiler."""

@@ -1,1 +1,0 @@
-"""Cohorts, and the TFF runtime on this machine."""
