@@ -64,7 +64,7 @@ def processor():
 
 
 def main():
-    from tff_perfedavg.simulation.local_runtime import use_local_runtime
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
     with tempfile.TemporaryDirectory() as root:
