@@ -7,13 +7,18 @@ PYTEST := $(BIN)/python -m pytest
 # Processes that run tests side by side, each with a TFF worker of its own.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow browser lint format clean
+.PHONY: demo test test-fast test-slow browser lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
+
+# What needs no TFF worker; about a minute. BUILD knows which.
+test-fast: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadfile $$(sed -n \
+	    '/^LIGHT_TESTS/,/^]/s/.*"\(.*\)".*/tests\/\1.py/p' BUILD)
 
 # The long experiments; about ten minutes on two cores.
 test-slow: $(VENV)/.installed-dev

@@ -64,6 +64,12 @@ def test_every_public_name_is_there(tff):
         assert getattr(tff_perfedavg, name) is not None
 
 
+def test_build_lists_every_test_once():
+    root = PACKAGE.parent
+    listed = re.findall(r'^    "(test_\w+)",$', (root / "BUILD").read_text(), re.M)
+    assert sorted(listed) == sorted(p.stem for p in root.glob("tests/test_*.py"))
+
+
 def test_every_name_that_the_docs_tell_is_public():
     root = PACKAGE.parent
     told = {
