@@ -12,7 +12,6 @@ evaluation.adaptation_curve.png and evaluation.baselines.csv of all.
 """
 
 import pathlib
-import sys
 
 from absl import flags
 
@@ -47,8 +46,7 @@ def main():
     from tff_perfedavg.programs.trained_runs import with_model
 
     runs, warnings = with_model([RunPaths(root, name) for name in _NAMES.value])
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    command.warn(warnings)
     command.load_frameworks()
     import pandas as pd
 

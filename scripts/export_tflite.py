@@ -58,9 +58,11 @@ def main():
     checkpoint, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
     if output.suffix != ".tflite":
         raise errors.ConfigError(f"output is {output}; it must end in .tflite.")
-    from tff_perfedavg.programs import trained_model
+    from tff_perfedavg.programs import trained_model, trained_runs
+    from tff_perfedavg.programs.run_paths import RunPaths
 
     trained_model.load(checkpoint)
+    command.warn(trained_runs.diverged_warnings(RunPaths.of_model(checkpoint)))
     command.load_frameworks()
     from tff_perfedavg.programs.export_run import export_run
     from tff_perfedavg.runtime.local_runtime import use_local_runtime

@@ -47,6 +47,7 @@ def main():
     with quiet.without_notices():
         card = OnDeviceModel(path).card
     population = UserStore.open(_STORE.value)
+    population.verify()
     rate = _RATE.value or card.get("inner_learning_rate", 0.01)
     config = AdaptationConfig(rate, _STEPS.value, _BATCH.value)
     groups = on_device.choose_users(population, _USERS.value)

@@ -32,10 +32,11 @@ def main():
     if _OUTPUT.value and not _OUTPUT.value.endswith(".html"):
         raise errors.ConfigError(f"output is {_OUTPUT.value}; it must end in .html.")
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _RUNS.value]
-    from tff_perfedavg.programs import trained_model
+    from tff_perfedavg.programs import trained_model, trained_runs
 
     for run in runs:
         trained_model.load(run.model)
+        command.warn(trained_runs.diverged_warnings(run))
     missing = [run for run in runs if not run.is_evaluated]
     if missing:
         command.load_frameworks()

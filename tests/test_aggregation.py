@@ -298,6 +298,8 @@ def _state_of(experiment, paths, saved):
         ({"aggregator": "median"}, "aggregator is 'median'; known: mean, clip"),
         ({"aggregator": "clip"}, "clipping_norm is None; clip needs a number above 0"),
         ({"aggregator": "clip", "clipping_norm": -1.0}, "clipping_norm is -1"),
+        ({"aggregator": "clip", "clipping_norm": 1e-46}, "1e-46; clip .*from 1e-30 to"),
+        ({"aggregator": "clip", "clipping_norm": float("nan")}, "clipping_norm is nan"),
         ({"clipping_norm": 1.0}, "but aggregator mean has none"),
         ({"noise_multiplier": 1.0}, "mean adds no noise"),
         (

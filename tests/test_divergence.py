@@ -64,7 +64,7 @@ def test_a_diverged_run_leaves_the_model_of_its_last_good_round(diverging):
     assert 0 < done < 60
     assert Experiment(**told["experiment"]) == experiment
     assert f"Round {done}: " in message
-    assert f"The model after {done} rounds, the last that is finite, is" in message
+    assert f"is the model after {done} of 60 rounds, the last whose" in message
     weights, trained = trained_model.load(paths.model)
     assert all(np.isfinite(w).all() for w in weights)
     assert trained == dataclasses.replace(experiment, total_rounds=done)

@@ -150,6 +150,22 @@ def test_nobody_else_on_this_machine_reaches_the_worker(tff, worker):
     assert other.stdout.strip() == "b''" or any(e in other.stderr for e in hung_up)
 
 
+def test_what_stands_where_a_command_is_given_is_not_run(tmp_path):
+    """Neither a module of a name that the relay imports, nor another version of us."""
+    mark, script, here = (tmp_path / n for n in ("was_run", "mine/main.py", "here"))
+    for directory in (script.parent, here, here / "tff_perfedavg"):
+        directory.mkdir()
+    for name in ("struct.py", "contextlib.py", "tff_perfedavg/__init__.py"):
+        (here / name).write_text(f"open({str(mark)!r}, 'w').close()\n")
+    # A script looks beside itself, not where it is called from, and so must we.
+    script.write_text(START + "print(runtime.worker.is_private)\n")
+    done = subprocess.run(
+        [sys.executable, script], cwd=here, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout.split()[1:] == ["True"]
+    assert not mark.exists()
+
+
 def test_a_library_call_leaves_its_callers_network_alone(tff, worker):
     assert network_of("self") == network_of(os.getppid())
 

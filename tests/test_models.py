@@ -278,17 +278,22 @@ def test_from_keras_does_not_warn_of_a_rate_of_zero():
 
 
 class Probabilities(layers.Layer):
-    """Ends in a softmax that no attribute tells of."""
+    """A softmax that no attribute tells of."""
 
     def call(self, x):
         return tf.nn.softmax(x)
 
 
-def test_a_softmax_within_a_custom_layer_is_refused_when_traced():
+def test_a_softmax_within_a_custom_layer_is_refused():
     stack = [tf.keras.Input([4]), layers.Dense(3), Probabilities(name="out")]
-    model = from_keras(tf.keras.Sequential(stack))
     with pytest.raises(errors.ModelError, match=r"out.* ends in a softmax"):
-        tf.function(model.apply, autograph=False)(model.init(0), tf.zeros([2, 4]))
+        from_keras(tf.keras.Sequential(stack))
+
+
+@pytest.mark.parametrize("num_classes", [-1, 0, 1])
+def test_a_classifier_of_less_than_two_classes_is_refused(num_classes):
+    with pytest.raises(errors.ModelError, match=f"has {num_classes} classes; a class"):
+        mlp((4,), num_classes)
 
 
 class InList(layers.Layer):

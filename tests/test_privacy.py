@@ -114,6 +114,12 @@ def test_epsilon_grows_with_rounds_and_falls_with_noise():
         amplified_epsilon(1.0, 0.01, 10, 1)
 
 
+def test_next_to_no_noise_is_told_as_such_without_long_work():
+    found = amplified_epsilon(0.01, 0.01, 1000, 1e-5)
+    assert found > 1e4
+    assert unamplified_epsilon(0.01, 1000, 1e-5) > found
+
+
 def test_known_cohorts_cost_the_user_who_took_part_most_often_all_its_rounds():
     sampler = UniformSampler(range(1000), 100, 0)
     known = PrivacyAccount(0.8, 0.1, 1e-5, secret=False)

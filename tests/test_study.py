@@ -125,8 +125,10 @@ def test_a_grid_that_cannot_be_run_is_refused(study, axes, message):
 
 def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path):
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.programs import evaluation
     from tff_perfedavg.programs.prepare import prepare
+    from tff_perfedavg.programs.training import train, train_and_save
 
     store, model = tmp_path / "store", tmp_path / "own.py"
     source = (
@@ -152,6 +154,18 @@ def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path
     with pytest.raises(errors.ConfigError, match=r"own\.py is not what it was"):
         evaluation.read_trained([RunPaths(tmp_path, runs[0].name)])
     model.write_text(source)
+    # Rows altered in place, which the store's own header does not tell.
+    labels = (store / "labels.bin").read_bytes()
+    (store / "labels.bin").write_bytes(bytes([labels[0] ^ 1]) + labels[1:])
+    paths = RunPaths(tmp_path, runs[0].name)
+    for use in (
+        lambda: study.run_all(runs, base, tmp_path),
+        lambda: evaluation.read_trained([paths]),
+        lambda: train_and_save(base, paths),
+        lambda: train(base, UserStore.open(store)),
+    ):
+        with pytest.raises(errors.DataError, match=r"labels\.bin is not what was writ"):
+            use()
     shutil.rmtree(store)
     prepare(DataConfig.of("digits", seed=1), store)
     with pytest.raises(errors.ConfigError, match="store is not what it was"):

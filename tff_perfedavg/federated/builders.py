@@ -63,8 +63,8 @@ def build_process(
 
 
 # The configuration says which algorithm it is: Personalized Federated Averaging
-# (arXiv 2002.07948, Algorithm 1), or Federated Averaging (arXiv 1602.05629), which has no
-# inner step, so that its `query_loss` equals `support_loss`. Adapted at test time like
-# Per-FedAvg, it is the "FedAvg + update" of arXiv 2002.07948, section 5.
+# (arXiv 2002.07948, Algorithm 1), or Federated Averaging (arXiv 1602.05629), which has
+# no inner step, so that its `query_loss` equals `support_loss`. Adapted at test time
+# like Per-FedAvg, it is the "FedAvg + update" of arXiv 2002.07948, section 5.
 build_per_fed_avg = build_process
 build_fed_avg = build_process

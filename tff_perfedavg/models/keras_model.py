@@ -61,17 +61,17 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
         tensors = dict(zip(trainable_ids, weights, strict=True))
         tensors |= {key: tf.constant(value) for key, value in frozen.items()}
         with _SWAP_LOCK, _replaced(slots, tensors):
-            output = keras_model(x, training=False)
-            _check_traced(keras_model.name, output)
-            return output
+            return keras_model(x, training=False)
 
+    input_spec = tf.TensorSpec(
+        [None, *keras_model.input_shape[1:]], keras_model.inputs[0].dtype
+    )
+    _check_traced(keras_model.name, apply, initial, input_spec)
     return Model(
         name=keras_model.name,
         init=lambda seed: [w.copy() for w in initial],
         apply=apply,
-        input_spec=tf.TensorSpec(
-            [None, *keras_model.input_shape[1:]], keras_model.inputs[0].dtype
-        ),
+        input_spec=input_spec,
         num_classes=keras_model.output_shape[-1],
         loss=loss,
     )
@@ -199,11 +199,12 @@ def _is_softmax(function) -> bool:
         return False
 
 
-def _check_traced(name: str, output: tf.Tensor) -> None:
-    """Raises `ModelError` if what was traced ends in a softmax, of a custom layer."""
-    if tf.executing_eagerly():
-        return
-    operation = output.op
+def _check_traced(name: str, apply, weights: Sequence[np.ndarray], x) -> None:
+    """Raises `ModelError` if a model ends in a softmax, be it a custom layer's."""
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights]
+    # Without AutoGraph, which would wrap our errors in its own.
+    traced = tf.function(lambda weights, x: apply(weights, x), autograph=False)
+    operation = traced.get_concrete_function(specs, x).graph.outputs[0].op
     while operation.type in ("Identity", "Reshape"):
         operation = operation.inputs[0].op
     if operation.type == "Softmax":

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_perfedavg import errors
+
 
 class Batch(NamedTuple):
     """Rows of one user, padded to a fixed count.
@@ -84,6 +86,13 @@ class Model:
     num_classes: int | None
     label_spec: tf.TensorSpec = CLASS_LABELS
     loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = masked_cross_entropy
+
+    def __post_init__(self):
+        if self.num_classes is not None and self.num_classes < 2:
+            raise errors.ModelError(
+                f"{self.name} has {self.num_classes} classes; a classifier has two at "
+                "least, and a model of numbers has None."
+            )
 
     def batch_loss(self, weights: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:
         """Returns the scalar mean loss over the rows of the batch that count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import app, flags
 
@@ -78,6 +78,12 @@ def numbers(flag: flags.FlagHolder, kind: type[int] | type[float]) -> list:
                 f"{'whole ' if kind is int else ''}numbers, separated by commas."
             ) from None
     return found
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Prints warnings to standard error, a line each."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def load_frameworks() -> None:

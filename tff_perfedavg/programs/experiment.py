@@ -74,6 +74,7 @@ DIVISION = (
 
 # The largest float32 is 3.4e38, and a draw may be some standard deviations.
 _MOST_NOISE = 1e37
+_LEAST_NORM = 1e-30
 
 _LABELS = {
     EXACT: "Per-FedAvg exact",
@@ -257,9 +258,11 @@ class Experiment:
     def _check_aggregator(self) -> None:
         clips = self.aggregator in (CLIP, DP_FIXED)
         norm = self.clipping_norm
-        if clips and not (norm is not None and math.isfinite(norm) and norm > 0):
+        # Smaller or larger ones are 0 or infinite in float32.
+        if clips and not (norm is not None and _LEAST_NORM <= norm <= _MOST_NOISE):
             raise errors.ConfigError(
-                f"clipping_norm is {norm}; {self.aggregator} needs a number above 0."
+                f"clipping_norm is {norm}; {self.aggregator} needs a number above 0, "
+                f"from {_LEAST_NORM:g} to {_MOST_NOISE:g}."
             )
         if not clips and norm is not None:
             raise errors.ConfigError(

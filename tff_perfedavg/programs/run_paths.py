@@ -141,8 +141,14 @@ class RunPaths:
 def run_labels(
     runs: Sequence[RunPaths], experiments: Sequence[Experiment]
 ) -> list[str]:
-    """Returns the runs' algorithms where these differ, else the runs' names."""
+    """Returns the runs' algorithms where these differ, else the runs' names.
+
+    A run that diverged says so behind it.
+    """
     labels = [experiment.label for experiment in experiments]
     if len(set(labels)) < len(labels):
-        return [run.name for run in runs]
-    return labels
+        labels = [run.name for run in runs]
+    return [
+        f"{label} (diverged)" if run.diverged.is_file() else label
+        for run, label in zip(runs, labels, strict=True)
+    ]

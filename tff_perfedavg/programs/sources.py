@@ -30,7 +30,7 @@ def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
 def check_sources(
     experiment: Experiment, model: pathlib.Path, root: pathlib.Path
 ) -> None:
-    """Raises `ConfigError` if a trained model's store or model file has changed.
+    """Checks that a trained model's store and model file have not changed.
 
     One that is not there any more has not changed.
 
@@ -38,6 +38,10 @@ def check_sources(
       experiment: of the run that trained it.
       model: `model.npz`, which knows the hashes.
       root: directory of the runs.
+
+    Raises:
+      ConfigError: if another store or file is there.
+      DataError: if a file of the store is not what was written.
     """
     was, found = trained_model.load_sources(model), {}
     if experiment.has_own_model:
@@ -46,7 +50,10 @@ def check_sources(
             found[str(path)] = sha256(path)
     store = population_path(experiment, root)
     if store.is_dir():
-        found[str(store.absolute())] = UserStore.open(store).fingerprint
+        opened = UserStore.open(store)
+        # Its fingerprint is of what its header says of its files.
+        opened.verify()
+        found[str(opened.path)] = opened.fingerprint
     check_same_sources(model, was, found)
 
 

@@ -25,14 +25,20 @@ def with_model(runs: Sequence[RunPaths]) -> tuple[list[RunPaths], list[str]]:
             missing.append(e)
             continue
         found.append(run)
-        if run.diverged.is_file():
-            warnings.append(
-                f"{run.name} diverged; its model is that of the last round in which it "
-                "had not."
-            )
+        warnings += diverged_warnings(run)
     if not found:
         raise missing[0]
     return found, [*warnings, *(f"left out: {e}" for e in missing)]
+
+
+def diverged_warnings(run: RunPaths) -> list[str]:
+    """Returns what to say of a run that diverged, nothing of one that did not."""
+    if not run.diverged.is_file():
+        return []
+    return [
+        f"{run.name} diverged; its model is that of the last round whose weights are "
+        "finite, which need not make it a good one."
+    ]
 
 
 def diverged_experiment(paths: RunPaths) -> Experiment | None:

@@ -244,8 +244,10 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
 
     Raises:
       ConfigError: if the cohort is larger than the population.
+      DataError: if a file of its store is not what was written.
       Diverged: if a round ends with weights that are not finite, naming it.
     """
+    population.verify()
     training = _Training(experiment, population, _new_secret(experiment))
     lines = []
     for after in training.rounds(training.process.initialize(), 0):
@@ -420,7 +422,10 @@ def _keep_last_good(
     # It is what a run of so many rounds ends with.
     shorter = dataclasses.replace(experiment, total_rounds=done)
     trained_model.save(paths.model, weights, shorter, sources)
-    return f"The model after {done} rounds, the last that is finite, is {paths.model}."
+    return (
+        f"{paths.model} is the model after {done} of {experiment.total_rounds} rounds, "
+        "the last whose weights are finite."
+    )
 
 
 class _Watch:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import portpicker
 import tensorflow_federated as tff
 
 from tff_perfedavg import errors
-from tff_perfedavg.runtime import worker_process
+from tff_perfedavg.runtime import private_worker, worker_process
 from tff_perfedavg.runtime.executors import FewExecutors, channel_options
 from tff_perfedavg.runtime.exit_codes import explain
 
@@ -40,6 +41,14 @@ namespaces (sysctl: user.max_net_namespaces and, for users other than root,
 kernel.apparmor_restrict_unprivileged_userns), or keep a firewall before it."""
 
 
+# Isolated (-I): what stands in the directory where a command is given is no code of
+# ours. Behind everything else, this very package.
+_RUN_PRIVATE = f"""
+import sys
+sys.path.append({str(pathlib.Path(__file__).parents[2])!r})
+from tff_perfedavg.runtime.private_worker import main
+main()
+"""
 _told: set[str] = set()
 
 
@@ -78,7 +87,7 @@ class Worker:
             )
         # An unnamed file: nothing to clean up, whatever way the processes end.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
-        worker_process.find_program()
+        self._program = worker_process.find_program()
         if not private:
             self._start_open()
         else:
@@ -100,32 +109,36 @@ class Worker:
             self.target = f"unix-abstract:{listening.getsockname()[1:].decode()}"
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "tff_perfedavg.runtime.private_worker",
+                    *(sys.executable, "-I", "-c", _RUN_PRIVATE),
                     str(listening.fileno()),
                     str(os.getpid()),
+                    str(self._program),
                 ],
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         assert self._process.stdout is not None
-        answer = self._process.stdout.readline().strip()
-        if not answer.isdigit():
-            self._process.wait()
-            raise OSError(0, answer or self.log_tail())
-        self.pid = int(answer)
+        answer, _, rest = self._process.stdout.readline().strip().partition(" ")
+        if answer == private_worker.STARTED:
+            self.pid = int(rest)
+            return
+        self._process.wait()
+        if answer == private_worker.REFUSED:
+            raise OSError(0, rest)
+        raise errors.WorkerError(
+            f"The TFF worker process could not be started. The end of its log:\n"
+            f"{self.log_tail()}"
+        )
 
     def _start_open(self) -> None:
         """Starts it as TFF does, on a port of every address."""
         self.is_private = False
         port = portpicker.pick_unused_port()
         self.target = f"localhost:{port}"
-        self._process = worker_process.start_process(port, self._log)
+        self._process = worker_process.start_process(port, self._log, self._program)
         self.pid = self._process.pid
 
     def check_alive(self) -> None:

@@ -5,16 +5,16 @@ asks nobody who they are. Here it is started in a Linux network namespace that h
 loopback and nothing else, and what comes to a Unix socket is relayed to it, if it comes
 from the process that started us. Imports neither TensorFlow nor TFF.
 
-  python -m tff_perfedavg.runtime.private_worker LISTENING_DESCRIPTOR PARENT
-
-Prints one line: the worker's process number, or why there is none. Ends with the
-worker's own end.
+Its arguments: the number of the listening descriptor, its parent's process number, and
+TFF's worker program. It prints one line, `STARTED` and the worker's process number, or
+`REFUSED` and why there can be no such network, and ends with the worker's own end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 import struct
@@ -24,6 +24,7 @@ import time
 
 from tff_perfedavg.runtime import worker_process
 
+STARTED, REFUSED = "started", "refused"
 _CONNECT_SECONDS = 120
 _RELAYED_BYTES = 1 << 20
 _CREDENTIALS = struct.Struct("3i")
@@ -31,22 +32,22 @@ _CREDENTIALS = struct.Struct("3i")
 
 def main() -> None:
     """Runs the worker until it ends or our parent does."""
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    parent = int(sys.argv[2])
+    descriptor, parent, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    listening = socket.socket(fileno=descriptor)
     # Ctrl-C reaches every process of the terminal; it is our parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker_process.enter_own_network()
     except OSError as e:
-        print(e.strerror, flush=True)
+        print(REFUSED, e.strerror, flush=True)
         return
     # The change of rights that this may have been makes the kernel forget it.
     worker_process.end_with_parent(parent)
     worker = worker_process.start_process(
-        worker_process.INNER_PORT, sys.stderr.fileno()
+        worker_process.INNER_PORT, sys.stderr.fileno(), pathlib.Path(program)
     )
     threading.Thread(target=_accept, args=[listening, parent], daemon=True).start()
-    print(worker.pid, flush=True)
+    print(STARTED, worker.pid, flush=True)
     code = worker.wait()
     if code < 0:
         # As it ended, so that whoever waits for us learns it.
@@ -98,7 +99,3 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
     for end in (source, target):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-
-
-if __name__ == "__main__":
-    main()

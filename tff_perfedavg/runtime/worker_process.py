@@ -52,17 +52,20 @@ def find_program() -> pathlib.Path:
     return program
 
 
-def start_process(port: int, output) -> subprocess.Popen:
-    """Starts TFF's worker program; it ends with this process, by the kernel's hand.
+def start_process(
+    port: int, output, program: pathlib.Path | None = None
+) -> subprocess.Popen:
+    """Starts TFF's worker program; it is killed with this process (PR_SET_PDEATHSIG).
 
     Args:
       port: it listens on this port of every address of this process's network.
       output: a file for what it prints.
+      program: from `find_program`, by default.
 
     Raises:
       WorkerError: if this TFF package has no worker program.
     """
-    program = find_program()
+    program = program or find_program()
     environment = {
         # Warnings and errors only; the start-up notices concern nobody.
         "TF_CPP_MIN_LOG_LEVEL": "1",
