@@ -424,11 +424,23 @@ def test_a_card_does_not_replace_what_the_export_says(tmp_path):
         ({"storage": "int4"}, "storage is 'int4'; known: float32"),
         ({"quantize_frozen": True}, "nothing is frozen"),
         ({"num_trainable": 0}, "num_trainable is 0"),
+        (
+            {"batch_size": 10**6 + 1},
+            "batch_size is 1000001; it must be at most 1000000",
+        ),
+        ({"infer_batch_size": 10**9}, "infer_batch_size is 1000000000; it must be at"),
+        ({"max_local_steps": 10**6}, "max_local_steps is 1000000, with 60 rows a step"),
+        ({"batch_size": 10**6}, "at most 1000000 rows at once. Take fewer steps"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(errors.ConfigError, match=message):
         ExportConfig(**options)
+
+
+def test_the_largest_options_are_taken():
+    ExportConfig(10**6, 10**6, max_local_steps=0)
+    ExportConfig(50_000, max_local_steps=10, variant="first_order")
 
 
 def test_a_head_of_all_weights_is_refused(tmp_path):
@@ -643,6 +655,10 @@ def test_personal_weights_of_another_model_are_refused(device, tmp_path):
 # ------------------------------------------------------------------------ bad input
 
 
+def in_double(weights):
+    return [w.astype(np.float64) for w in weights]
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -677,6 +693,25 @@ def test_personal_weights_of_another_model_are_refused(device, tmp_path):
             lambda d, x, y: d.meta_update(d.weights, [], 1.0, 1.0),
             errors.DataError,
             "0 steps were given; the file takes 1 to 3",
+        ),
+        (
+            lambda d, x, y: d.meta_update(d.weights, [{"support": (x, y)}], 1.0, 1.0),
+            errors.DataError,
+            r"step 0 has no rows \(x, y\) of 'query'; give those of support, query, h",
+        ),
+        (
+            lambda d, x, y: d.meta_update(d.weights, [{"support": None}], 1.0, 1.0),
+            errors.DataError,
+            "step 0 has no rows",
+        ),
+        (lambda d, x, y: d.adapt(x, y, 1.0, "2"), errors.ConfigError, "_steps is '2'"),
+        (lambda d, x, y: d.adapt(x, y, 1.0, None), errors.ConfigError, "_steps is Non"),
+        (lambda d, x, y: d.adapt(x, y, "fast"), errors.ConfigError, "rate is 'fast'"),
+        (lambda d, x, y: d.set_weights(None), errors.DataError, "Weights are None"),
+        (
+            lambda d, x, y: d.set_weights([w * 1e39 for w in in_double(d.weights)]),
+            errors.DataError,
+            "Weight 0 has a number that is not finite",
         ),
     ],
 )
@@ -928,6 +963,21 @@ def test_what_is_no_array_of_numbers_is_refused(device, rows):
         device.infer(rows)
     with pytest.raises(errors.DataError, match="y is no array of numbers"):
         device.adapt(x, rows, RATE)
+
+
+@pytest.mark.parametrize("weight", ["a", [["a"]], [[1.0, 2.0], [1.0]], None, [[1j]]])
+def test_weights_that_are_no_arrays_of_numbers_are_refused(device, weight):
+    x, y = small_batch()
+    step = {role: (x, y) for role in ("support", "query", "hessian")}
+    weights = [weight, *device.weights[1:]]
+    with pytest.raises(errors.DataError, match="Weight 0 is no array of numbers"):
+        device.set_weights(weights)
+    with pytest.raises(errors.DataError, match="Weight 0 is no array of numbers"):
+        device.meta_update(weights, [step], RATE, RATE)
+    named = {f"weight_{i}": w for i, w in enumerate(weights)}
+    with pytest.raises(errors.DataError, match="set_weights: weight_0 is no array of"):
+        device.call("set_weights", **named)
+    assert relative_error(device.weights, SMALL.init(1)) == 0
 
 
 def test_steps_to_weights_that_are_not_finite_are_undone(device):

@@ -10,6 +10,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import (
     EXACT,
     FIRST_ORDER,
+    MOST_BATCH_ROWS,
     VARIANTS,
     check_at_least,
 )
@@ -29,12 +30,13 @@ class ExportConfig:
     """How a model is exported. Shapes are fixed in the file.
 
     Attributes:
-      batch_size: rows of a batch in `adapt`, `adapt_steps` and `meta_update`; a
-        shorter one is padded with label -1 (NaN where labels are no classes).
-      infer_batch_size: rows `infer` takes at once.
+      batch_size: rows of a batch in `adapt`, `adapt_steps` and `meta_update`, at most
+        1,000,000; a shorter one is padded with label -1 (NaN where labels are no
+        classes).
+      infer_batch_size: rows `infer` takes at once, at most 1,000,000.
       variant: the meta-gradient of `meta_update`, one of `VARIANTS`.
       max_local_steps: the most steps (tau) one `meta_update` takes; 0 leaves the
-        signature out.
+        signature out. Rows of all batches of all steps are at most 1,000,000.
       storage: how the initial weights are kept in the file, one of `STORAGES`. The
         arithmetic is float32 in either case.
       num_trainable: how many of the last weight tensors adapt (a dense layer has two,
@@ -51,13 +53,22 @@ class ExportConfig:
     quantize_frozen: bool = False
 
     def __post_init__(self):
-        check_at_least(self, "batch_size", 1)
-        check_at_least(self, "infer_batch_size", 1)
+        # The file takes this many rows at once, whatever a user has.
+        check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
+        check_at_least(self, "infer_batch_size", 1, MOST_BATCH_ROWS)
         check_at_least(self, "max_local_steps", 0)
         if self.num_trainable is not None:
             check_at_least(self, "num_trainable", 1)
         errors.check_known("ExportConfig.variant", self.variant, VARIANTS)
         errors.check_known("ExportConfig.storage", self.storage, STORAGES)
+        rows_per_step = self.batch_size * len(roles_of(self.variant))
+        if self.max_local_steps * rows_per_step > MOST_BATCH_ROWS:
+            raise errors.ConfigError(
+                f"ExportConfig.max_local_steps is {self.max_local_steps}, with "
+                f"{rows_per_step} rows a step; meta_update takes at most "
+                f"{MOST_BATCH_ROWS} rows at once. Take fewer steps (0 leaves "
+                "meta_update out) or a smaller batch_size."
+            )
         if self.quantize_frozen and self.num_trainable is None:
             raise errors.ConfigError(
                 "ExportConfig.quantize_frozen is set, but nothing is frozen; give "

@@ -159,9 +159,14 @@ class OnDeviceModel:
         """
         _check_rate("learning_rate", learning_rate)
         most = self.card.get("max_adapt_steps", _MAX_INT32)
-        if not 1 <= num_steps <= most or num_steps % 1:
+        try:
+            is_whole = bool(1 <= num_steps <= most and num_steps % 1 == 0)
+        except (TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
             raise errors.ConfigError(
-                f"num_steps is {num_steps}; it must be a whole number from 1 to {most}."
+                f"num_steps is {num_steps!r}; it must be a whole number from 1 to "
+                f"{most}."
             )
         inputs = self._batch(x, y, "")
         with self._lock:
@@ -199,8 +204,9 @@ class OnDeviceModel:
         """Replaces the personal weights.
 
         Raises:
-          DataError: if their number or a shape differs, or a number, or what the model
-            answers with them, is not finite. The weights are as before.
+          DataError: if their number or a shape differs, one is no array of numbers, or
+            a number, or what the model answers with them, is not finite. The weights
+            are as before.
         """
         inputs = self._named_weights(weights)
         with self._lock:
@@ -235,7 +241,8 @@ class OnDeviceModel:
 
         Raises:
           DataError: as `adapt`, and if there are no steps or more than the file takes,
-            or if the update is not finite.
+            if one lacks the rows of a role, if the weights are not the model's, or if
+            the update is not finite.
           ConfigError: if a rate is not a finite number above 0.
           ModelError: if the file was exported without this signature.
         """
@@ -253,8 +260,18 @@ class OnDeviceModel:
                 f"{most}."
             )
         inputs = self._named_weights(weights)
-        for role in roles_of(self.card["variant"]):
-            steps = [self._batch(*step[role], f"_{role}") for step in batches]
+        roles = roles_of(self.card["variant"])
+        for role in roles:
+            steps = []
+            for number, step in enumerate(batches):
+                try:
+                    x, y = step[role]
+                except (LookupError, TypeError, ValueError) as e:
+                    raise errors.DataError(
+                        f"meta_update: step {number} has no rows (x, y) of {role!r}; "
+                        f"give those of {', '.join(roles)} in every step."
+                    ) from e
+                steps.append(self._batch(x, y, f"_{role}"))
             for name in steps[0]:
                 stacked = np.stack([step[name] for step in steps])
                 inputs[name] = _padded(stacked, most, 0)
@@ -360,7 +377,8 @@ class OnDeviceModel:
 
         Raises:
           ModelError: if the file has no such signature.
-          DataError: if an input is missing, unknown, or of another shape or dtype.
+          DataError: if an input is missing, unknown, no array of numbers, or of another
+            shape or dtype.
         """
         wanted = self.inputs(signature)
         if inputs.keys() != wanted.keys():
@@ -368,15 +386,16 @@ class OnDeviceModel:
                 f"{signature} was given {', '.join(sorted(inputs)) or 'nothing'}; it "
                 f"takes {', '.join(sorted(wanted))}."
             )
+        arrays = {}
         for name, (shape, dtype) in wanted.items():
-            found = np.asarray(inputs[name])
+            found = arrays[name] = _numbers(f"{signature}: {name}", inputs[name])
             if list(found.shape) != shape or found.dtype != dtype:
                 raise errors.DataError(
                     f"{signature} was given {name} of {found.dtype} "
                     f"{list(found.shape)}; it takes {dtype} {shape}."
                 )
         with self._lock:
-            answer = self._runners[signature](**inputs)
+            answer = self._runners[signature](**arrays)
             return {name: np.array(value) for name, value in answer.items()}
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
@@ -463,7 +482,18 @@ class OnDeviceModel:
 
     def _named_weights(self, weights) -> dict[str, np.ndarray]:
         wanted = self._shapes()
-        given = [np.asarray(w, np.float32) for w in weights]
+        try:
+            given = list(weights)
+        except TypeError as e:
+            raise errors.DataError(
+                f"Weights are {weights!r}; give a list of {len(wanted)} arrays."
+            ) from e
+        # What overflows is refused below.
+        with np.errstate(over="ignore"):
+            given = [
+                _numbers(f"Weight {i}", w).astype(np.float32)
+                for i, w in enumerate(given)
+            ]
         if [w.shape for w in given] != wanted:
             raise errors.DataError(
                 f"Weights have shapes {[w.shape for w in given]}; the model's are "
@@ -545,9 +575,13 @@ def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
 
 
 def _check_rate(name: str, value: float) -> None:
-    with np.errstate(over="ignore"):
-        rounded = np.float32(value)
-    if not np.isfinite(rounded) or rounded <= 0:
+    try:
+        with np.errstate(over="ignore"):
+            rounded = np.float32(value)
+        is_rate = bool(np.isfinite(rounded) and rounded > 0)
+    except (TypeError, ValueError):
+        is_rate = False
+    if not is_rate:
         raise errors.ConfigError(
             f"{name} is {value!r}; it must be a finite number above 0 in float32, for "
             "example 0.01."

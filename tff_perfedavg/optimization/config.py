@@ -18,7 +18,7 @@ VARIANTS = (EXACT, FIRST_ORDER, HESSIAN_FREE)
 # Steps and rows are numbered in int32.
 _MOST = 2**31 - 1
 # Batches are padded to their size, whatever a user has.
-_MOST_BATCH_ROWS = 1_000_000
+MOST_BATCH_ROWS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PerFedAvgConfig:
         _check_positive(self, "hessian_free_delta", "for example 0.01")
         check_at_least(self, "num_local_steps", 1)
         for field in ("support_batch_size", "query_batch_size", "hessian_batch_size"):
-            check_at_least(self, field, 1, _MOST_BATCH_ROWS)
+            check_at_least(self, field, 1, MOST_BATCH_ROWS)
         if self.variant not in VARIANTS:
             raise errors.ConfigError(
                 f"PerFedAvgConfig.variant is {self.variant!r}; known variants: "
@@ -93,7 +93,7 @@ class FedAvgConfig:
     def __post_init__(self):
         _check_positive(self, "learning_rate", "for example 0.01")
         check_at_least(self, "num_local_steps", 1)
-        check_at_least(self, "batch_size", 1, _MOST_BATCH_ROWS)
+        check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         _check_rows(self)
 
     @property
@@ -128,7 +128,7 @@ class AdaptationConfig:
     def __post_init__(self):
         _check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
-        for field, most in (("batch_size", _MOST_BATCH_ROWS), ("num_rows", _MOST)):
+        for field, most in (("batch_size", MOST_BATCH_ROWS), ("num_rows", _MOST)):
             if getattr(self, field) is not None:
                 check_at_least(self, field, 1, most)
 
