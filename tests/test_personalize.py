@@ -120,8 +120,12 @@ def test_what_cannot_be_written_leaves_nothing(saved, population, tmp_path):
 
     with pytest.raises(errors.DataError, match=r"users 0 to 25; 26 is none"):
         write([3, 26], "other")
+    with pytest.raises(errors.DataError, match=r"users 0 to 25; 10{30} is none"):
+        write([3, 10**30], "other")
     with pytest.raises(errors.DataError, match="none was given"):
         write([], "other")
+    with pytest.raises(errors.DataError, match="a file is where a directory is needed"):
+        write([3], "adapted/users.npy/other")
     with pytest.raises(errors.DataError, match="adapted exists already"):
         write([3], "adapted")
     assert [p.name for p in tmp_path.iterdir()] == ["adapted"]

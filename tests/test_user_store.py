@@ -168,6 +168,35 @@ def test_a_bad_user_is_refused_by_number_and_nothing_is_left(tmp_path, bad, mess
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            GOOD._replace(adaptation=Rows([[1.0, 2.0], [1.0]], [0, 0])),
+            "user 0 has rows that are no arrays .*every row of the same shape",
+        ),
+        (GOOD._replace(evaluation=None), "user 0 has rows that are no arrays"),
+        (
+            GOOD._replace(adaptation=Rows(None, None)),
+            r"user 0 has features of shape \(",
+        ),
+        (GOOD._replace(name=3), "user 0 .3. has a name that is no text"),
+        (GOOD._replace(name=b"ann"), "has a name that is no text"),
+    ],
+)
+def test_a_first_user_without_rows_or_a_name_of_text_is_refused(tmp_path, bad, message):
+    with pytest.raises(errors.DataError, match=message):
+        UserStore.write(tmp_path / "store", [bad], CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_directory_is_needed_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file/store", "file/stores/store"):
+        with pytest.raises(errors.DataError, match="a file is where a directory is"):
+            UserStore.write(tmp_path / place, [GOOD], CLASSES)
+
+
 def test_a_name_missing_later_is_refused(tmp_path):
     users = [GOOD._replace(name="ann"), GOOD]
     with pytest.raises(errors.DataError, match="user 1: either all users have names"):
@@ -364,6 +393,18 @@ def test_rows_that_are_anothers_or_not_there_are_refused_at_opening(
         (lambda h: h["description"].update(colour="red"), "'description': .*colour"),
         (lambda h: h["description"].update(scale="x"), "'description': .*scale is 'x'"),
         (lambda h: h["description"].update(scale=[1, 2, 3]), "scale has 3 numbers"),
+        (lambda h: h.update(files=None), "'files' is None; prepare"),
+        (lambda h: h.update(files=["labels.bin"]), "'files' is .*; prepare"),
+        (lambda h: h.update(files=3), "'files' is 3; prepare"),
+        (lambda h: h["files"].update({"labels.bin": None}), "labels.bin is None, with"),
+        (lambda h: h["files"]["labels.bin"].pop("bytes"), "labels.bin is .* bytes or"),
+        (lambda h: h["files"]["labels.bin"].pop("sha256"), "labels.bin is .*or sha256"),
+        (lambda h: h["features"].update(shape=[4.0, 2]), "'features' is .* a shape or"),
+        (lambda h: h["features"].update(shape=[-4, -2]), "'features' is .* a shape or"),
+        (lambda h: h["features"].update(shape=None), "'features' is .* a shape or"),
+        (lambda h: h["features"].update(dtype=None), "'features' is .* dtype of num"),
+        (lambda h: h["features"].update(dtype="S1"), "'features' is .* dtype of num"),
+        (lambda h: h["features"].update(dtype="f4,("), "'features' is .* dtype of num"),
     ],
 )
 def test_a_header_that_lacks_or_contradicts_is_refused_by_its_key(
@@ -374,6 +415,17 @@ def test_a_header_that_lacks_or_contradicts_is_refused_by_its_key(
     change(header)
     file.write_text(json.dumps(header))
     with pytest.raises(errors.DataError, match=message):
+        UserStore.open(store.path)
+
+
+def test_names_that_the_header_does_not_know_of_are_no_store_without_names(tmp_path):
+    users = [GOOD._replace(name="ann"), GOOD._replace(name="bob")]
+    store = UserStore.write(tmp_path / "store", users, CLASSES)
+    file = store.path / "store.json"
+    header = json.loads(file.read_text())
+    del header["files"]["ids.npy"]
+    file.write_text(json.dumps(header))
+    with pytest.raises(errors.DataError, match=r"ids\.npy is there, but not among"):
         UserStore.open(store.path)
 
 

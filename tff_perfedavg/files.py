@@ -66,10 +66,16 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises:
       FileExistsError: if something is at `path` already, or was put there meanwhile.
+      NotADirectoryError: if a file is where a directory above it is needed.
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as e:
+        raise NotADirectoryError(
+            errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)
+        ) from e
     remove_unfinished(path.parent)
     temporary, descriptor = _claim(
         lambda: pathlib.Path(

@@ -41,6 +41,8 @@ _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
     "ids.npy",
 )
 _BUFFER_BYTES = 1 << 20
+# Kinds of NumPy's types that are real numbers.
+_NUMBERS = "biuf"
 # Stores whose hashes were checked, by what changes with their files.
 _VERIFIED: set[tuple] = set()
 _AGAIN = "prepare the data again"
@@ -151,10 +153,11 @@ class UserStore:
           description: what the rows mean.
 
         Raises:
-          DataError: naming the user, if it has no rows at all, rows and labels of
-            different number, another dtype or shape than the first user, features
-            that are not finite, or labels out of range; if there are no users; if
-            something is at `path`; or if the disk does not take it. A user may have
+          DataError: naming the user, if it has no rows at all, rows that are no array,
+            rows and labels of different number, a name that is no text, another dtype
+            or shape than the first user, features that are not finite, or labels out of
+            range; if there are no users; if something is at `path`, or a file where a
+            directory is needed; or if the disk does not take it. A user may have
             an empty split (a user with a single row has).
         """
         path = pathlib.Path(path)
@@ -167,6 +170,11 @@ class UserStore:
         except FileExistsError as e:
             raise errors.DataError(
                 f"{path} exists already; remove it or choose another place."
+            ) from e
+        except NotADirectoryError as e:
+            raise errors.DataError(
+                f"{path} could not be written: a file is where a directory is needed; "
+                "choose another place."
             ) from e
         except OSError as e:
             raise errors.DataError(
@@ -382,12 +390,11 @@ def _check_header(path: pathlib.Path, header: dict[str, Any]) -> None:
     rows = {_USERS: (header["num_users"], 4 * np.dtype(np.int64).itemsize)}
     for key, name in (("features", _FEATURES), ("labels", _LABELS)):
         try:
-            shape, dtype = header[key]["shape"], np.dtype(header[key]["dtype"])
-            rows[name] = header["num_rows"], dtype.itemsize * math.prod(shape)
-        except (LookupError, TypeError) as e:
+            rows[name] = header["num_rows"], _row_bytes(header[key])
+        except (LookupError, TypeError, ValueError, SyntaxError) as e:
             raise errors.DataError(
-                f"{path}: {key!r} is {header[key]!r}, without a shape or dtype; "
-                f"{_AGAIN}."
+                f"{path}: {key!r} is {header[key]!r}, without a shape or dtype of "
+                f"numbers; {_AGAIN}."
             ) from e
     description.check_fits(tuple(header["features"]["shape"]))
     for name, (count, size) in rows.items():
@@ -397,6 +404,28 @@ def _check_header(path: pathlib.Path, header: dict[str, Any]) -> None:
                 f"{path} contradicts itself: {name} is said to have {found} bytes, but "
                 f"{count} rows of {size} bytes; {_AGAIN}."
             )
+    # Else users would lose their names without a word.
+    if _IDS not in header["files"] and (path.parent / _IDS).exists():
+        raise errors.DataError(
+            f"{path} contradicts itself: {_IDS} is there, but not among its files; "
+            f"{_AGAIN}."
+        )
+
+
+def _row_bytes(spec: dict[str, Any]) -> int:
+    """Bytes of one row by a header's `shape` and `dtype`."""
+    shape, name = spec["shape"], spec["dtype"]
+    # NumPy takes None for float64.
+    if not isinstance(shape, list) or not isinstance(name, str):
+        raise TypeError
+    dtype = np.dtype(name)
+    if dtype.kind not in _NUMBERS or not all(_is_count(size) for size in shape):
+        raise ValueError
+    return dtype.itemsize * math.prod(shape)
+
+
+def _is_count(size: Any) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size >= 0
 
 
 def _check_users(path: pathlib.Path, users: np.ndarray, num_rows: int) -> None:
@@ -443,9 +472,12 @@ class _Writer:
         label = f"user {self._num_users}"
         if user.name is not None:
             label += f" ({user.name})"
-        adaptation, evaluation = (
-            Rows(np.asarray(split.x), np.asarray(split.y)) for split in user[:2]
-        )
+            if not isinstance(user.name, str):
+                raise errors.DataError(
+                    f"{self._description.name}: {label} has a name that is no text; "
+                    "give a str."
+                )
+        adaptation, evaluation = (self._rows(label, split) for split in user[:2])
         if self._first is None:
             self._first = Rows(adaptation.x[:0], adaptation.y[:0])
             self._description.check_fits(adaptation.x.shape[1:])
@@ -494,14 +526,25 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
 
-    def _check(self, label: str, rows: Rows) -> None:
+    def _rows(self, label: str, split: Rows) -> Rows:
         name = f"{self._description.name}: {label}"
-        assert self._first is not None
+        try:
+            rows = Rows(np.asarray(split.x), np.asarray(split.y))
+        except (AttributeError, TypeError, ValueError) as e:
+            raise errors.DataError(
+                f"{name} has rows that are no arrays ({e}); give `Rows` of features "
+                "and labels, every row of the same shape."
+            ) from e
         if rows.x.ndim == 0 or rows.y.ndim == 0 or len(rows.x) != len(rows.y):
             raise errors.DataError(
                 f"{name} has features of shape {rows.x.shape} and labels of shape "
                 f"{rows.y.shape}; the first axis of both must be its rows."
             )
+        return rows
+
+    def _check(self, label: str, rows: Rows) -> None:
+        name = f"{self._description.name}: {label}"
+        assert self._first is not None
         for kind, array, first in (
             ("features", rows.x, self._first.x),
             ("labels", rows.y, self._first.y),
@@ -510,7 +553,7 @@ class _Writer:
                 raise errors.DataError(
                     f"{name} has {kind} {_spec(array)}, user 0 has {_spec(first)}."
                 )
-            if array.dtype.kind not in "biuf":
+            if array.dtype.kind not in _NUMBERS:
                 raise errors.DataError(
                     f"{name} has {kind} of type {array.dtype}; numbers are needed."
                 )

@@ -25,7 +25,8 @@ def read_header(
 
     Raises:
       DataError: naming the file, if it is missing, of another size than it was written
-        with, unreadable or of another format version.
+        with, unreadable or of another format version; or if `files` says not of each
+        what its size and hash are.
     """
     try:
         header = json.loads((path / name).read_text())
@@ -40,7 +41,14 @@ def read_header(
             f"{path} has format version {found}; this version of the library reads "
             f"{version}. {again.capitalize()}."
         )
+    if not isinstance(files, dict):
+        raise errors.DataError(f"{path / name}: 'files' is {files!r}; {again}.")
     for file_name, facts in files.items():
+        if not _are_facts(facts):
+            raise errors.DataError(
+                f"{path / name}: {file_name} is {facts!r}, without its bytes or "
+                f"sha256; {again}."
+            )
         file = path / file_name
         if not file.is_file():
             raise errors.DataError(f"{file} is missing; {again}.")
@@ -63,3 +71,12 @@ def verify(path: pathlib.Path, header: dict[str, Any], *, again: str) -> None:
             raise errors.DataError(
                 f"{path / name} is not what was written (its SHA-256 differs); {again}."
             )
+
+
+def _are_facts(facts: Any) -> bool:
+    """Whether a header's entry of a file has what was written of it."""
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("bytes"), int)
+        and isinstance(facts.get("sha256"), str)
+    )

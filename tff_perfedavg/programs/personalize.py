@@ -124,11 +124,18 @@ def personalize(
       provenance: what else to keep, as JSON takes it.
 
     Raises:
-      DataError: if a user is not in the population, something is at the path, or the
-        disk does not take it.
+      DataError: if a user is not in the population, something is at the path, a file
+        is where a directory is needed, or the disk does not take it.
     """
     path = pathlib.Path(path)
-    users = np.unique(np.asarray(users, np.int64))
+    try:
+        users = np.unique(np.asarray(users, np.int64))
+    except OverflowError as e:
+        beyond = next(u for u in users if not 0 <= u < population.num_users)
+        raise errors.DataError(
+            f"{population.path} has users 0 to {population.num_users - 1}; {beyond} is "
+            "none."
+        ) from e
     outside = users[(users < 0) | (users >= population.num_users)]
     if len(users) == 0 or len(outside):
         raise errors.DataError(
@@ -166,6 +173,11 @@ def personalize(
     except FileExistsError as e:
         raise errors.DataError(
             f"{path} exists already; remove it or choose another place."
+        ) from e
+    except NotADirectoryError as e:
+        raise errors.DataError(
+            f"{path} could not be written: a file is where a directory is needed; "
+            "choose another place."
         ) from e
     except OSError as e:
         raise errors.DataError(
