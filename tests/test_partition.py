@@ -265,6 +265,17 @@ def test_split_by_group_never_separates_a_group(groups, fraction, seed, by_label
             lambda: partition.quantity_skew_partition(9, -1.0, 4, 0),
             "concentration is -1.0",
         ),
+        *[
+            (
+                lambda c=tiny: partition.dirichlet_partition(labels_of(10), c, 5, 2, 0),
+                f"concentration is {tiny}, with which .*; take one between",
+            )
+            for tiny in (1e-308, 1e-320, 5e-324)
+        ],
+        (
+            lambda: partition.quantity_skew_partition(9, 1e-320, 4, 0),
+            "concentration is 1e-320, with which .*; take one between",
+        ),
         (
             lambda: partition.split_by_group(np.arange(3), np.arange(3), 1.0, 0),
             "evaluation_fraction is 1.0",

@@ -93,8 +93,8 @@ def dirichlet_partition(
       seed: of proportions and rows.
 
     Raises:
-      DataError: if the concentration is not above 0, a count below 1, or more rows
-        are asked for than there are.
+      DataError: if the concentration is not above 0 or too extreme to draw with, a
+        count below 1, or more rows are asked for than there are.
     """
     labels = np.asarray(labels)
     _check_counts("dirichlet_partition", rows_per_user=rows_per_user, users=num_users)
@@ -117,7 +117,7 @@ def dirichlet_partition(
     counts = np.zeros([num_users, len(classes)], np.int64)
     for of_user in counts:
         # Gamma draws, since a Dirichlet draw of tiny concentration can be all zeros.
-        log_share = _log_gamma_draws(rng, concentration * prior)
+        log_share = _log_gamma_draws("dirichlet_partition", rng, concentration, prior)
         missing = rows_per_user
         while missing:
             share = np.where(left > of_user, log_share, -np.inf)
@@ -210,8 +210,8 @@ def quantity_skew_partition(
       seed: of shares and rows.
 
     Raises:
-      DataError: if the concentration is not above 0 or there are fewer rows than
-        users.
+      DataError: if the concentration is not above 0 or too extreme to draw with, or
+        there are fewer rows than users.
     """
     _check_counts("quantity_skew_partition", users=num_users)
     _check_enough("quantity_skew_partition", num_rows, num_users)
@@ -221,7 +221,9 @@ def quantity_skew_partition(
             "a finite number above 0."
         )
     rng = np.random.default_rng(seed)
-    log_share = _log_gamma_draws(rng, np.full([num_users], concentration))
+    log_share = _log_gamma_draws(
+        "quantity_skew_partition", rng, concentration, np.ones([num_users])
+    )
     share = np.exp(log_share - log_share.max())
     # Cutting at rounded cumulative shares keeps the sum exact.
     ends = np.cumsum(share / share.sum()) * (num_rows - num_users)
@@ -353,9 +355,25 @@ def _deal(
     return [np.concatenate(pieces) for pieces in per_user]
 
 
-def _log_gamma_draws(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
-    """Draws log Gamma(shape) without underflow: Gamma(s) = Gamma(s + 1) U^(1/s)."""
-    return np.log(rng.gamma(shape + 1)) + np.log(rng.random(shape.shape)) / shape
+def _log_gamma_draws(
+    where: str, rng: np.random.Generator, concentration: float, prior: np.ndarray
+) -> np.ndarray:
+    """Draws log Gamma(concentration * prior), which underflows less than Gamma does.
+
+    Gamma(s) = Gamma(s + 1) U^(1/s).
+
+    Raises:
+      DataError: if a draw is beyond float64 all the same.
+    """
+    shape = concentration * prior
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        draws = np.log(rng.gamma(shape + 1)) + np.log(rng.random(shape.shape)) / shape
+    if not np.isfinite(draws).all():
+        raise errors.DataError(
+            f"{where}: concentration is {concentration}, with which proportions are "
+            "beyond float64; take one between 1e-300 and 1e300."
+        )
+    return draws
 
 
 def _check_counts(where: str, **counts: int) -> None:
