@@ -24,7 +24,9 @@ _NAMES = flags.DEFINE_list(
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
 _USERS = flags.DEFINE_integer("num_users", 20, "Users; 0 for all.", lower_bound=0)
 _PROBES = flags.DEFINE_integer("num_probes", 4, "Probes of Hessians.", lower_bound=1)
-_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of the probes.")
+_SEED = flags.DEFINE_integer(
+    "base_random_seed", 0, "Seed of the probes.", lower_bound=0
+)
 
 
 def main():

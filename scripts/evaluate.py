@@ -31,7 +31,9 @@ _STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
 _BATCH = flags.DEFINE_integer(
     "adaptation_batch_size", None, "Rows per step; by default all a user has."
 )
-_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+_SEED = flags.DEFINE_integer(
+    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
+)
 _BASELINES = flags.DEFINE_bool(
     "baselines", False, "Whether to show what label shares give without a gradient."
 )

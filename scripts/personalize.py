@@ -31,7 +31,9 @@ _BATCH = flags.DEFINE_integer(
 _ROWS = flags.DEFINE_integer(
     "adaptation_rows", None, "The most rows of a user used; by default all."
 )
-_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+_SEED = flags.DEFINE_integer(
+    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
+)
 
 
 def main():

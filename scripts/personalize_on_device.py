@@ -29,7 +29,9 @@ _STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
 _BATCH = flags.DEFINE_integer(
     "adaptation_batch_size", None, "Rows per step; by default all that fit."
 )
-_SEED = flags.DEFINE_integer("base_random_seed", 0, "Seed of adaptation batches.")
+_SEED = flags.DEFINE_integer(
+    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
+)
 _OUTPUT = flags.DEFINE_string(
     "output_dir", None, "Where tables and curves are written, if anywhere."
 )

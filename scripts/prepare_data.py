@@ -40,7 +40,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer("min_rows", None, "Natural users with fewer rows are left out.")
 flags.DEFINE_float("synthetic_alpha", None, "How unlike users' models are.")
 flags.DEFINE_float("synthetic_beta", None, "How unlike users' features are.")
-flags.DEFINE_integer("seed", None, "Seed of every draw.")
+flags.DEFINE_integer("seed", None, "Seed of every draw.", lower_bound=0)
 
 
 def main():

@@ -42,7 +42,10 @@ _ROWS = flags.DEFINE_list(
     "adaptation_rows", "0", "The most rows a user adapts on, reported each; 0 for all."
 )
 _SEED = flags.DEFINE_integer(
-    "selection_seed", 0, "Of the division into users that choose and that report."
+    "selection_seed",
+    0,
+    "Of the division into users that choose and that report.",
+    lower_bound=0,
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR."

@@ -217,6 +217,17 @@ def test_help_answers_without_loading_a_framework(script):
             "inner_learning_rate is 0.0",
         ),
         ("reproduce_paper.py", ["--num_local_steps=0"], "num_local_steps is 0"),
+        *[
+            (script, [*needed, f"--{seed}=-1"], f"--{seed}=-1: ")
+            for script, seed, *needed in (
+                ("diagnose.py", "base_random_seed", "--experiment_name=a"),
+                ("evaluate.py", "base_random_seed", "--experiment_name=a"),
+                ("personalize.py", "base_random_seed", "--experiment_name=a"),
+                ("personalize_on_device.py", "base_random_seed", "--model=a"),
+                ("prepare_data.py", "seed", "--output_dir=x"),
+                ("sweep.py", "selection_seed", "--grid=method=exact"),
+            )
+        ],
         ("reproduce_paper.py", ["--total_rounds=0"], "total_rounds is 0"),
     ],
 )
