@@ -32,9 +32,11 @@ _SEED = flags.DEFINE_integer(
 def main():
     check_run_names(_NAMES.value)
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
-    from tff_perfedavg.programs import trained_model
+    from tff_perfedavg.programs import trained_model, trained_runs
 
     loaded = [trained_model.load(run.model) for run in runs]
+    for run in runs:
+        command.warn(trained_runs.diverged_warnings(run))
     command.load_frameworks()
     import pandas as pd
 
@@ -42,9 +44,11 @@ def main():
     from tff_perfedavg.programs.diagnosis import diagnose
     from tff_perfedavg.programs.experiment import PER_FED_AVG
     from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.programs.sources import check_sources
 
     rows = []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):
+        check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         # FedAvg's point is measured as Per-FedAvg's would be.
         local = dataclasses.replace(experiment, algorithm=PER_FED_AVG).client_config()

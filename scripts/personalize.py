@@ -42,9 +42,10 @@ def main():
     rate = 1.0 if _RATE.value is None else _RATE.value
     config = AdaptationConfig(rate, _STEPS.value, _BATCH.value, _ROWS.value)
     run = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
-    from tff_perfedavg.programs import trained_model
+    from tff_perfedavg.programs import trained_model, trained_runs
 
     weights, experiment = trained_model.load(run.model)
+    command.warn(trained_runs.diverged_warnings(run))
     if _RATE.value is None:
         rate = experiment.inner_learning_rate
         config = dataclasses.replace(config, inner_learning_rate=rate)
@@ -52,7 +53,9 @@ def main():
     from tff_perfedavg.programs.build import build_model
     from tff_perfedavg.programs.personalize import personalize
     from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.programs.sources import check_sources
 
+    check_sources(experiment, run.model, run.root)
     population = build_population(experiment, run.root)
     if not users:
         users = {

@@ -938,7 +938,7 @@ def test_the_signature_itself_refuses_weights_of_other_sizes(tmp_path):
     """An app has no checks of ours; one column could be broadcast to many."""
     from ai_edge_litert.interpreter import Interpreter
 
-    model = logistic_regression((3,), 1)
+    model = mlp_regressor((3,), 1, hidden=())
     path = tmp_path / "model.tflite"
     export_tflite(model, model.init(0), path, ExportConfig(max_local_steps=0))
     for runtime in (Interpreter, tf.lite.Interpreter):

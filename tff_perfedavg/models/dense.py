@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tff_perfedavg.models.model import Model, glorot_initializer, masked_squared_error
+from tff_perfedavg.models.model import (
+    CLASS_LABELS,
+    Model,
+    glorot_initializer,
+    masked_cross_entropy,
+    masked_squared_error,
+)
 
 
 def mlp(
@@ -24,7 +29,7 @@ def mlp(
 
     Weights are kernel `[inputs, units]` and bias `[units]` of each layer in turn.
     """
-    return _dense_stack("mlp", input_shape, [*hidden, num_classes])
+    return _dense_stack("mlp", input_shape, [*hidden, num_classes], num_classes)
 
 
 def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
@@ -36,7 +41,7 @@ def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
 
     Weights are the kernel `[inputs, num_classes]` and the bias `[num_classes]`.
     """
-    return _dense_stack("logistic_regression", input_shape, [num_classes])
+    return _dense_stack("logistic_regression", input_shape, [num_classes], num_classes)
 
 
 def mlp_regressor(
@@ -49,16 +54,24 @@ def mlp_regressor(
       num_outputs: numbers predicted; labels are float32 `[batch, num_outputs]`.
       hidden: units of each hidden layer.
     """
-    stack = _dense_stack("mlp_regressor", input_shape, [*hidden, num_outputs])
-    return dataclasses.replace(
-        stack,
+    return _dense_stack(
+        "mlp_regressor",
+        input_shape,
+        [*hidden, num_outputs],
         num_classes=None,
         label_spec=tf.TensorSpec([None, num_outputs], tf.float32),
         loss=masked_squared_error,
     )
 
 
-def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) -> Model:
+def _dense_stack(
+    name: str,
+    input_shape: Sequence[int],
+    units: Sequence[int],
+    num_classes: int | None,
+    label_spec: tf.TensorSpec = CLASS_LABELS,
+    loss=masked_cross_entropy,
+) -> Model:
     num_inputs = math.prod(input_shape)
     sizes = [num_inputs, *units]
 
@@ -73,5 +86,7 @@ def _dense_stack(name: str, input_shape: Sequence[int], units: Sequence[int]) ->
         init=glorot_initializer(list(itertools.pairwise(sizes))),
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
-        num_classes=units[-1],
+        num_classes=num_classes,
+        label_spec=label_spec,
+        loss=loss,
     )

@@ -204,7 +204,11 @@ def _check_traced(name: str, apply, weights: Sequence[np.ndarray], x) -> None:
     specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights]
     # Without AutoGraph, which would wrap our errors in its own.
     traced = tf.function(lambda weights, x: apply(weights, x), autograph=False)
-    operation = traced.get_concrete_function(specs, x).graph.outputs[0].op
+    try:
+        operation = traced.get_concrete_function(specs, x).graph.outputs[0].op
+    except TypeError:
+        # Of other types than float32 the export tells.
+        return
     while operation.type in ("Identity", "Reshape"):
         operation = operation.inputs[0].op
     if operation.type == "Softmax":
