@@ -82,7 +82,10 @@ def as_nobody():
     if os.geteuid():
         yield
         return
-    os.seteuid(65534)
+    try:
+        os.seteuid(65534)
+    except OSError:
+        pytest.skip("root of a user namespace that knows of nobody else")
     try:
         yield
     finally:
