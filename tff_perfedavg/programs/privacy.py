@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dp_accounting
 import numpy as np
 from dp_accounting import pld, rdp
@@ -93,6 +95,15 @@ class PrivacyAccount:
             missing = max(cohort, default=-1) + 1 - len(self._contributions)
             self._contributions = np.pad(self._contributions, (0, max(0, missing)))
             self._contributions[cohort] += 1
+
+    def add_rounds(self, draw: Callable[[int], np.ndarray], num_rounds: int) -> None:
+        """Counts the first rounds of a run, whose cohorts `draw` gives by number."""
+        if self.secret:
+            # Who took part makes no difference, and need not be drawn again.
+            self._num_rounds += num_rounds
+            return
+        for round_number in range(num_rounds):
+            self.add_round(draw(round_number))
 
     @property
     def most_contributions(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,29 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
       CheckpointError: naming the file, if it is missing, damaged or of another
         format version.
     """
-    weights, experiment, _ = _read(path)
-    return weights, experiment
+    with _opened(path) as (arrays, header):
+        weights = [arrays[f"weight_{i}"] for i in range(header["num_weights"])]
+        return weights, Experiment(**header["experiment"])
 
 
 def load_sources(path: pathlib.Path) -> dict[str, str]:
-    """Reads the hashes that `save` was given; none of a file of version 0.1.0.
+    """Reads the hashes that `save` was given, and no weights.
+
+    Returns:
+      Hashes by name; none of a file of version 0.1.0.
 
     Raises:
       CheckpointError: as `load`.
     """
-    _, _, header = _read(path)
-    return header.get("sources", {})
+    with _opened(path) as (_, header):
+        return header.get("sources", {})
 
 
-def _read(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment, dict[str, Any]]:
+@contextlib.contextmanager
+def _opened(
+    path: pathlib.Path,
+) -> Iterator[tuple[Mapping[str, np.ndarray], dict[str, Any]]]:
+    """Gives a file's arrays, read when asked for, and its header."""
     if not path.is_file():
         raise errors.CheckpointError(
             f"No trained model at {path}; train one with scripts/train.py."
@@ -77,8 +86,7 @@ def _read(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment, dict[str, A
                     f"{path} has format version {version}; this version of the "
                     f"library reads {_FORMAT_VERSION}."
                 )
-            weights = [arrays[f"weight_{i}"] for i in range(header["num_weights"])]
-        return weights, Experiment(**header["experiment"]), header
+            yield arrays, header
     except errors.CheckpointError:
         raise
     except Exception as e:

@@ -484,8 +484,7 @@ class _Watch:
     def count_rounds(self, done: int) -> None:
         """Counts rounds done before this process."""
         if self._account is not None:
-            for round_number in range(done):
-                self.count(self._training.sampler.draw(round_number))
+            self._account.add_rounds(self._training.sampler.draw, done)
 
     def evaluate(self, done: int, state: Any, log: MetricsLog) -> None:
         """Measures the users if it is time to, after so many rounds."""

@@ -88,19 +88,16 @@ class Worker:
         # An unnamed file: nothing to clean up, whatever way the processes end.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this call
         self._program = worker_process.find_program()
-        if not private:
+        self.is_private = private and self._start_private()
+        if not self.is_private:
             self._start_open()
-        else:
-            try:
-                self._start_private()
-            except OSError as e:
-                _warn_once(e.strerror)
-                self._start_open()
         atexit.register(self.stop)
 
-    def _start_private(self) -> None:
-        """Starts it in a network of its own; raises `OSError` where that cannot be."""
-        self.is_private = True
+    def _start_private(self) -> bool:
+        """Starts it in a network of its own; False where the system refuses one.
+
+        Whatever else fails is an error: nothing but that refusal opens the worker.
+        """
         with socket.socket(socket.AF_UNIX) as listening:
             # In the abstract namespace, so that no file is left; the kernel finds a
             # name. What it is relayed to only the relay knows, which asks who connects.
@@ -124,10 +121,11 @@ class Worker:
         answer, _, rest = self._process.stdout.readline().strip().partition(" ")
         if answer == private_worker.STARTED:
             self.pid = int(rest)
-            return
+            return True
         self._process.wait()
         if answer == private_worker.REFUSED:
-            raise OSError(0, rest)
+            _warn_once(rest)
+            return False
         raise errors.WorkerError(
             f"The TFF worker process could not be started. The end of its log:\n"
             f"{self.log_tail()}"
@@ -135,7 +133,6 @@ class Worker:
 
     def _start_open(self) -> None:
         """Starts it as TFF does, on a port of every address."""
-        self.is_private = False
         port = portpicker.pick_unused_port()
         self.target = f"localhost:{port}"
         self._process = worker_process.start_process(port, self._log, self._program)
