@@ -31,8 +31,8 @@ import time
 
 from absl import flags
 
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
 
 ALGORITHMS = ("fed_avg", "first_order", "hessian_free", "exact")
 WORKS = ("mlp", "tiny", "cnn", "har")

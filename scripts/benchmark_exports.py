@@ -10,10 +10,10 @@ import tempfile
 
 from absl import flags
 
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "model.npz of a run of scripts/train.py.", required=True
@@ -66,9 +66,9 @@ def quantized_after_adapting(model, path, population, users, rate, directory):
     """
     import numpy as np
 
+    from tff_perfedavg.experiments.deploy import on_device
     from tff_perfedavg.ondevice.export import export_inference
     from tff_perfedavg.ondevice.runner import OnDeviceModel
-    from tff_perfedavg.programs import on_device
 
     rows = []
     for user in users:
@@ -88,7 +88,7 @@ def quantized_after_adapting(model, path, population, users, rate, directory):
 
 
 def main():
-    from tff_perfedavg.programs import trained_model
+    from tff_perfedavg.experiments.files import trained_model
 
     checkpoint = pathlib.Path(_CHECKPOINT.value)
     weights, experiment = trained_model.load(checkpoint)
@@ -96,9 +96,10 @@ def main():
     import pandas as pd
 
     import tff_perfedavg as pfa
-    from tff_perfedavg.programs import metrics, on_device
-    from tff_perfedavg.programs.build import build_model
-    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.deploy import on_device
+    from tff_perfedavg.experiments.evaluation import metrics
 
     population = build_population(experiment, RunPaths.of_model(checkpoint).root)
     model = build_model(experiment, population)

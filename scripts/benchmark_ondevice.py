@@ -18,8 +18,8 @@ import time
 
 from absl import flags
 
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
 
 _MODELS = flags.DEFINE_multi_enum(
     "model", ["mlp", "cnn"], ["mlp", "cnn"], "Models measured."

@@ -13,10 +13,10 @@ import time
 
 from absl import flags
 
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.training_options import TrainingOptions
 
 _ROUNDS = flags.DEFINE_integer("total_rounds", 2000, "Rounds.", 100)
 _OUTPUT = flags.DEFINE_string(
@@ -30,8 +30,8 @@ def main():
     import numpy as np
     import psutil
 
-    from tff_perfedavg.programs.run_paths import RunPaths
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.files.run_paths import RunPaths
+    from tff_perfedavg.experiments.training.training import train_and_save
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runtime = use_local_runtime()

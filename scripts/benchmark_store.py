@@ -14,9 +14,9 @@ import time
 
 from absl import flags
 
+from tff_perfedavg.experiments.files.run_facts import memory_mb
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.run_facts import memory_mb
 
 _DIR = flags.DEFINE_string(
     "store_dir", "results/benchmark_store", "Where the store is written."

@@ -21,9 +21,9 @@ import time
 
 from absl import flags
 
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import Experiment
 
 _TURNS = flags.DEFINE_integer("turns", 15, "Rounds timed for each.", 3)
 _TAU = flags.DEFINE_integer("num_local_steps", 10, "tau.", 1)
@@ -70,14 +70,14 @@ def serve_runs(num_runs):
     import psutil
     import tensorflow_federated as tff
 
-    from tff_perfedavg.fleet.cohort import sample_cohort
-    from tff_perfedavg.programs.build import (
+    from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
     )
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.run_facts import memory_mb
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.files.run_facts import memory_mb
+    from tff_perfedavg.fleet.cohort import sample_cohort
     from tff_perfedavg.runtime.remote_runtime import RemoteContext, WorkerPool
     from tff_perfedavg.runtime.store_check import store_check
 
@@ -118,13 +118,13 @@ def compare_places():
     import numpy as np
     import tensorflow_federated as tff
 
-    from tff_perfedavg.fleet.cohort import sample_cohort
-    from tff_perfedavg.programs.build import (
+    from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
     )
-    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.fleet.cohort import sample_cohort
     from tff_perfedavg.runtime.local_runtime import LocalRuntime
     from tff_perfedavg.runtime.remote_runtime import RemoteContext, WorkerPool
     from tff_perfedavg.runtime.store_check import store_check

@@ -10,8 +10,8 @@ import pathlib
 
 from absl import flags
 
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 _ROOT = flags.DEFINE_string(
     "root_output_dir", "results/demo", "Directory of the table and the figure."
@@ -27,7 +27,10 @@ def main():
     command.load_frameworks()
     import pandas as pd
 
-    from tff_perfedavg.programs import comparison, metrics, report
+    from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.files.rows import write_rows
+    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.study import comparison
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
@@ -39,7 +42,7 @@ def main():
     files = report.write_report(per_user, root, baselines=baselines)
     compared = metrics.compare_paired(per_user, 1)
     per_user = pd.concat([baselines, per_user], ignore_index=True)
-    files.append(report.write_rows(per_user, root / "per_user.csv"))
+    files.append(write_rows(per_user, root / "per_user.csv"))
     print(
         f"\nHandwritten digits, {_ROUNDS.value} rounds of {base.clients_per_round} "
         f"users, {_SEEDS.value} seeds. Accuracy on each user's held-out rows, before "

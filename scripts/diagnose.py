@@ -13,10 +13,10 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_run_names
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAMES = flags.DEFINE_list(
     "experiment_name", None, "Names of the runs to measure.", required=True
@@ -32,7 +32,7 @@ _SEED = flags.DEFINE_integer(
 def main():
     check_run_names(_NAMES.value)
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
-    from tff_perfedavg.programs import trained_model, trained_runs
+    from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     loaded = [trained_model.load(run.model) for run in runs]
     for run in runs:
@@ -40,11 +40,11 @@ def main():
     command.load_frameworks()
     import pandas as pd
 
-    from tff_perfedavg.programs.build import build_model
-    from tff_perfedavg.programs.diagnosis import diagnose
-    from tff_perfedavg.programs.experiment import PER_FED_AVG
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.sources import check_sources
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
+    from tff_perfedavg.experiments.files.sources import check_sources
+    from tff_perfedavg.experiments.settings.experiment import PER_FED_AVG
 
     rows = []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):

@@ -15,10 +15,10 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_run_names
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAMES = flags.DEFINE_list(
     "experiment_name", None, "Names of the runs to compare.", required=True
@@ -45,14 +45,17 @@ def main():
     rate = 1.0 if _RATE.value is None else _RATE.value
     AdaptationConfig(rate, _STEPS.value, _BATCH.value)
     root = pathlib.Path(_ROOT.value)
-    from tff_perfedavg.programs.trained_runs import with_model
+    from tff_perfedavg.experiments.files.trained_runs import with_model
 
     runs, warnings = with_model([RunPaths(root, name) for name in _NAMES.value])
     command.warn(warnings)
     command.load_frameworks()
     import pandas as pd
 
-    from tff_perfedavg.programs import evaluation, metrics, report
+    from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
+    from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.files.rows import write_rows
+    from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
@@ -66,7 +69,7 @@ def main():
     files = report.write_report(per_user, runs[0].results, "evaluation.", baselines)
     if baselines is not None:
         path = runs[0].results / "evaluation.baselines.csv"
-        files.append(report.write_rows(baselines, path))
+        files.append(write_rows(baselines, path))
     summary = metrics.summarize(pd.concat([baselines, per_user]))
     print(report.format_table(summary, {0, 1, _STEPS.value}))
     if len(runs) > 1 and not evaluation.have_same_users(runs):

@@ -9,9 +9,9 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors, quiet
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
 from tff_perfedavg.optimization.config import VARIANTS
-from tff_perfedavg.programs import command
 
 _DEFAULTS = ExportConfig()
 
@@ -58,13 +58,13 @@ def main():
     checkpoint, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
     if output.suffix != ".tflite":
         raise errors.ConfigError(f"output is {output}; it must end in .tflite.")
-    from tff_perfedavg.programs import trained_model, trained_runs
-    from tff_perfedavg.programs.run_paths import RunPaths
+    from tff_perfedavg.experiments.files import trained_model, trained_runs
+    from tff_perfedavg.experiments.files.run_paths import RunPaths
 
     trained_model.load(checkpoint)
     command.warn(trained_runs.diverged_warnings(RunPaths.of_model(checkpoint)))
     command.load_frameworks()
-    from tff_perfedavg.programs.export_run import export_run
+    from tff_perfedavg.experiments.deploy.export_run import export_run
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()

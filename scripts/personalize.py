@@ -9,10 +9,10 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import check_experiment_name
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_experiment_name
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _NAME = flags.DEFINE_string("experiment_name", None, "The run.", required=True)
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
@@ -42,7 +42,7 @@ def main():
     rate = 1.0 if _RATE.value is None else _RATE.value
     config = AdaptationConfig(rate, _STEPS.value, _BATCH.value, _ROWS.value)
     run = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
-    from tff_perfedavg.programs import trained_model, trained_runs
+    from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     weights, experiment = trained_model.load(run.model)
     command.warn(trained_runs.diverged_warnings(run))
@@ -50,10 +50,10 @@ def main():
         rate = experiment.inner_learning_rate
         config = dataclasses.replace(config, inner_learning_rate=rate)
     command.load_frameworks()
-    from tff_perfedavg.programs.build import build_model
-    from tff_perfedavg.programs.personalize import personalize
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.sources import check_sources
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.evaluation.personalize import personalize
+    from tff_perfedavg.experiments.files.sources import check_sources
 
     check_sources(experiment, run.model, run.root)
     population = build_population(experiment, run.root)

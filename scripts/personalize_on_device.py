@@ -10,8 +10,8 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import quiet
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
 
 _MODEL = flags.DEFINE_string(
     "model", None, "A file of scripts/export_tflite.py.", required=True
@@ -42,8 +42,11 @@ def main():
         1.0 if _RATE.value is None else _RATE.value, _STEPS.value, _BATCH.value
     )
     from tff_perfedavg.data.user_store import UserStore
+    from tff_perfedavg.experiments.deploy import on_device
+    from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.files.rows import write_rows
+    from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.ondevice.runner import OnDeviceModel
-    from tff_perfedavg.programs import metrics, on_device, report
 
     path = pathlib.Path(_MODEL.value)
     with quiet.without_notices():
@@ -70,7 +73,7 @@ def main():
         directory = pathlib.Path(_OUTPUT.value)
         files = report.write_report(per_user, directory, prefix="on_device.")
         rows = directory / "on_device.per_user.csv"
-        files.append(report.write_rows(per_user, rows))
+        files.append(write_rows(per_user, rows))
         print("\nWritten:", *files, sep="\n  ")
 
 

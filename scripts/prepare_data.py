@@ -15,7 +15,7 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.data import config as config_lib
 from tff_perfedavg.data.config import DataConfig
-from tff_perfedavg.programs import command
+from tff_perfedavg.experiments.settings import command
 
 _OUTPUT = flags.DEFINE_string(
     "output_dir", None, "The store's directory.", required=True
@@ -57,7 +57,7 @@ def main():
         if config.dataset in config_lib.FROM_TFF:
             command.load_frameworks()
     from tff_perfedavg.data.user_store import UserStore
-    from tff_perfedavg.programs import prepare
+    from tff_perfedavg.experiments.assemble import prepare
 
     if _DESCRIBE.value:
         store = UserStore.open(path)

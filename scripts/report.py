@@ -12,10 +12,10 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import check_run_names
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _RUNS = flags.DEFINE_list("run", None, "Names of the runs.", required=True)
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
@@ -32,7 +32,7 @@ def main():
     if _OUTPUT.value and not _OUTPUT.value.endswith(".html"):
         raise errors.ConfigError(f"output is {_OUTPUT.value}; it must end in .html.")
     runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _RUNS.value]
-    from tff_perfedavg.programs import trained_model, trained_runs
+    from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     for run in runs:
         trained_model.load(run.model)
@@ -40,13 +40,13 @@ def main():
     missing = [run for run in runs if not run.is_evaluated]
     if missing:
         command.load_frameworks()
-        from tff_perfedavg.programs import evaluation
+        from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
         from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
         use_local_runtime()
         per_user = evaluation.evaluate_runs(missing, None, _STEPS.value, None)
         evaluation.save_rows(missing, per_user)
-    from tff_perfedavg.programs import run_report
+    from tff_perfedavg.experiments.report import run_report
 
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else runs[0].report
     title = _TITLE.value or f"Who gains: {', '.join(_RUNS.value)}"

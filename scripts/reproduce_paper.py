@@ -13,9 +13,9 @@ from absl import flags
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.config import DATASETS, PAPER, PAPER_DIFF_HETERO
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.experiment import METHODS, Experiment
 
 _ROOT = flags.DEFINE_string(
     "root_output_dir", "results/paper", "Directory of the runs and the table."
@@ -62,7 +62,8 @@ def main():
     for tau in chosen["num_local_steps"]:
         dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
-    from tff_perfedavg.programs import paper_table, report, study
+    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.study import paper_table, study
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     part = paper_table.Part(

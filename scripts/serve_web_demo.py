@@ -21,8 +21,8 @@ from http import server
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.ondevice import seal
-from tff_perfedavg.programs import command
 
 _PAGE = pathlib.Path(__file__).resolve().parent / "web_demo"
 _MODEL = flags.DEFINE_string(

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from tff_perfedavg.programs import command
+from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.runtime import worker_process
 
 _PORT = flags.DEFINE_integer(

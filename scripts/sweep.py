@@ -17,11 +17,11 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command, experiment_flags
+from tff_perfedavg.experiments.settings.experiment import METHODS
+from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import command, experiment_flags
-from tff_perfedavg.programs.experiment import METHODS
-from tff_perfedavg.programs.model_file import find_model_file
-from tff_perfedavg.programs.run_paths import RunPaths
 
 _ROOT = flags.DEFINE_string(
     "root_output_dir", "results/sweep", "Directory of the runs and the table."
@@ -94,8 +94,10 @@ def main():
         for most in rows:
             AdaptationConfig(rate, _STEPS.value, num_rows=most or None)
     command.load_frameworks()
-    from tff_perfedavg.programs import metrics, report, study, sweep
-    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.study import study, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)

@@ -13,11 +13,14 @@ import pathlib
 
 from absl import flags
 
-from tff_perfedavg.programs import command, experiment_flags
-from tff_perfedavg.programs.experiment import check_experiment_name, check_workers
-from tff_perfedavg.programs.model_file import find_model_file
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.training_options import TrainingOptions
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command, experiment_flags
+from tff_perfedavg.experiments.settings.experiment import (
+    check_experiment_name,
+    check_workers,
+)
+from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 
 _NAME = flags.DEFINE_string("experiment_name", None, "Name of the run.", required=True)
 _ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
@@ -67,9 +70,9 @@ def main():
     if experiment.has_own_model:
         find_model_file(experiment.model)
     command.load_frameworks()
-    from tff_perfedavg.programs import training
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.runtime import runtime
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.assemble.runtime import runtime
+    from tff_perfedavg.experiments.training import training
 
     population = build_population(experiment, paths.root, _DATA_DIR.value)
     with runtime(_WORKERS.value, population):

@@ -9,13 +9,16 @@ import scipy.stats
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import experiment as experiment_lib
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+from tff_perfedavg.experiments.training.privacy import (
+    amplified_epsilon,
+    unamplified_epsilon,
+)
 from tff_perfedavg.fleet.cohort import PoissonSampler, sample_cohort
-from tff_perfedavg.programs import experiment as experiment_lib
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.privacy import amplified_epsilon, unamplified_epsilon
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.training_options import TrainingOptions
 
 BASE = Experiment(
     model="logistic_regression", num_local_steps=2, clients_per_round=8, batch_size=5
@@ -40,7 +43,7 @@ def settings_of(aggregator):
 
 def train_rounds(experiment, population, num_rounds, state=None, first=0):
     """The process and its states after each of some rounds."""
-    from tff_perfedavg.programs.build import (
+    from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
@@ -69,7 +72,7 @@ def clipped(update, norm=CLIP):
 
 @pytest.mark.parametrize("aggregator", experiment_lib.AGGREGATORS)
 def test_every_aggregator_trains_and_its_state_is_kept(tff, tmp_path, aggregator):
-    from tff_perfedavg.programs.checkpoints import CheckpointManager
+    from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 
     experiment = dataclasses.replace(BASE, **settings_of(aggregator))
     population = build_population(experiment, tmp_path)
@@ -168,8 +171,8 @@ def drawn_cohorts(monkeypatch):
 def test_a_private_run_draws_secret_poisson_cohorts_and_resumes_with_them(
     private_run, monkeypatch, capsys
 ):
-    from tff_perfedavg.programs.checkpoints import CheckpointManager
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     experiment, paths = private_run
     options = TrainingOptions(
@@ -210,7 +213,7 @@ def test_a_private_run_draws_secret_poisson_cohorts_and_resumes_with_them(
 
 
 def test_two_private_runs_of_one_seed_draw_other_cohorts(tff, tmp_path, monkeypatch):
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.training.training import train
 
     experiment = dataclasses.replace(BASE, **settings_of("dp_fixed"), total_rounds=2)
     population = build_population(experiment, tmp_path)
@@ -225,7 +228,7 @@ def test_two_private_runs_of_one_seed_draw_other_cohorts(tff, tmp_path, monkeypa
 
 @pytest.mark.parametrize("form", ["users", "blocks_loop", "blocks_vectorized"])
 def test_a_round_without_anybody_is_noise_alone(tff, tmp_path, monkeypatch, form):
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.training.training import train
 
     fields = {**settings_of("dp_fixed"), "total_rounds": 2, "client_form": form}
     experiment = dataclasses.replace(BASE, **fields, clients_per_round=1)
@@ -234,7 +237,7 @@ def test_a_round_without_anybody_is_noise_alone(tff, tmp_path, monkeypatch, form
     monkeypatch.setattr(PoissonSampler, "draw", lambda self, number: nobody)
     result = train(experiment, population)
     assert list(result.metrics["num_users_taken"]) == [0, 0]
-    from tff_perfedavg.programs.build import build_model
+    from tff_perfedavg.experiments.assemble.build import build_model
 
     initial = build_model(experiment, population).init(0)
     change = np.concatenate(
@@ -247,7 +250,7 @@ def test_a_round_without_anybody_is_noise_alone(tff, tmp_path, monkeypatch, form
 def test_fixed_private_cohorts_are_accounted_without_amplification(
     tff, tmp_path, capsys
 ):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     fields = {**settings_of("dp_fixed"), "cohort_sampling": "fixed"}
     experiment = dataclasses.replace(BASE, **fields, total_rounds=4)
@@ -266,8 +269,8 @@ def test_fixed_private_cohorts_are_accounted_without_amplification(
 def test_a_private_run_of_version_0_1_0_goes_on_with_its_public_cohorts(
     tff, tmp_path, monkeypatch, capsys
 ):
-    from tff_perfedavg.programs.checkpoints import CheckpointManager
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     fixed = {**settings_of("dp_fixed"), "cohort_sampling": "fixed", "total_rounds": 2}
     experiment = dataclasses.replace(BASE, **fixed)

@@ -5,8 +5,8 @@ import pytest
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.models.dense import logistic_regression, mlp_regressor
-from tff_perfedavg.programs.baselines import evaluate_baselines
 
 MAJORITY, MASKED, SHARES = (
     "majority class",

@@ -15,9 +15,12 @@ from tff_perfedavg import errors
 from tff_perfedavg.data import catalog, division, idx
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.population import build_population, population_path
-from tff_perfedavg.programs.prepare import prepare, prepare_once, summary
+from tff_perfedavg.experiments.assemble.population import (
+    build_population,
+    population_path,
+)
+from tff_perfedavg.experiments.assemble.prepare import prepare, prepare_once, summary
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
 needs_data = pytest.mark.skipif(
@@ -125,9 +128,12 @@ def test_a_store_is_prepared_once(tmp_path):
 PREPARE = """
 import pathlib, sys
 from tff_perfedavg.data.config import DataConfig
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.population import build_population, population_path
-from tff_perfedavg.programs.prepare import prepare_once
+from tff_perfedavg.experiments.assemble.population import (
+    build_population,
+    population_path,
+)
+from tff_perfedavg.experiments.assemble.prepare import prepare_once
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 print("ready", flush=True)
 sys.stdin.readline()

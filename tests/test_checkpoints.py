@@ -27,11 +27,11 @@ from hypothesis.extra import numpy as hnp
 
 from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
+from tff_perfedavg.experiments.files.metrics_log import LinesFile, MetricsLog
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import remove_unfinished
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.checkpoints import CheckpointManager
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics_log import LinesFile, MetricsLog
 
 STATE = collections.OrderedDict(weights=(np.arange(6.0).reshape([2, 3]),), round=7)
 
@@ -278,7 +278,7 @@ def test_a_full_disk_is_told_and_the_version_before_stays(tmp_path):
 WRITE_HALF = """
 import os, pathlib, sys, time
 import numpy as np
-from tff_perfedavg.programs.checkpoints import CheckpointManager
+from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 
 def wait(descriptor):
     os.ftruncate(descriptor, 1000)

@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs import command
-from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import command
 
 
 def ended(monkeypatch, main, *arguments):

@@ -3,12 +3,15 @@ import math
 import pytest
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.settings.experiment import (
+    Experiment,
+    check_experiment_name,
+)
 from tff_perfedavg.optimization.config import (
     AdaptationConfig,
     FedAvgConfig,
     PerFedAvgConfig,
 )
-from tff_perfedavg.programs.experiment import Experiment, check_experiment_name
 
 PER_FED_AVG = {"inner_learning_rate": 0.1, "outer_learning_rate": 0.1}
 

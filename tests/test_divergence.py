@@ -9,9 +9,9 @@ import pytest
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 BASE = Experiment(
     model="logistic_regression",
@@ -40,7 +40,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def diverging(tff, store, tmp_path_factory):
     """A run whose rates grow until nothing is finite: its settings, files and error."""
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     paths = RunPaths(tmp_path_factory.mktemp("runs"), "wild")
     # Each step multiplies what is wrong with the weights, from round to round.
@@ -71,7 +71,7 @@ def test_a_diverged_run_leaves_the_model_of_its_last_good_round(diverging):
 
 
 def test_the_model_left_is_the_one_a_shorter_run_ends_with(tff, diverging, tmp_path):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     _, paths, _ = diverging
     weights, trained = trained_model.load(paths.model)
@@ -81,7 +81,7 @@ def test_the_model_left_is_the_one_a_shorter_run_ends_with(tff, diverging, tmp_p
 
 
 def test_the_same_command_diverges_again_where_it_did(tff, diverging):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     experiment, paths, message = diverging
     with pytest.raises(errors.Diverged) as caught:
@@ -92,8 +92,8 @@ def test_the_same_command_diverges_again_where_it_did(tff, diverging):
 def test_a_run_begun_anew_with_other_rates_forgets_that_it_diverged(
     tff, diverging, tmp_path
 ):
-    from tff_perfedavg.programs.training import train_and_save
-    from tff_perfedavg.programs.training_options import TrainingOptions
+    from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     experiment, paths, _ = diverging
     shutil.copytree(paths.root, tmp_path / "copy")
@@ -108,9 +108,9 @@ def test_an_aggregate_that_is_not_finite_ends_the_run(tff, store, monkeypatch):
     """Every user's update is finite; their mean, made by TFF, is not."""
     import tensorflow as tf
 
+    from tff_perfedavg.experiments.assemble import aggregation
+    from tff_perfedavg.experiments.training.training import train
     from tff_perfedavg.optimization import update_transforms
-    from tff_perfedavg.programs import aggregation
-    from tff_perfedavg.programs.training import train
 
     def enormous(norm):
         return lambda update: [u * 0 + tf.float32.max for u in update]
@@ -128,7 +128,7 @@ def test_an_aggregate_that_is_not_finite_ends_the_run(tff, store, monkeypatch):
 def test_an_update_out_of_all_proportion_is_told_once_with_the_remedy(
     tff, tmp_path, capsys
 ):
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.training.training import train
 
     # Of one user in twelve, whose features are a million times the others'.
     path = tmp_path / "users"
@@ -144,7 +144,7 @@ def test_an_update_out_of_all_proportion_is_told_once_with_the_remedy(
 def test_usual_updates_and_clipped_ones_are_not_told_of(
     tff, store, tmp_path, capsys, aggregator
 ):
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.training.training import train
 
     wild = UserStore.write(
         tmp_path / "wild", users([1.0] * 11 + [1e6]), Description("toy", 2)

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tff_perfedavg.programs.metrics_log import MetricsLog
+from tff_perfedavg.experiments.files.metrics_log import MetricsLog
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = pathlib.Path(sys.executable).parent

@@ -13,7 +13,8 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs import metrics, report
+from tff_perfedavg.experiments.evaluation import metrics
+from tff_perfedavg.experiments.report import tables as report
 
 accuracies = st.lists(st.floats(0.01, 1.0), min_size=2, max_size=40)
 

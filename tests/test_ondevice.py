@@ -1103,7 +1103,7 @@ def test_the_client_loads_no_tensorflow(small_file):
 
 def store_of(name, tmp_path):
     from tff_perfedavg.data.config import DataConfig
-    from tff_perfedavg.programs.prepare import prepare_once
+    from tff_perfedavg.experiments.assemble.prepare import prepare_once
 
     if name != "digits" and not os.environ.get("TFF_PERFEDAVG_DATA_DIR"):
         pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
@@ -1114,9 +1114,9 @@ def store_of(name, tmp_path):
     ("name", "build"), [("digits", mlp), ("mnist", mlp), ("uci_har", conv1d)]
 )
 def test_fifty_phones_equal_the_personalization_evaluation(tff, tmp_path, name, build):
+    from tff_perfedavg.experiments.deploy import on_device
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
     from tff_perfedavg.optimization.config import AdaptationConfig
-    from tff_perfedavg.programs import on_device
-    from tff_perfedavg.programs.evaluation import evaluate_users
 
     population = store_of(name, tmp_path)
     model = build(population.input_shape, population.description.num_classes)
@@ -1191,8 +1191,8 @@ def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
 
 
 def test_a_device_refuses_another_population(tmp_path, small_file):
+    from tff_perfedavg.experiments.deploy import on_device
     from tff_perfedavg.optimization.config import AdaptationConfig
-    from tff_perfedavg.programs import on_device
 
     population = store_of("digits", tmp_path)
     groups = on_device.choose_users(population, 3)

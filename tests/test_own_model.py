@@ -3,9 +3,9 @@
 import pytest
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble.own_model import build_own_model
+from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.models.dense import mlp
-from tff_perfedavg.programs.model_file import find_model_file
-from tff_perfedavg.programs.own_model import build_own_model
 
 
 def build(tmp_path, text, function="build"):

@@ -9,11 +9,14 @@ import tensorflow as tf
 
 from tests.helpers import batch_of, relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.personalize import (
+    PersonalizedStore,
+    personalize,
+)
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.personalize import PersonalizedStore, personalize
-from tff_perfedavg.programs.population import build_population
 
 CONFIG = AdaptationConfig(0.1, 3)
 MODEL = mlp((8, 8), 10, hidden=(7,))
@@ -41,7 +44,7 @@ def saved(population, tmp_path):
     ],
 )
 def test_saved_weights_are_what_evaluation_measures(tff, population, tmp_path, config):
-    from tff_perfedavg.programs.evaluation import evaluate_users
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 
     measured = evaluate_users(MODEL, WEIGHTS, population, config, seed=5)
     last = measured[measured["step"] == config.num_steps].set_index("user")

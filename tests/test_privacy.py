@@ -7,13 +7,13 @@ import scipy.stats
 from dp_accounting import pld
 
 from tff_perfedavg import errors
-from tff_perfedavg.fleet.cohort import PoissonSampler, UniformSampler
-from tff_perfedavg.programs.privacy import (
+from tff_perfedavg.experiments.training.privacy import (
     PrivacyAccount,
     amplified_epsilon,
     default_delta,
     unamplified_epsilon,
 )
+from tff_perfedavg.fleet.cohort import PoissonSampler, UniformSampler
 
 SECRET = bytes(range(32))
 

@@ -15,11 +15,14 @@ import pytest
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.evaluation import metrics
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.rows import write_rows
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.report import tables as report
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.fleet.cohort import sample_cohort
-from tff_perfedavg.programs import metrics, report, trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
@@ -31,13 +34,13 @@ def paths(tmp_path):
 
 
 def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
-    from tff_perfedavg.programs.build import (
+    from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
     )
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.training.training import train
 
     # One user a round, so that a hard user can come last.
     experiment = dataclasses.replace(SHORT, clients_per_round=1, base_random_seed=2)
@@ -57,8 +60,8 @@ def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
 
 
 def test_train_and_evaluate_from_files(tff, paths):
-    from tff_perfedavg.programs.evaluation import evaluate_runs
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     result = train_and_save(SHORT, paths)
     weights, experiment = trained_model.load(paths.model)
@@ -83,11 +86,11 @@ def test_train_and_evaluate_from_files(tff, paths):
 
 
 def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path):
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+    from tff_perfedavg.experiments.evaluation.selection import select
     from tff_perfedavg.models.dense import logistic_regression
     from tff_perfedavg.optimization.config import AdaptationConfig
-    from tff_perfedavg.programs.evaluation import evaluate_users
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.selection import select
 
     population = build_population(SHORT, tmp_path)
     model = logistic_regression((8, 8), 10)
@@ -106,7 +109,7 @@ def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path
 
 
 def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
-    from tff_perfedavg.programs.evaluation import have_same_users
+    from tff_perfedavg.experiments.evaluation.evaluate_users import have_same_users
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "other")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
@@ -118,7 +121,7 @@ def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
 
 
 def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
-    from tff_perfedavg.programs.evaluation import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "third")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
@@ -178,7 +181,10 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(tmp_path):
 
 
 def test_the_model_of_a_run_that_diverged_is_shown_with_a_warning(tmp_path):
-    from tff_perfedavg.programs.trained_runs import diverged_experiment, with_model
+    from tff_perfedavg.experiments.files.trained_runs import (
+        diverged_experiment,
+        with_model,
+    )
 
     whole, diverged = runs = [RunPaths(tmp_path, name) for name in ("whole", "cut")]
     for run in runs:
@@ -204,7 +210,7 @@ def test_runs_of_which_none_has_a_model_are_an_error(tmp_path):
 
 
 def test_weights_of_another_model_are_refused(tff, paths):
-    from tff_perfedavg.programs.evaluation import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
 
     trained_model.save(paths.model, [np.zeros([3])], SHORT)
     with pytest.raises(errors.CheckpointError, match=r"model\.npz has weights of oth"):
@@ -212,8 +218,8 @@ def test_weights_of_another_model_are_refused(tff, paths):
 
 
 def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):
-    from tff_perfedavg.programs.population import build_population
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.training.training import train
 
     experiment = dataclasses.replace(SHORT, outer_learning_rate=1e38)
     population = build_population(experiment, tmp_path)
@@ -225,7 +231,7 @@ def test_a_tenth_of_the_users_without_finite_updates_is_left_out_and_told(
     tff, paths, tmp_path, capsys
 ):
     from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     rng = np.random.default_rng(0)
 
@@ -310,7 +316,7 @@ def test_the_report_is_written_and_printed(tmp_path):
         "adaptation_curve.png",
     ]
     assert len(pd.read_csv(files[0])) == 2
-    assert len(pd.read_csv(report.write_rows(rows, tmp_path / "rows.csv"))) == 80
+    assert len(pd.read_csv(write_rows(rows, tmp_path / "rows.csv"))) == 80
     assert files[1].read_bytes().startswith(b"\x89PNG")
     text = report.format_table(metrics.summarize(rows), {0, 1})
     assert "Users seen in training (40):" in text
@@ -391,7 +397,7 @@ def test_a_model_file_of_another_version_is_refused(paths):
 
 @pytest.mark.slow
 def test_after_one_step_exact_and_hessian_free_lead_fed_avg(tff, tmp_path):
-    from tff_perfedavg.programs.comparison import compare
+    from tff_perfedavg.experiments.study.comparison import compare
 
     per_user, _ = compare(Experiment(), range(3), adaptation_steps=1, root=tmp_path)
     accuracy = metrics.summarize(per_user)["accuracy"]

@@ -7,8 +7,8 @@ import pty
 
 import pytest
 
-from tff_perfedavg.programs import progress as progress_lib
-from tff_perfedavg.programs.progress import progress
+from tff_perfedavg import progress as progress_lib
+from tff_perfedavg.progress import progress
 
 
 def run(file, rounds=5, total=5, initial=0):

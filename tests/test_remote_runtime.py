@@ -19,8 +19,12 @@ import pytest
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
-from tff_perfedavg.programs.experiment import AGGREGATORS, Experiment, check_workers
-from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.settings.experiment import (
+    AGGREGATORS,
+    Experiment,
+    check_workers,
+)
 from tff_perfedavg.runtime import worker_process
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -138,12 +142,12 @@ def pool_of(tff, targets, population, **settings):
 
 def rounds(population, num_rounds, tau=3, before_round=None, **changes):
     """Weights and last metrics of some rounds on the context that is there."""
-    from tff_perfedavg.fleet.cohort import sample_cohort
-    from tff_perfedavg.programs.build import (
+    from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
     )
+    from tff_perfedavg.fleet.cohort import sample_cohort
 
     experiment = dataclasses.replace(EXPERIMENT, num_local_steps=tau, **changes)
     model = build_model(experiment, population)
@@ -166,9 +170,9 @@ def kill_soon(host, seconds):
 
 @needs_namespaces
 def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
     from tff_perfedavg.optimization.config import AdaptationConfig
-    from tff_perfedavg.programs.build import build_model
-    from tff_perfedavg.programs.evaluation import evaluate_users
 
     weights, metrics = rounds(population, 4)
     model = build_model(EXPERIMENT, population)
@@ -455,7 +459,7 @@ def test_a_worker_is_reached_on_its_address_alone():
 
 
 def test_a_worker_keeps_nothing_of_the_runs_it_served(tff):
-    from tff_perfedavg.programs.run_facts import memory_mb
+    from tff_perfedavg.experiments.files.run_facts import memory_mb
     from tff_perfedavg.runtime.remote_runtime import WorkerPool
 
     # 40 MB, so that it would show.

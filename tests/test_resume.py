@@ -23,12 +23,12 @@ import pytest
 
 from tests.helpers import told_tensorboard
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import locked
 from tff_perfedavg.fleet.cohort import UniformSampler
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.training_options import TrainingOptions
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {"model": "logistic_regression", "num_local_steps": 2, "batch_size": 5}
@@ -60,7 +60,7 @@ def paths(root, request):
 
 
 def train(paths, experiment=SHORT, **options):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     return train_and_save(experiment, paths, dataclasses.replace(OPTIONS, **options))
 
@@ -98,7 +98,7 @@ def stopped(tff, root):
 
 def after_calls(patch, name, count, do, owner=None, before=False):
     """Has a function do something else, too, at one of its calls, and tells when."""
-    from tff_perfedavg.programs import training
+    from tff_perfedavg.experiments.training import training
 
     owner = owner or training
     real, calls = getattr(owner, name), iter(range(1, 10**6))
@@ -308,9 +308,9 @@ def test_flags_that_make_no_sense_are_refused_before_any_work(tmp_path, flag, me
 def test_a_run_that_dies_between_any_two_steps_ends_with_the_same_bits(
     monkeypatch, paths, once
 ):
-    from tff_perfedavg.programs import training
-    from tff_perfedavg.programs.checkpoints import CheckpointManager
-    from tff_perfedavg.programs.metrics_log import MetricsLog
+    from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
+    from tff_perfedavg.experiments.files.metrics_log import MetricsLog
+    from tff_perfedavg.experiments.training import training
 
     def die():
         raise Killed
@@ -335,7 +335,7 @@ def test_a_run_that_dies_between_any_two_steps_ends_with_the_same_bits(
 def test_a_checkpoint_never_knows_of_lines_that_are_not_on_disk(
     monkeypatch, tff, paths
 ):
-    from tff_perfedavg.programs.checkpoints import CheckpointManager
+    from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 
     known = []
 
@@ -437,7 +437,7 @@ def test_noresume_begins_anew_and_leaves_nothing_of_before(paths, once, long_onc
 
 
 def test_a_finished_run_is_left_as_it_is(monkeypatch, tff, paths, once):
-    from tff_perfedavg.programs import training
+    from tff_perfedavg.experiments.training import training
 
     copy_of(once, paths)
     files = {
@@ -489,7 +489,7 @@ def test_two_processes_do_not_train_one_run(paths):
 
 
 def test_a_disk_without_room_is_refused_before_any_round(tff, monkeypatch, paths):
-    from tff_perfedavg.programs import training
+    from tff_perfedavg.experiments.training import training
 
     room = SimpleNamespace(free=3_000_000)
     monkeypatch.setattr(training.shutil, "disk_usage", lambda path: room)
@@ -607,7 +607,7 @@ def test_a_model_file_that_has_changed_is_refused(tff, paths, tmp_path):
 
 def test_a_store_that_has_changed_is_refused(tff, paths, tmp_path):
     from tff_perfedavg.data.config import DataConfig
-    from tff_perfedavg.programs.prepare import prepare
+    from tff_perfedavg.experiments.assemble.prepare import prepare
 
     store = tmp_path / "store"
     prepare(DataConfig.of("digits"), store)
@@ -625,7 +625,7 @@ def test_a_store_that_has_changed_is_refused(tff, paths, tmp_path):
 
 def test_a_damaged_store_is_refused_before_any_round(tff, paths, tmp_path):
     from tff_perfedavg.data.config import DataConfig
-    from tff_perfedavg.programs.prepare import prepare
+    from tff_perfedavg.experiments.assemble.prepare import prepare
 
     store = prepare(DataConfig.of("digits"), tmp_path / "store")
     table = np.fromfile(store.path / "users.bin", np.int64).reshape(-1, 4)
@@ -642,8 +642,8 @@ def test_a_store_that_changes_under_a_run_stops_it_with_a_sentence(
     tff, paths, tmp_path
 ):
     from tff_perfedavg.data.config import DataConfig
-    from tff_perfedavg.programs.prepare import prepare
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.assemble.prepare import prepare
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     store = prepare(DataConfig.of("digits"), tmp_path / "store")
     stored = dataclasses.replace(SHORT, store=str(store.path))

@@ -13,11 +13,13 @@ import pytest
 from tests import browser as browser_lib
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation import metrics
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.report import figures, run_report
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import figures, metrics, run_report, trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.run_paths import RunPaths
 
 STEPS = 3
 DIGITS = Experiment(num_users=12, num_new_users=4)

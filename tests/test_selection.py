@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs.metrics import mean_with_intervals
-from tff_perfedavg.programs.selection import select, validation_users
+from tff_perfedavg.experiments.evaluation.metrics import mean_with_intervals
+from tff_perfedavg.experiments.evaluation.selection import select, validation_users
 
 OF = ["method"]
 CHOOSE = ["adaptation_learning_rate", "step"]

@@ -298,8 +298,8 @@ def test_evaluating_a_store_equals_evaluating_sequences(tff, store, batch_size):
 def test_a_regressor_trains_on_labels_that_are_no_classes(tff, tmp_path):
     import tff_perfedavg as pfa
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.experiments.assemble.prepare import prepare
     from tff_perfedavg.federated.client_data import BlockClientData, StoreClientData
-    from tff_perfedavg.programs.prepare import prepare
 
     config = DataConfig.of("sinusoid", num_users=6, num_new_users=2)
     store = prepare(config, tmp_path / "store")
@@ -438,8 +438,8 @@ def test_tff_data_sets_that_cannot_be_loaded_say_what_was_tried(
     tff, tmp_path, monkeypatch, name
 ):
     from tff_perfedavg.data.config import DataConfig
+    from tff_perfedavg.experiments.assemble.prepare import prepare
     from tff_perfedavg.federated import tff_datasets
-    from tff_perfedavg.programs.prepare import prepare
 
     def fail(*arguments, **named):
         raise OSError("no route to host")

@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(tff_perfedavg.__file__).parent
 BELOW = {
     "errors": set(),
     "files": set(),
+    "progress": set(),
     "quiet": set(),
     "data": set(),
     "models": set(),
@@ -19,7 +20,7 @@ BELOW = {
     "runtime": {"data"},
     "federated": {"optimization", "models", "data"},
     "ondevice": {"optimization", "models"},
-    "programs": {
+    "experiments": {
         "federated",
         "runtime",
         "fleet",
@@ -29,8 +30,19 @@ BELOW = {
         "data",
     },
 }
-GROUND = {"errors", "files", "quiet", "__version__"}
-KNOWS_TFF = {"federated", "runtime", "programs"}
+GROUND = {"errors", "files", "progress", "quiet", "__version__"}
+# The wings of the top floor: each may import those before it.
+WINGS = (
+    "settings",
+    "assemble",
+    "files",
+    "evaluation",
+    "training",
+    "deploy",
+    "report",
+    "study",
+)
+KNOWS_TFF = {"federated", "runtime", "experiments"}
 
 
 def imports_of(path):
@@ -57,6 +69,17 @@ def test_imports_point_downwards():
             if parts[0] == "tensorflow_federated":
                 assert floor in KNOWS_TFF, f"{path} imports TFF"
     assert seen == set(BELOW)
+
+
+def test_wings_import_one_way():
+    top = PACKAGE / "experiments"
+    assert {p.name for p in top.iterdir() if p.is_dir()} - {"__pycache__"} == {*WINGS}
+    for path in top.rglob("*/*.py"):
+        wing = WINGS.index(path.relative_to(top).parts[0])
+        for name in imports_of(path):
+            if name.startswith("tff_perfedavg.experiments."):
+                imported = name.split(".")[2]
+                assert imported in WINGS[: wing + 1], f"{path} imports {name}"
 
 
 def test_every_public_name_is_there(tff):

@@ -16,10 +16,10 @@ import pytest
 import scipy.stats
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.evaluation.selection import validation_users
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.selection import validation_users
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = Experiment(
@@ -47,7 +47,7 @@ def command(script, *flags):
 
 @pytest.fixture
 def study(tff):
-    from tff_perfedavg.programs import study
+    from tff_perfedavg.experiments.study import study
 
     return study
 
@@ -126,9 +126,9 @@ def test_a_grid_that_cannot_be_run_is_refused(study, axes, message):
 def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path):
     from tff_perfedavg.data.config import DataConfig
     from tff_perfedavg.data.user_store import UserStore
-    from tff_perfedavg.programs import evaluation
-    from tff_perfedavg.programs.prepare import prepare
-    from tff_perfedavg.programs.training import train, train_and_save
+    from tff_perfedavg.experiments.assemble.prepare import prepare
+    from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
+    from tff_perfedavg.experiments.training.training import train, train_and_save
 
     store, model = tmp_path / "store", tmp_path / "own.py"
     source = (
@@ -246,10 +246,10 @@ def test_an_evaluation_older_than_its_model_is_made_again(study, trained, tmp_pa
 
 
 def test_a_studys_rows_are_those_of_an_evaluation_behind_the_settings(study, tmp_path):
-    from tff_perfedavg.programs import trained_model
-    from tff_perfedavg.programs.build import build_model
-    from tff_perfedavg.programs.evaluation import evaluate_users
-    from tff_perfedavg.programs.population import build_population
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+    from tff_perfedavg.experiments.files import trained_model
 
     (run,) = runs = runs_of(study, method=["exact"], base_random_seed=[3])
     study.run_all(runs, BASE, tmp_path)
@@ -367,7 +367,7 @@ def results_of(axes, chosen=(), diverged=(), num_users=4, **columns):
       num_users: of each group.
       **columns: in place of those made up.
     """
-    from tff_perfedavg.programs.sweep import Results
+    from tff_perfedavg.experiments.study.sweep import Results
 
     outcomes = pd.DataFrame(
         [
@@ -397,7 +397,7 @@ def results_of(axes, chosen=(), diverged=(), num_users=4, **columns):
 
 
 def test_a_method_that_is_chosen_is_not_compared(tff):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     found = results_of(METHODS, ["method"])
     test = sweep.choose(found)
@@ -409,7 +409,7 @@ def test_a_method_that_is_chosen_is_not_compared(tff):
 
 
 def test_a_sweep_of_one_seed_shows_no_interval_over_seeds(tff):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     found = results_of(METHODS)
     table = sweep.summarize(sweep.choose(found), found)
@@ -420,7 +420,9 @@ def test_a_sweep_of_one_seed_shows_no_interval_over_seeds(tff):
 
 
 def test_a_sweep_without_classes_tells_losses(tff):
-    from tff_perfedavg.programs import metrics, report, sweep
+    from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.study import sweep
 
     found = results_of(METHODS, accuracy=np.nan)
     test = sweep.choose(found)
@@ -438,7 +440,7 @@ AXES = {**METHODS, "outer_learning_rate": [0.1, 1.0], "base_random_seed": [0, 1,
 
 
 def test_what_a_seed_diverged_with_is_not_chosen_while_there_is_another(tff):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     # The better one, of which one run of three is not there.
     found = results_of(
@@ -464,7 +466,7 @@ def test_what_a_seed_diverged_with_is_not_chosen_while_there_is_another(tff):
 
 
 def test_where_all_diverged_once_the_fewest_are_chosen_and_not_compared(tff):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     diverged = [
         {"method": "exact", "outer_learning_rate": rate, "base_random_seed": seed}
@@ -484,7 +486,7 @@ def test_where_all_diverged_once_the_fewest_are_chosen_and_not_compared(tff):
 
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_row_of_which_all_runs_diverged_says_so(tff, everything):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     gone = METHODS["method"] if everything else ["exact"]
     axes = {**METHODS, "base_random_seed": [0, 1]}
@@ -501,7 +503,7 @@ def test_a_row_of_which_all_runs_diverged_says_so(tff, everything):
 
 def sweep_of(tmp_path, rates, chosen, **axes):
     """Makes a sweep of logistic regressions and returns its runs and its results."""
-    from tff_perfedavg.programs import study, sweep
+    from tff_perfedavg.experiments.study import study, sweep
 
     runs = sweep.sweep_runs(BASE, axes, rates, 1, [0])
     study.run_all(runs, BASE, tmp_path)
@@ -513,7 +515,7 @@ INNER_RATES = {**METHODS, "inner_learning_rate": [0.01, 0.1]}
 
 @pytest.mark.parametrize("rates", [[], [0.05, 0.5]])
 def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     _, found = sweep_of(tmp_path, rates, (), **INNER_RATES)
     assert trained == [
@@ -541,7 +543,7 @@ def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
 
 
 def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     _, found = sweep_of(tmp_path, [], ["inner_learning_rate"], **INNER_RATES)
     test = sweep.choose(found)
@@ -563,7 +565,7 @@ def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):
 def test_a_study_goes_on_past_a_run_that_diverges_and_trains_it_once(
     trained, tmp_path, capsys
 ):
-    from tff_perfedavg.programs import study, sweep
+    from tff_perfedavg.experiments.study import study, sweep
 
     axes = {**METHODS, "outer_learning_rate": [1e38, 0.01]}
     runs, found = sweep_of(tmp_path, [0.1], ["outer_learning_rate"], **axes)
@@ -588,7 +590,7 @@ def test_a_study_goes_on_past_a_run_that_diverges_and_trains_it_once(
 
 
 def test_a_study_of_which_all_runs_diverge_says_so(tmp_path, tff):
-    from tff_perfedavg.programs import sweep
+    from tff_perfedavg.experiments.study import sweep
 
     axes = {**METHODS, "outer_learning_rate": [1e38]}
     _, found = sweep_of(tmp_path, [0.1], [], **axes)
@@ -597,7 +599,7 @@ def test_a_study_of_which_all_runs_diverge_says_so(tmp_path, tff):
 
 
 def test_the_papers_runs_are_what_its_table_needs_and_no_more(tff):
-    from tff_perfedavg.programs.paper_table import Part, paper_runs
+    from tff_perfedavg.experiments.study.paper_table import Part, paper_runs
 
     runs = paper_runs(Part(["mnist", "cifar10"]), Experiment(total_rounds=1000), 5)
     assert len({run.name for run in runs}) == len(runs)
@@ -673,7 +675,7 @@ def check_latex(text, num_rows, num_columns):
 
 
 def test_the_papers_table_lays_out_mean_and_both_intervals(tff, tmp_path):
-    from tff_perfedavg.programs.paper_table import (
+    from tff_perfedavg.experiments.study.paper_table import (
         lay_out,
         summarize_paper,
         write_table,
@@ -707,7 +709,7 @@ def test_the_papers_table_lays_out_mean_and_both_intervals(tff, tmp_path):
 
 
 def test_the_papers_table_counts_runs_that_diverged(tff):
-    from tff_perfedavg.programs.paper_table import lay_out, summarize_paper
+    from tff_perfedavg.experiments.study.paper_table import lay_out, summarize_paper
 
     rows = made_up_paper_rows()
     of_cell = {

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from tff_perfedavg.programs import metrics
+from tff_perfedavg.experiments.evaluation import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()

@@ -5,8 +5,8 @@ import pytest
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.training import train
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.training.training import train
 
 
 def population_of(path, num_rows):

@@ -16,11 +16,11 @@ import pytest
 
 from tests.helpers import relative_error
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.ondevice.runner import OnDeviceModel
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.experiment import METHODS, Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.training_options import TrainingOptions
 
 MADE = pathlib.Path(__file__).parent / "data" / "version_0_1_0"
 OPTIONS = TrainingOptions(
@@ -54,7 +54,7 @@ def test_a_store_opens():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_resumes_and_ends_as_the_one_never_stopped(tff, made, method):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     experiment = dataclasses.replace(BASE, **METHODS[method])
     stopped, finished = (RunPaths(made / n, method) for n in ("stopped", "finished"))
@@ -70,7 +70,7 @@ def test_a_stopped_run_resumes_and_ends_as_the_one_never_stopped(tff, made, meth
 
 
 def test_a_finished_run_is_left_as_it_is(tff, made):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     paths = RunPaths(made / "finished", "exact")
     before = paths.model.read_bytes()
@@ -80,7 +80,7 @@ def test_a_finished_run_is_left_as_it_is(tff, made):
 
 
 def test_a_private_run_goes_on_and_is_accounted_as_it_was_drawn(tff, made, capsys):
-    from tff_perfedavg.programs.training import train_and_save
+    from tff_perfedavg.experiments.training.training import train_and_save
 
     private = dataclasses.replace(
         BASE, aggregator="dp_fixed", clipping_norm=0.1, noise_multiplier=0.5
@@ -92,7 +92,7 @@ def test_a_private_run_goes_on_and_is_accounted_as_it_was_drawn(tff, made, capsy
 
 
 def test_personalized_weights_open():
-    from tff_perfedavg.programs.personalize import PersonalizedStore
+    from tff_perfedavg.experiments.evaluation.personalize import PersonalizedStore
 
     store = PersonalizedStore.open(MADE / "personalized")
     store.verify()

@@ -16,8 +16,8 @@ import tempfile
 
 import numpy as np
 
-from tff_perfedavg.programs.experiment import METHODS, Experiment
-from tff_perfedavg.programs.population import build_population
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
 
 _SHORT = Experiment(
     total_rounds=3, clients_per_round=4, num_local_steps=2, batch_size=5
@@ -40,7 +40,7 @@ def keys(datasets):
 
 def train_short(key, root):
     """Hash, sum and norm of the weights that a short run ends with."""
-    from tff_perfedavg.programs.training import train
+    from tff_perfedavg.experiments.training.training import train
 
     dataset, method, form = key.split("/")
     experiment = dataclasses.replace(

@@ -11,6 +11,15 @@ import tensorflow_federated as tff
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.build import build_model
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baselines import MAJORITY, evaluate_baselines
+from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.rows import write_rows
+from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
+from tff_perfedavg.experiments.files.sources import check_sources
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.federated.personalization_eval import (
     build_personalization_eval,
@@ -18,15 +27,6 @@ from tff_perfedavg.federated.personalization_eval import (
 )
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.baselines import MAJORITY, evaluate_baselines
-from tff_perfedavg.programs.build import build_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import NEW, SEEN
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.report import write_rows
-from tff_perfedavg.programs.run_paths import RunPaths, run_labels
-from tff_perfedavg.programs.sources import check_sources
 
 # Sets these draws apart from every other use of the same seed.
 _CHOICE_OF_USERS = 3

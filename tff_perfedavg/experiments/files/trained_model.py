@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs.experiment import Experiment
 
 _FORMAT_VERSION = 1
 

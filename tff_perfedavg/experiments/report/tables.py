@@ -7,9 +7,13 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from tff_perfedavg.experiments.evaluation.metrics import (
+    FEWEST_RESAMPLED,
+    FEWEST_USERS,
+    summarize,
+)
+from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import figures
-from tff_perfedavg.programs.metrics import FEWEST_RESAMPLED, FEWEST_USERS, summarize
 
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
@@ -112,10 +116,3 @@ def write_report(
         summarize(pd.concat([baselines, per_user])).to_csv(file)
     figures.save(figures.adaptation_curves(per_user), curve)
     return [table, curve]
-
-
-def write_rows(per_user: pd.DataFrame, path: pathlib.Path) -> pathlib.Path:
-    """Writes per-user rows as CSV and returns the path."""
-    with atomic_write(path) as file:
-        per_user.to_csv(file, index=False)
-    return path

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs.experiment import Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 # Of a name, on Linux's file systems.
 _MOST_NAME_BYTES = 255

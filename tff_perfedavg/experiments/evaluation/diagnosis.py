@@ -17,7 +17,7 @@ from tff_perfedavg.optimization.diagnostics import (
     population_diagnostics,
     user_diagnostics,
 )
-from tff_perfedavg.programs.progress import progress
+from tff_perfedavg.progress import progress
 
 
 def diagnose(

@@ -7,10 +7,10 @@ import dataclasses
 from absl import flags
 
 from tff_perfedavg.data.config import DATASETS, PARTITIONS
+from tff_perfedavg.experiments.settings import experiment as experiment_lib
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated.client_forms import CLIENT_FORMS
 from tff_perfedavg.optimization.config import VARIANTS
-from tff_perfedavg.programs import experiment as experiment_lib
-from tff_perfedavg.programs.experiment import Experiment
 
 
 def define() -> None:

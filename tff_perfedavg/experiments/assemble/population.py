@@ -6,8 +6,8 @@ import os
 import pathlib
 
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.prepare import prepare_once
+from tff_perfedavg.experiments.assemble.prepare import prepare_once
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 
 def build_population(

@@ -15,17 +15,19 @@ import pandas as pd
 from tff_perfedavg import __version__, errors
 from tff_perfedavg.data import heterogeneity
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs import figures, report, trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.metrics import (
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.metrics import (
     FEWEST_USERS,
     compare_paired,
     quantity,
     summarize,
 )
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.run_paths import RunPaths, run_labels
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
+from tff_perfedavg.experiments.report import figures
+from tff_perfedavg.experiments.report import tables as report
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.files import atomic_write
 
 _TEMPLATE = "run_report.html.jinja"
 

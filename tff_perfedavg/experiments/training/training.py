@@ -29,6 +29,36 @@ import tree
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.build import (
+    build_client_data,
+    build_model,
+    build_process,
+)
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.evaluate_users import (
+    build_evaluator,
+    choose_users,
+)
+from tff_perfedavg.experiments.evaluation.metrics import NEW, mean_rows
+from tff_perfedavg.experiments.files import run_facts, trained_model
+from tff_perfedavg.experiments.files.checkpoints import CheckpointManager, Saved
+from tff_perfedavg.experiments.files.metrics_log import MetricsLog
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.files.sources import (
+    check_same_sources,
+    check_sources,
+    sources_of,
+)
+from tff_perfedavg.experiments.settings.experiment import (
+    COMPRESSION,
+    MEAN,
+    PRIVATE,
+    SECURE,
+    Experiment,
+)
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+from tff_perfedavg.experiments.training import interrupts
+from tff_perfedavg.experiments.training.privacy import PrivacyAccount, default_delta
 from tff_perfedavg.files import atomic_write, locked, remove_unfinished
 from tff_perfedavg.fleet.cohort import (
     CohortSampler,
@@ -36,33 +66,7 @@ from tff_perfedavg.fleet.cohort import (
     UniformSampler,
 )
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import interrupts, run_facts, trained_model
-from tff_perfedavg.programs.build import (
-    build_client_data,
-    build_model,
-    build_process,
-)
-from tff_perfedavg.programs.checkpoints import CheckpointManager, Saved
-from tff_perfedavg.programs.evaluation import build_evaluator, choose_users
-from tff_perfedavg.programs.experiment import (
-    COMPRESSION,
-    MEAN,
-    PRIVATE,
-    SECURE,
-    Experiment,
-)
-from tff_perfedavg.programs.metrics import NEW, mean_rows
-from tff_perfedavg.programs.metrics_log import MetricsLog
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.privacy import PrivacyAccount, default_delta
-from tff_perfedavg.programs.progress import progress
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.sources import (
-    check_same_sources,
-    check_sources,
-    sources_of,
-)
-from tff_perfedavg.programs.training_options import TrainingOptions
+from tff_perfedavg.progress import progress
 
 # Beside what a run's checkpoints take: its metrics and its models.
 _SPARE_BYTES = 20_000_000

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import tensorflow_federated as tff
 
+from tff_perfedavg.experiments.settings import experiment as experiment_lib
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated.block_noise import BlockGaussianFactory
 from tff_perfedavg.federated.client_work import UpdateTransform
 from tff_perfedavg.optimization.update_transforms import clip_update
-from tff_perfedavg.programs import experiment as experiment_lib
-from tff_perfedavg.programs.experiment import Experiment
 
 
 class Aggregation(NamedTuple):

@@ -21,18 +21,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble.build import build_model
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.evaluate_users import build_evaluator
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.rows import write_rows
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.files.sources import check_sources
+from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
+from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
+from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.build import build_model
-from tff_perfedavg.programs.evaluation import build_evaluator
-from tff_perfedavg.programs.experiment import METHODS, Experiment
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.report import write_rows
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.sources import check_sources
-from tff_perfedavg.programs.trained_runs import diverged_experiment
-from tff_perfedavg.programs.training import train_and_save
 
 # Of runs of one data set and model, which follow one another.
 _MOST_EVALUATORS = 8

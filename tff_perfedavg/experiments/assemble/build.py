@@ -8,6 +8,9 @@ from collections.abc import Callable
 import tensorflow_federated as tff
 
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.aggregation import build_aggregation
+from tff_perfedavg.experiments.assemble.own_model import build_own_model
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated import builders
 from tff_perfedavg.federated.client_data import (
     BlockClientData,
@@ -19,9 +22,6 @@ from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.programs.aggregation import build_aggregation
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.own_model import build_own_model
 
 
 def build_model(experiment: Experiment, population: UserStore) -> Model:

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from tff_perfedavg.experiments.assemble.build import build_model
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
+from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.settings.experiment import (
+    FED_AVG,
+    PER_FED_AVG,
+    Experiment,
+)
+from tff_perfedavg.experiments.training.training import train
 from tff_perfedavg.optimization.config import (
     EXACT,
     FIRST_ORDER,
     HESSIAN_FREE,
     AdaptationConfig,
 )
-from tff_perfedavg.programs.baselines import evaluate_baselines
-from tff_perfedavg.programs.build import build_model
-from tff_perfedavg.programs.evaluation import evaluate_users
-from tff_perfedavg.programs.experiment import FED_AVG, PER_FED_AVG, Experiment
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.training import train
 
 
 def compare(

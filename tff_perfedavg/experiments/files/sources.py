@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.population import population_path
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.files import sha256
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.model_file import find_model_file
-from tff_perfedavg.programs.population import population_path
 
 
 def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from tff_perfedavg import errors
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.experiment import Experiment
-from tff_perfedavg.programs.run_paths import RunPaths
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 
 def with_model(runs: Sequence[RunPaths]) -> tuple[list[RunPaths], list[str]]:

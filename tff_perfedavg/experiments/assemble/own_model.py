@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.programs.model_file import find_model_file
 
 
 def build_own_model(

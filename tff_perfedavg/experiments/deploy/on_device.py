@@ -15,9 +15,9 @@ import pandas as pd
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.metrics import NEW, SEEN
 
 
 def choose_users(population: UserStore, num_users: int) -> dict[str, np.ndarray]:

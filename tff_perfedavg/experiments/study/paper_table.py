@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from tff_perfedavg.data.config import PAPER, PAPER_DIFF_HETERO
+from tff_perfedavg.experiments.evaluation.metrics import SEEN, mean_with_intervals
+from tff_perfedavg.experiments.settings.experiment import FED_AVG, METHODS, Experiment
+from tff_perfedavg.experiments.study.study import Run
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.experiment import FED_AVG, METHODS, Experiment
-from tff_perfedavg.programs.metrics import SEEN, mean_with_intervals
-from tff_perfedavg.programs.study import Run
 
 PARTITIONS = (PAPER, PAPER_DIFF_HETERO)
 NUM_LOCAL_STEPS = (10, 4)

@@ -24,8 +24,8 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.data.heterogeneity import label_histograms
 from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.programs.metrics import NEW, SEEN
 
 MAJORITY = "majority class"
 _ROWS_AT_ONCE = 4096

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tff_perfedavg.files import atomic_write
-from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.experiment import FED_AVG, Experiment
-from tff_perfedavg.programs.metrics import (
+from tff_perfedavg.experiments.evaluation.metrics import (
     SEEN,
     compare_paired,
     mean_with_intervals,
     quantity,
 )
-from tff_perfedavg.programs.selection import select
-from tff_perfedavg.programs.study import Run, diverged, grid, read_study
+from tff_perfedavg.experiments.evaluation.selection import select
+from tff_perfedavg.experiments.settings.experiment import FED_AVG, Experiment
+from tff_perfedavg.experiments.study.study import Run, diverged, grid, read_study
+from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 _SEED = "base_random_seed"
 # FedAvg's training does not use it.

@@ -8,16 +8,16 @@ import pathlib
 import numpy as np
 
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.build import build_model
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.metrics import summarize
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import ExportReport, export_tflite
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs import trained_model
-from tff_perfedavg.programs.build import build_model
-from tff_perfedavg.programs.evaluation import evaluate_users
-from tff_perfedavg.programs.metrics import summarize
-from tff_perfedavg.programs.population import build_population
-from tff_perfedavg.programs.run_paths import RunPaths
-from tff_perfedavg.programs.sources import check_sources
 
 _EXAMPLES = 200
 

@@ -20,7 +20,7 @@ from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.programs.progress import progress
+from tff_perfedavg.progress import progress
 
 _FORMAT_VERSION = 1
 _AGAIN = "personalize again"

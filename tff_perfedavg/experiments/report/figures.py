@@ -17,9 +17,14 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 
+from tff_perfedavg.experiments.evaluation.metrics import (
+    FEWEST_USERS,
+    NEW,
+    SEEN,
+    t_quantile,
+)
+from tff_perfedavg.experiments.evaluation.metrics import quantity as quantity_of
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.programs.metrics import FEWEST_USERS, NEW, SEEN, t_quantile
-from tff_perfedavg.programs.metrics import quantity as quantity_of
 
 GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
 # Told apart by more than colour, for curves that coincide. Colours after Okabe and

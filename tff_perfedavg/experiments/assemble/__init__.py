@@ -1,0 +1,1 @@
+"""From settings to users, model, runtime and learning process."""

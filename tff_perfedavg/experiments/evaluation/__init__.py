@@ -1,0 +1,1 @@
+"""What users make of a model: measured, compared, kept."""

@@ -1,0 +1,1 @@
+"""Meta-training: rounds, resumed where they were left, watched."""
