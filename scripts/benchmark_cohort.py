@@ -162,6 +162,7 @@ def contenders(store, model, algorithm, stock_runtime):
         process = build(model, config, client_data=form)
         found[name] = rounds(process, form.clients(users))
 
+    algorithm = config.build()
     initial = [tf.constant(w) for w in model.init(0)]
     in_memory = tf.constant(np.stack([p[0] for p in pixels]))
     labels = tf.constant(np.stack([p[1] for p in pixels]))
@@ -172,8 +173,8 @@ def contenders(store, model, algorithm, stock_runtime):
             own = batches.UserRows.of(in_memory[user], labels[user])
             key = batches.user_key(tf.constant([0, 0]), tf.constant(0), user)
             source = batches.batch_source(own, key, steps, config.batch_sizes)
-            trained = local_update(model.batch_loss, initial, source, config)
-            sums = [t + w for t, w in zip(total, trained.weights, strict=True)]
+            trained = local_update(model.batch_loss, initial, source, algorithm)
+            sums = [t + w for t, w in zip(total, trained.state, strict=True)]
             return user + 1, sums
 
         zeros = [tf.zeros_like(w) for w in initial]

@@ -121,7 +121,6 @@ def contenders(model, weights, whole, flex):
 
     import tff_perfedavg as pfa
     from tff_perfedavg.models.model import Batch
-    from tff_perfedavg.optimization.adaptation import adapt_step
     from tff_perfedavg.optimization.local_update import local_update
 
     rng = np.random.default_rng(0)
@@ -145,15 +144,18 @@ def contenders(model, weights, whole, flex):
     def infer(x):
         return tf.nn.softmax(model.apply(list(variables), x))
 
+    adaptation = pfa.Adaptation(_RATE)
+
     @tf.function
     def adapt(x, y):
         read = [v.read_value() for v in variables]
-        loss, adapted = adapt_step(model.batch_loss, read, Batch(x, y, mask), _RATE)
+        loss, adapted = adaptation.step(model.batch_loss, read, Batch(x, y, mask))
         for variable, value in zip(variables, adapted, strict=True):
             variable.assign(value)
         return loss
 
     config = pfa.PerFedAvgConfig(_RATE, _RATE, steps, batch, batch, batch)
+    algorithm = config.build()
 
     @tf.function
     def meta_update(weights, x, y):
@@ -161,9 +163,9 @@ def contenders(model, weights, whole, flex):
             model.batch_loss,
             weights,
             lambda step: [Batch(x[step], y[step], mask)] * 3,
-            config,
+            algorithm,
         )
-        return [w - t for w, t in zip(weights, trained.weights, strict=True)]
+        return [w - t for w, t in zip(weights, trained.state, strict=True)]
 
     inputs = {f"weight_{i}": w for i, w in enumerate(weights)}
     for role in ("support", "query", "hessian"):

@@ -13,6 +13,7 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import check_run_names
@@ -44,14 +45,13 @@ def main():
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
     from tff_perfedavg.experiments.files.sources import check_sources
-    from tff_perfedavg.experiments.settings.experiment import PER_FED_AVG
 
     rows = []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         # FedAvg's point is measured as Per-FedAvg's would be.
-        local = dataclasses.replace(experiment, algorithm=PER_FED_AVG).client_config()
+        local = PerFedAvgConfig.of(experiment.local)
         users = population.training_users
         if _USERS.value:
             users = users[: _USERS.value]

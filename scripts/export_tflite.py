@@ -9,9 +9,9 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors, quiet
+from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
-from tff_perfedavg.optimization.config import VARIANTS
 
 _DEFAULTS = ExportConfig()
 
@@ -26,7 +26,7 @@ _INFER_BATCH = flags.DEFINE_integer(
     "infer_batch_size", _DEFAULTS.infer_batch_size, "Rows `infer` takes at once."
 )
 _VARIANT = flags.DEFINE_enum(
-    "variant", _DEFAULTS.variant, VARIANTS, "The meta-gradient of `meta_update`."
+    "variant", _DEFAULTS.variant, list(methods()), "What `meta_update` does."
 )
 _STEPS = flags.DEFINE_integer(
     "max_local_steps",

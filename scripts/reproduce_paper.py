@@ -12,9 +12,10 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.data.config import DATASETS, PAPER, PAPER_DIFF_HETERO
 from tff_perfedavg.experiments.settings import command
-from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 _ROOT = flags.DEFINE_string(
@@ -26,7 +27,7 @@ _PARTITIONS = flags.DEFINE_list(
 )
 _TAUS = flags.DEFINE_list("num_local_steps", "10,4", "Values of tau.")
 _RATES = flags.DEFINE_list("inner_learning_rate", "0.01,0.001", "Values of alpha.")
-_METHODS = flags.DEFINE_list("method", ",".join(METHODS), "Algorithms.")
+_METHODS = flags.DEFINE_list("method", ",".join(methods()), "Algorithms.")
 _SEEDS = flags.DEFINE_list("seeds", "0,1,2", "One run each.")
 _ROUNDS = flags.DEFINE_integer("total_rounds", 1000, "Rounds per run.")
 _CLIENTS = flags.DEFINE_integer("clients_per_round", 10, "Users per round.")
@@ -41,7 +42,7 @@ def main():
     for name, values, known in (
         ("dataset", _DATASETS, DATASETS),
         ("partition", _PARTITIONS, (PAPER, PAPER_DIFF_HETERO)),
-        ("method", _METHODS, METHODS),
+        ("method", _METHODS, methods()),
     ):
         for value in values.value:
             errors.check_known(name, value, known)

@@ -17,9 +17,9 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, experiment_flags
-from tff_perfedavg.experiments.settings.experiment import METHODS
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -71,7 +71,7 @@ def axes() -> dict[str, list]:
         if name == "method":
             found[name] = values.split(",")
             for method in found[name]:
-                errors.check_known("method", method, METHODS)
+                errors.check_known("method", method, methods())
         else:
             try:
                 found[name] = [

@@ -10,8 +10,8 @@ from scipy import stats
 from tests import reference
 from tests.helpers import rows_of
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.config import PerFedAvgConfig
 
 STEPS = 20
 

@@ -3,15 +3,13 @@ import math
 import pytest
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.experiments.settings.experiment import (
     Experiment,
     check_experiment_name,
 )
-from tff_perfedavg.optimization.config import (
-    AdaptationConfig,
-    FedAvgConfig,
-    PerFedAvgConfig,
-)
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 PER_FED_AVG = {"inner_learning_rate": 0.1, "outer_learning_rate": 0.1}
 
@@ -91,7 +89,10 @@ def test_an_unknown_variant_lists_the_known_ones():
         (lambda: Experiment(dataset="digit"), "dataset is 'digit'; known: digits"),
         (lambda: Experiment(model="mpl"), "model is 'mpl'; known: mlp"),
         (lambda: Experiment(total_rounds=0), "total_rounds is 0"),
-        (lambda: Experiment(variant="full"), "variant is 'full'; known variants"),
+        (
+            lambda: Experiment(variant="full"),
+            "variant is 'full'; known: exact, first_o",
+        ),
         (lambda: Experiment(algorithm="sgd"), "algorithm is 'sgd'; known: fed_avg"),
         (lambda: check_experiment_name("../x"), "experiment_name is '../x'"),
         (lambda: check_experiment_name(""), "experiment_name is ''"),
@@ -108,9 +109,9 @@ def test_adapting_by_no_step_is_allowed():
 
 def test_an_experiment_gives_each_rate_to_its_own_place():
     experiment = Experiment(inner_learning_rate=0.2, outer_learning_rate=0.03)
-    config = experiment.client_config()
+    config = experiment.local.config()
     assert (config.inner_learning_rate, config.outer_learning_rate) == (0.2, 0.03)
     fed_avg = Experiment(
         algorithm="fed_avg", inner_learning_rate=0.2, outer_learning_rate=0.03
     )
-    assert fed_avg.client_config().learning_rate == 0.03
+    assert fed_avg.local.config().learning_rate == 0.03

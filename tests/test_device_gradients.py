@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.helpers import relative_error
 from tff_perfedavg.ondevice import gradients
 from tff_perfedavg.ondevice.supported import _all_operations, _is_convertible
-from tff_perfedavg.optimization.meta_gradient import replaced_gradients
+from tff_perfedavg.optimization.gradients import replaced_gradients
 
 
 def normal(*shape, seed=0):
@@ -122,7 +122,7 @@ def test_derivatives_are_made_of_operations_a_device_has(name):
 
 
 def test_replacements_hold_inside_loops_and_end_with_their_context():
-    from tff_perfedavg.optimization.meta_gradient import loss_and_gradient
+    from tff_perfedavg.optimization.gradients import loss_and_gradient
 
     def types(overrides):
         @tf.function(autograph=False)

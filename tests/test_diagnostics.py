@@ -7,14 +7,14 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers import batch_of
-from tff_perfedavg.models.dense import logistic_regression
-from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization.config import PerFedAvgConfig
-from tff_perfedavg.optimization.diagnostics import (
+from tff_perfedavg.algorithms.diagnostics import (
     draw_probes,
     population_diagnostics,
     user_diagnostics,
 )
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.models.dense import logistic_regression
+from tff_perfedavg.models.model import Batch
 
 SIZE = 4
 CONFIG = PerFedAvgConfig(0.3, 0.1, support_batch_size=8, hessian_free_delta=1e-3)

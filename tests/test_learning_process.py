@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tests import reference
 from tests.helpers import relative_error, rows_of, toy_user
+from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.config import FedAvgConfig, PerFedAvgConfig
 from tff_perfedavg.optimization.local_update import local_update
 
 MODEL = mlp((4,), 3, hidden=(5,))
@@ -98,11 +99,11 @@ def plain_round(weights, cohort, round_number, config):
                 batches.batch_source(
                     rows, key, config.num_local_steps, config.batch_sizes
                 ),
-                config,
+                config.build(),
             )
 
         per_user.append(update())
-    weights = reference.mean([u.weights for u in per_user], [1] * len(per_user))
+    weights = reference.mean([u.state for u in per_user], [1] * len(per_user))
     return [np.asarray(w) for w in weights], per_user
 
 
@@ -125,8 +126,8 @@ def test_two_rounds_equal_a_plain_tensorflow_loop(tff, config):
         before = weights
         weights, per_user = plain_round(weights, cohort, round_number, config)
     assert relative_error(ours, weights) < 1e-6
-    support = np.mean([u.support_loss for u in per_user])
-    query = np.mean([u.query_loss for u in per_user])
+    support = np.mean([u.measures["support_loss"] for u in per_user])
+    query = np.mean([u.measures["query_loss"] for u in per_user])
     norms = [
         np.sqrt(sum((d**2).numpy().sum() for d in reference.axpy(-1, u[0], before)))
         for u in per_user

@@ -8,10 +8,12 @@ import tensorflow as tf
 
 from tests import reference
 from tests.helpers import batch_of, relative_error
+from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.adaptation import adapt
 from tff_perfedavg.optimization.batches import BatchSource
-from tff_perfedavg.optimization.config import FedAvgConfig, PerFedAvgConfig
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.local_update import (
     local_update,
     vectorized_local_update,
@@ -64,7 +66,7 @@ def run(weights, steps, config):
             MODEL.batch_loss,
             [tf.constant(w) for w in weights],
             fed_from(steps),
-            config,
+            config.build(),
         )
 
     return compute()
@@ -76,7 +78,7 @@ def test_tau_local_steps_equal_the_reference(variant):
     steps = steps_of_batches(1, 3, (4, 5, 6)[: len(config.batch_sizes)])
     result = run(initial_weights(), steps, config)
     expected = reference.local_weights(BY_HAND, initial_weights(), steps, config)
-    assert relative_error(result.weights, expected) < 1e-9
+    assert relative_error(result.state, expected) < 1e-9
 
 
 def test_losses_are_means_over_the_local_steps():
@@ -89,8 +91,8 @@ def test_losses_are_means_over_the_local_steps():
         adapted = reference.axpy(-CONFIG.inner_learning_rate, gradient, weights)
         query.append(BY_HAND.loss(adapted, *batches[1]))
         weights = reference.local_weights(BY_HAND, weights, [batches], CONFIG)
-    assert np.isclose(result.support_loss, np.mean(support))
-    assert np.isclose(result.query_loss, np.mean(query))
+    assert np.isclose(result.measures["support_loss"], np.mean(support))
+    assert np.isclose(result.measures["query_loss"], np.mean(query))
 
 
 def test_fed_avg_takes_tau_plain_gradient_steps():
@@ -100,8 +102,8 @@ def test_fed_avg_takes_tau_plain_gradient_steps():
     weights = initial_weights()
     for ((x, y),) in steps:
         weights = reference.axpy(-0.07, BY_HAND.gradient(weights, x, y), weights)
-    assert relative_error(result.weights, weights) < 1e-9
-    assert result.support_loss == result.query_loss
+    assert relative_error(result.state, weights) < 1e-9
+    assert result.measures["support_loss"] == result.measures["query_loss"]
 
 
 def test_adaptation_takes_one_step_per_step_and_measures_around_each():
@@ -116,8 +118,7 @@ def test_adaptation_takes_one_step_per_step_and_measures_around_each():
             MODEL.batch_loss,
             [tf.constant(w) for w in initial_weights()],
             lambda number: draw(number)[0],
-            0.3,
-            3,
+            AdaptationConfig(0.3, 3).build(),
             lambda weights: MODEL.batch_loss(weights, held_out),
         )
 
@@ -140,8 +141,7 @@ def test_no_adaptation_step_measures_once():
             MODEL.batch_loss,
             [tf.constant(w) for w in initial_weights()],
             lambda number: held_out,
-            0.3,
-            0,
+            AdaptationConfig(0.3, num_steps=0).build(),
             lambda weights: MODEL.batch_loss(weights, held_out),
         )
 
@@ -167,12 +167,12 @@ def test_users_side_by_side_equal_users_one_by_one(variant):
         # The features themselves stand for their places.
         source = BatchSource(draw, lambda x: x)
         return vectorized_local_update(
-            MODEL.batch_loss, weights, source, config, tf.constant(3)
+            MODEL.batch_loss, weights, source, config.build(), tf.constant(3)
         )
 
     together = compute()
     for number, user in enumerate(users):
         alone = run(initial_weights(), [step[:roles] for step in user], config)
-        assert relative_error([w[number] for w in together.weights], alone[0]) < 1e-9
-        assert np.isclose(together.support_loss[number], alone.support_loss)
-        assert np.isclose(together.query_loss[number], alone.query_loss)
+        assert relative_error([w[number] for w in together.state], alone[0]) < 1e-9
+        for name in ("support_loss", "query_loss"):
+            assert np.isclose(together.measures[name][number], alone.measures[name])

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -6,11 +7,10 @@ import tensorflow as tf
 
 from tests import reference
 from tests.helpers import batch_of, relative_error
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig, meta_gradient
 from tff_perfedavg.models.dense import logistic_regression, mlp
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.ondevice.supported import _all_operations
-from tff_perfedavg.optimization.config import PerFedAvgConfig
-from tff_perfedavg.optimization.meta_gradient import meta_gradient
 
 # Unlike rates, so that one in the other's place shows.
 CONFIG = PerFedAvgConfig(inner_learning_rate=0.3, outer_learning_rate=0.07)
@@ -35,13 +35,29 @@ def random_batches(sizes=(6, 7, 8)):
     return [(rng.normal(size=[n, 4]), rng.integers(3, size=[n])) for n in sizes]
 
 
+class Result(NamedTuple):
+    gradient: list
+    support_loss: tf.Tensor
+    query_loss: tf.Tensor
+
+
+def of_batches(loss, point, batches, config, **options):
+    """The library's result; call it in a graph."""
+    by_role = dict(zip(("support", "query", "hessian"), batches, strict=True))
+    inner = config.build().adaptation
+    gradient, losses = meta_gradient(
+        loss, point, by_role, inner, config.product, **options
+    )
+    return Result(gradient, **losses)
+
+
 def in_graph(loss, weights, batches, config, **options):
     """The library's result, computed in a graph as it is meant to be."""
 
     @tf.function
     def compute():
         point = [tf.constant(w) for w in weights]
-        return meta_gradient(loss, point, *batches, config, **options)
+        return of_batches(loss, point, batches, config, **options)
 
     return compute()
 
@@ -81,7 +97,7 @@ def test_only_second_derivatives_compute_the_softmax_anew(
                 batch_of(x, y) for x, y in zip(arrays[::2], arrays[1::2], strict=True)
             ]
             point = [tf.constant(w) for w in weights]
-            return meta_gradient(model.batch_loss, point, *given, config).gradient
+            return of_batches(model.batch_loss, point, given, config).gradient
 
         if not in_a_loop:
             return once()

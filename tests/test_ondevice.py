@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests import reference
 from tests.helpers import relative_error, rows_of
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.per_fed_avg import VARIANTS, PerFedAvgConfig
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
@@ -25,7 +26,6 @@ from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_inference, export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.signatures import DeviceModule
-from tff_perfedavg.optimization.config import VARIANTS, PerFedAvgConfig
 
 layers = tf.keras.layers
 SMALL = mlp((4,), 3, hidden=(5,))

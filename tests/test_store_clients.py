@@ -9,13 +9,11 @@ import tensorflow as tf
 
 from tests.helpers import relative_error
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.models.dense import mlp, mlp_regressor
-from tff_perfedavg.optimization.config import (
-    AdaptationConfig,
-    FedAvgConfig,
-    PerFedAvgConfig,
-)
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 MODEL = mlp((4, 2), 3, hidden=(5,))
 SCALE = [0.01, 0.02]

@@ -15,22 +15,25 @@ BELOW = {
     "quiet": set(),
     "data": set(),
     "models": set(),
+    "lazy": set(),
     "optimization": {"models"},
+    "algorithms": {"optimization", "models"},
     "fleet": set(),
     "runtime": {"data"},
-    "federated": {"optimization", "models", "data"},
-    "ondevice": {"optimization", "models"},
+    "federated": {"algorithms", "optimization", "models", "data"},
+    "ondevice": {"algorithms", "optimization", "models"},
     "experiments": {
         "federated",
         "runtime",
         "fleet",
         "ondevice",
+        "algorithms",
         "optimization",
         "models",
         "data",
     },
 }
-GROUND = {"errors", "files", "progress", "quiet", "__version__"}
+GROUND = {"errors", "files", "lazy", "progress", "quiet", "__version__"}
 # The wings of the top floor: each may import those before it.
 WINGS = (
     "settings",

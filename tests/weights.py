@@ -16,8 +16,9 @@ import tempfile
 
 import numpy as np
 
+from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment
 
 _SHORT = Experiment(
     total_rounds=3, clients_per_round=4, num_local_steps=2, batch_size=5
@@ -35,7 +36,7 @@ FORMS = ("users", "blocks_loop", "blocks_vectorized")
 
 def keys(datasets):
     """Names of all runs of some data sets."""
-    return ["/".join(parts) for parts in itertools.product(datasets, METHODS, FORMS)]
+    return ["/".join(parts) for parts in itertools.product(datasets, methods(), FORMS)]
 
 
 def train_short(key, root):
@@ -44,7 +45,7 @@ def train_short(key, root):
 
     dataset, method, form = key.split("/")
     experiment = dataclasses.replace(
-        DATASETS[dataset], **METHODS[method], client_form=form, block_size=2
+        DATASETS[dataset], **methods()[method], client_form=form, block_size=2
     )
     result = train(experiment, build_population(experiment, root))
     flat = np.concatenate([w.ravel() for w in result.weights]).astype("<f4")

@@ -11,15 +11,17 @@ import importlib
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
+    "Adaptation": "optimization.adaptation",
     "AdaptationConfig": "optimization.config",
     "BlockClientData": "federated.client_data",
     "ClientWeighting": "federated.client_work",
     "Description": "data.user_store",
     "ExportConfig": "ondevice.config",
-    "FedAvgConfig": "optimization.config",
+    "FedAvgConfig": "algorithms.fed_avg",
+    "LocalAlgorithm": "optimization.local_algorithm",
     "Model": "models.model",
     "OnDeviceModel": "ondevice.runner",
-    "PerFedAvgConfig": "optimization.config",
+    "PerFedAvgConfig": "algorithms.per_fed_avg",
     "PerFedAvgError": "errors",
     "Rows": "data.user_store",
     "StoreClientData": "federated.client_data",
@@ -27,6 +29,7 @@ _HOMES = {
     "UserStore": "data.user_store",
     "build_fed_avg": "federated.builders",
     "build_per_fed_avg": "federated.builders",
+    "build_process": "federated.builders",
     "build_personalization_eval": "federated.personalization_eval",
     "choose_client_data": "federated.layout",
     "client_dataset": "federated.client_data",

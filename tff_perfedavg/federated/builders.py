@@ -1,4 +1,4 @@
-"""Learning processes: Per-FedAvg and FedAvg, composed with TFF's own parts.
+"""Learning processes: any algorithm, composed with TFF's own parts.
 
 A round: the server sends w_k to a cohort, every user takes tau local steps from there,
 the server takes the mean.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow_federated as tff
 
+from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.federated import learning_process
 from tff_perfedavg.federated.client_data import ClientData, SequenceClientData
 from tff_perfedavg.federated.client_work import (
@@ -16,12 +17,12 @@ from tff_perfedavg.federated.client_work import (
     build_client_work,
 )
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.optimization.config import LocalConfig
+from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 
 
 def build_process(
     model: Model,
-    config: LocalConfig,
+    algorithm: LocalAlgorithm | AlgorithmConfig,
     *,
     server_optimizer: tff.learning.optimizers.Optimizer | None = None,
     model_aggregator: tff.aggregators.AggregationFactory | None = None,
@@ -34,7 +35,7 @@ def build_process(
 
     Args:
       model: what to train; initial weights are `model.init(seed)`.
-      config: a user's part of a round, which says what algorithm it is.
+      algorithm: a user's part of a round, or the configuration that builds it.
       server_optimizer: a TFF optimizer for the aggregated update; by default the
         plain mean of the users' weights becomes the server's.
       model_aggregator: a TFF aggregation factory; by default the weighted mean
@@ -49,22 +50,23 @@ def build_process(
       A process whose `next` takes the state and one round's users. Its
       measurements under `client_work` are listed in `build_client_work`.
     """
+    algorithm = algorithm.build()
     client_work = build_client_work(
         model,
-        config,
+        algorithm,
         client_data or SequenceClientData(model),
         client_weighting,
         update_transform,
         seed,
     )
     return learning_process.compose(
-        model, client_work, server_optimizer, model_aggregator, seed
+        algorithm.parameters(model.init(seed)),
+        client_work,
+        server_optimizer,
+        model_aggregator,
     )
 
 
-# The configuration says which algorithm it is: Personalized Federated Averaging
-# (arXiv 2002.07948, Algorithm 1), or Federated Averaging (arXiv 1602.05629), which has
-# no inner step, so that its `query_loss` equals `support_loss`. Adapted at test time
-# like Per-FedAvg, it is the "FedAvg + update" of arXiv 2002.07948, section 5.
+# The algorithm's value or configuration says which it is.
 build_per_fed_avg = build_process
 build_fed_avg = build_process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,12 +14,13 @@ import tensorflow_federated as tff
 from tff_perfedavg.federated.client_data import ClientData
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.config import LocalConfig
+from tff_perfedavg.optimization.gradients import global_norm
+from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 from tff_perfedavg.optimization.local_update import (
+    LocalUpdate,
     local_update,
     vectorized_local_update,
 )
-from tff_perfedavg.optimization.meta_gradient import global_norm
 
 # From one user's update, tensors shaped like the weights, to what is sent of it.
 UpdateTransform = Callable[[list[tf.Tensor]], list[tf.Tensor]]
@@ -38,7 +39,7 @@ class ClientWeighting(enum.Enum):
 
 def build_client_work(
     model: Model,
-    config: LocalConfig,
+    algorithm: LocalAlgorithm,
     client_data: ClientData,
     client_weighting: ClientWeighting,
     update_transform: UpdateTransform | None,
@@ -54,7 +55,7 @@ def build_client_work(
 
     Args:
       model: what to train.
-      config: the local steps: Per-FedAvg's or FedAvg's.
+      algorithm: the local steps.
       client_data: the form of the clients' data.
       client_weighting: what a user counts for.
       update_transform: applied to each user's update before any is summed.
@@ -62,80 +63,21 @@ def build_client_work(
 
     Returns:
       A process whose result is the update `w_k - w` of each user with its weight,
-      and whose measurements are, over the users taken: mean `support_loss`,
-      `query_loss`, `adaptation_gain` (their difference), `update_norm`;
-      `outlier_decades`, powers of ten from the median update norm to the largest (0
-      where all are of one order of magnitude); and the counts `num_users_taken` and
-      `num_users_excluded`.
+      and whose measurements are, over the users taken: what the algorithm reports
+      (of Per-FedAvg mean `support_loss`, `query_loss` and their difference
+      `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
+      the median update norm to the largest (0 where all are of one order of
+      magnitude); and the counts `num_users_taken` and `num_users_excluded`.
     """
-    weights_type = model_weights_type(model)
-    seed_pair = batches.seed_pair(seed)
-
-    def finish_user(initial, trained, num_rows):
-        """One user's update times its weight, the weight, and its measurements."""
-        update = [w - t for w, t in zip(initial, trained.weights, strict=True)]
-        norm = global_norm(update)
-        # Not entry by entry: for a small model, passes over the weights are what a
-        # user costs beside its steps.
-        taken = tf.logical_and(num_rows > 0, tf.math.is_finite(norm))
-        if update_transform is not None:
-            update = update_transform(update)
-            norm = global_norm(update)
-        weight = 1.0 if client_weighting is ClientWeighting.UNIFORM else num_rows
-
-        def if_taken(value):
-            # Selected, not multiplied: 0 times NaN is NaN.
-            return tf.where(taken, tf.cast(value, tf.float32), 0.0)
-
-        weight = if_taken(weight)
-        taken_count = tf.cast(taken, tf.int32)
-        return collections.OrderedDict(
-            update=[
-                tf.math.multiply_no_nan(u, tf.cast(weight, u.dtype)) for u in update
-            ],
-            weight=weight,
-            measurements=collections.OrderedDict(
-                support_loss=if_taken(trained.support_loss),
-                query_loss=if_taken(trained.query_loss),
-                update_norm=if_taken(norm),
-                # How many users have a norm of each order of magnitude: unlike a
-                # largest, numbers that can be summed.
-                norms_by_decade=taken_count
-                * tf.one_hot(_decade(norm), _DECADES, dtype=tf.int32),
-                num_users_taken=taken_count,
-                num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
-            ),
-        )
+    user_work = _UserWork(model, algorithm, client_weighting, update_transform, seed)
+    weights_type = weights_type_of(algorithm.parameters(model.init(0)))
 
     @tff.tensorflow.computation(
         weights_type, client_data.training_type, tff.TensorType(np.int32)
     )
     def client_update(model_weights, value, round_number):
-        initial = list(model_weights.trainable)
-
-        def key_of(user):
-            return batches.user_key(tf.constant(seed_pair), round_number, user)
-
-        def source(rows, key):
-            return batches.batch_source(
-                rows, key, config.num_local_steps, config.batch_sizes
-            )
-
-        def one_user(user, rows):
-            draw = source(rows, key_of(user))
-            trained = local_update(model.batch_loss, initial, draw, config)
-            return finish_user(initial, trained, rows.num_rows)
-
-        def users_side_by_side(users, rows):
-            draw = source(rows, key_of(users))
-            trained = vectorized_local_update(
-                model.batch_loss, initial, draw, config, tf.size(users)
-            )
-            return tf.vectorized_map(
-                lambda of_user: finish_user(initial, *of_user), (trained, rows.num_rows)
-            )
-
-        sums = client_data.sum_users(value, one_user, users_side_by_side)
+        of_round = user_work.of_round(list(model_weights.trainable), round_number)
+        sums = client_data.sum_users(value, *of_round)
         # A mean over the client's users, whose weight is theirs together: TFF's mean
         # over clients is then the mean over users, however many a client stands for.
         update = tuple(
@@ -149,19 +91,16 @@ def build_client_work(
 
     @tff.tensorflow.computation(client_update.type_signature.result[1])
     def finish_measurements(sums):
-        count = tf.cast(sums["num_users_taken"], tf.float32)
-        support_loss, query_loss, update_norm = (
-            sums[name] / count for name in ("support_loss", "query_loss", "update_norm")
-        )
-        return collections.OrderedDict(
-            support_loss=support_loss,
-            query_loss=query_loss,
-            adaptation_gain=support_loss - query_loss,
-            update_norm=update_norm,
-            outlier_decades=_outlier_decades(sums["norms_by_decade"]),
-            num_users_taken=sums["num_users_taken"],
-            num_users_excluded=sums["num_users_excluded"],
-        )
+        return user_work.report(sums)
+
+    return _compose(client_update, finish_measurements)
+
+
+def _compose(
+    client_update: tff.Computation, finish_measurements: tff.Computation
+) -> tff.templates.MeasuredProcess:
+    """Composes a process that counts rounds from what clients and the server do."""
+    weights_type, training_type, _ = client_update.type_signature.parameter
 
     @tff.tensorflow.computation(tff.TensorType(np.int32))
     def next_round(round_number):
@@ -174,7 +113,7 @@ def build_client_work(
     @tff.federated_computation(
         tff.FederatedType(tff.TensorType(np.int32), tff.SERVER),
         tff.FederatedType(weights_type, tff.CLIENTS),
-        tff.FederatedType(client_data.training_type, tff.CLIENTS),
+        tff.FederatedType(training_type, tff.CLIENTS),
     )
     def next_fn(round_number, weights, values):
         result, sums = tff.federated_map(
@@ -185,10 +124,106 @@ def build_client_work(
             tff.federated_map(next_round, round_number), result, measurements
         )
 
-    if isinstance(client_data.training_type, tff.SequenceType):
+    if isinstance(training_type, tff.SequenceType):
         return tff.learning.templates.ClientWorkProcess(initialize, next_fn)
     # TFF's ClientWorkProcess refuses client data that are no sequences.
     return tff.templates.MeasuredProcess(initialize, next_fn)
+
+
+class _UserWork:
+    """What a user does in a round, and what is summed of it. Graph code."""
+
+    def __init__(
+        self,
+        model: Model,
+        algorithm: LocalAlgorithm,
+        client_weighting: ClientWeighting,
+        update_transform: UpdateTransform | None,
+        seed: int,
+    ):
+        """As `build_client_work`."""
+        self._loss = model.batch_loss
+        self._algorithm = algorithm
+        self._client_weighting = client_weighting
+        self._update_transform = update_transform
+        self._seed_pair = batches.seed_pair(seed)
+
+    def of_round(self, initial: list[tf.Tensor], round_number: tf.Tensor):
+        """Returns the work of one user, and that of several side by side."""
+
+        def source(users, rows):
+            pair = tf.constant(self._seed_pair)
+            return batches.batch_source(
+                rows,
+                batches.user_key(pair, round_number, users),
+                self._algorithm.num_steps,
+                self._algorithm.batch_sizes,
+            )
+
+        def one_user(user, rows):
+            draw = source(user, rows)
+            trained = local_update(self._loss, initial, draw, self._algorithm)
+            return self._finish(initial, trained, rows.num_rows)
+
+        def users_side_by_side(users, rows):
+            draw = source(users, rows)
+            trained = vectorized_local_update(
+                self._loss, initial, draw, self._algorithm, tf.size(users)
+            )
+            return tf.vectorized_map(
+                lambda of_user: self._finish(initial, *of_user),
+                (trained, rows.num_rows),
+            )
+
+        return one_user, users_side_by_side
+
+    def report(self, sums) -> collections.OrderedDict[str, tf.Tensor]:
+        """Returns the measurements of the users whose sums these are."""
+        count = tf.cast(sums["num_users_taken"], tf.float32)
+        means = {name: sums["measures"][name] / count for name in sums["measures"]}
+        return collections.OrderedDict(
+            **self._algorithm.report(means),
+            update_norm=sums["update_norm"] / count,
+            outlier_decades=_outlier_decades(sums["norms_by_decade"]),
+            num_users_taken=sums["num_users_taken"],
+            num_users_excluded=sums["num_users_excluded"],
+        )
+
+    def _finish(self, initial, trained: LocalUpdate, num_rows):
+        """One user's update times its weight, the weight, and its measurements."""
+        update = self._algorithm.update(initial, trained.state)
+        norm = global_norm(update)
+        # Not entry by entry: for a small model, passes over the weights are what a
+        # user costs beside its steps.
+        taken = tf.logical_and(num_rows > 0, tf.math.is_finite(norm))
+        if self._update_transform is not None:
+            update = self._update_transform(update)
+            norm = global_norm(update)
+        is_uniform = self._client_weighting is ClientWeighting.UNIFORM
+
+        def if_taken(value):
+            # Selected, not multiplied: 0 times NaN is NaN.
+            return tf.where(taken, tf.cast(value, tf.float32), 0.0)
+
+        weight = if_taken(1.0 if is_uniform else num_rows)
+        taken_count = tf.cast(taken, tf.int32)
+        measures = [(name, if_taken(m)) for name, m in trained.measures.items()]
+        return collections.OrderedDict(
+            update=[
+                tf.math.multiply_no_nan(u, tf.cast(weight, u.dtype)) for u in update
+            ],
+            weight=weight,
+            measurements=collections.OrderedDict(
+                measures=collections.OrderedDict(measures),
+                update_norm=if_taken(norm),
+                # How many users have a norm of each order of magnitude: unlike a
+                # largest, numbers that can be summed.
+                norms_by_decade=taken_count
+                * tf.one_hot(_decade(norm), _DECADES, dtype=tf.int32),
+                num_users_taken=taken_count,
+                num_users_excluded=tf.cast(tf.logical_not(taken), tf.int32),
+            ),
+        )
 
 
 def _decade(norm: tf.Tensor) -> tf.Tensor:
@@ -206,9 +241,9 @@ def _outlier_decades(counts: tf.Tensor) -> tf.Tensor:
     return largest - median
 
 
-def model_weights_type(model: Model) -> tff.StructWithPythonType:
-    """Returns the type of a model's weights at the server."""
-    specs = tuple(tf.TensorSpec(w.shape, w.dtype) for w in model.init(0))
+def weights_type_of(weights: Sequence[np.ndarray]) -> tff.StructWithPythonType:
+    """Returns the type that weights like these have at the server."""
+    specs = tuple(tf.TensorSpec(w.shape, w.dtype) for w in weights)
     return tff.types.tensorflow_to_type(
         tff.learning.models.ModelWeights(trainable=specs, non_trainable=())
     )

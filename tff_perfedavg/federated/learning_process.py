@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.federated.client_work import model_weights_type
-from tff_perfedavg.models.model import Model
+from tff_perfedavg.federated.client_work import weights_type_of
 
 _State = tff.learning.templates.LearningAlgorithmState
 
 
 def compose(
-    model: Model,
+    initial: Sequence[np.ndarray],
     client_work: tff.templates.MeasuredProcess,
     server_optimizer: tff.learning.optimizers.Optimizer | None,
     model_aggregator: tff.aggregators.AggregationFactory | None,
-    seed: int,
 ) -> tff.learning.templates.LearningProcess:
     """Composes distributor, client work, aggregator and finalizer.
 
@@ -29,31 +29,87 @@ def compose(
         distributor -> client work -> aggregator -> finalizer
 
     Args:
-      model: gives the initial weights, `model.init(seed)`.
+      initial: what the server begins with, the model's weights as a rule.
       client_work: gives each user's update and weight.
       server_optimizer: applies the aggregated update; by default SGD with a rate
         of 1, so that the mean of the users' weights becomes the server's.
       model_aggregator: aggregates updates; by default their weighted mean. An
         unweighted factory counts every user alike, and a user left out as an
         update of zeros.
-      seed: of the initial weights.
     """
-    if server_optimizer is None:
-        server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-    if model_aggregator is None:
-        model_aggregator = tff.aggregators.MeanFactory()
-    elif isinstance(model_aggregator, tff.aggregators.UnweightedAggregationFactory):
-        model_aggregator = tff.aggregators.as_weighted_aggregator(model_aggregator)
-    weights_type = model_weights_type(model)
-    distributor = tff.learning.templates.build_broadcast_process(weights_type)
-    aggregator = model_aggregator.create(
-        weights_type.trainable, tff.TensorType(np.float32)
+    parts = _Parts.of(
+        weights_type_of(initial), client_work, server_optimizer, model_aggregator
     )
-    finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
-        server_optimizer, weights_type
-    )
-    initial = model.init(seed)
+    initialize = _build_initialize(parts, initial)
+    state_type = initialize.type_signature.result.member
 
+    @tff.tensorflow.computation(state_type)
+    def get_model_weights(state):
+        return state.global_model_weights
+
+    @tff.tensorflow.computation(state_type, parts.weights_type)
+    def set_model_weights(state, weights):
+        return _State(
+            weights,
+            state.distributor,
+            state.client_work,
+            state.aggregator,
+            state.finalizer,
+        )
+
+    @tff.tensorflow.computation(state_type)
+    def get_hparams(state):
+        return parts.finalizer.get_hparams(state.finalizer)
+
+    @tff.tensorflow.computation(state_type, get_hparams.type_signature.result)
+    def set_hparams(state, hparams):
+        return _State(
+            state.global_model_weights,
+            state.distributor,
+            state.client_work,
+            state.aggregator,
+            parts.finalizer.set_hparams(state.finalizer, hparams),
+        )
+
+    return tff.learning.templates.LearningProcess(
+        initialize,
+        _build_next(parts, initialize.type_signature.result),
+        get_model_weights,
+        set_model_weights,
+        get_hparams_fn=get_hparams,
+        set_hparams_fn=set_hparams,
+    )
+
+
+class _Parts(NamedTuple):
+    """The processes a learning process is composed of, and what they pass around."""
+
+    weights_type: tff.StructWithPythonType
+    distributor: tff.learning.templates.DistributionProcess
+    client_work: tff.templates.MeasuredProcess
+    aggregator: tff.templates.AggregationProcess
+    finalizer: tff.learning.templates.FinalizerProcess
+
+    @classmethod
+    def of(cls, weights_type, client_work, server_optimizer, model_aggregator):
+        """Builds TFF's own parts; None takes its defaults."""
+        if server_optimizer is None:
+            server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
+        if model_aggregator is None:
+            model_aggregator = tff.aggregators.MeanFactory()
+        elif isinstance(model_aggregator, tff.aggregators.UnweightedAggregationFactory):
+            model_aggregator = tff.aggregators.as_weighted_aggregator(model_aggregator)
+        templates = tff.learning.templates
+        return cls(
+            weights_type,
+            templates.build_broadcast_process(weights_type),
+            client_work,
+            model_aggregator.create(weights_type.trainable, tff.TensorType(np.float32)),
+            templates.build_apply_optimizer_finalizer(server_optimizer, weights_type),
+        )
+
+
+def _build_initialize(parts: _Parts, initial: Sequence[np.ndarray]) -> tff.Computation:
     @tff.tensorflow.computation
     def initial_weights():
         return tff.learning.models.ModelWeights(
@@ -65,25 +121,28 @@ def compose(
         return tff.federated_zip(
             _State(
                 tff.federated_eval(initial_weights, tff.SERVER),
-                distributor.initialize(),
-                client_work.initialize(),
-                aggregator.initialize(),
-                finalizer.initialize(),
+                parts.distributor.initialize(),
+                parts.client_work.initialize(),
+                parts.aggregator.initialize(),
+                parts.finalizer.initialize(),
             )
         )
 
+    return initialize
+
+
+def _build_next(parts: _Parts, state_type: tff.Type) -> tff.Computation:
     @tff.federated_computation(
-        initialize.type_signature.result, client_work.next.type_signature.parameter[2]
+        state_type, parts.client_work.next.type_signature.parameter[2]
     )
     def next_fn(state, clients):
-        distributed = distributor.next(state.distributor, state.global_model_weights)
-        worked = client_work.next(state.client_work, distributed.result, clients)
-        aggregated = aggregator.next(
+        weights = state.global_model_weights
+        distributed = parts.distributor.next(state.distributor, weights)
+        worked = parts.client_work.next(state.client_work, distributed.result, clients)
+        aggregated = parts.aggregator.next(
             state.aggregator, worked.result.update, worked.result.update_weight
         )
-        finalized = finalizer.next(
-            state.finalizer, state.global_model_weights, aggregated.result
-        )
+        finalized = parts.finalizer.next(state.finalizer, weights, aggregated.result)
         new_state = tff.federated_zip(
             _State(
                 finalized.result,
@@ -103,41 +162,4 @@ def compose(
         )
         return tff.learning.templates.LearningProcessOutput(new_state, metrics)
 
-    state_type = initialize.type_signature.result.member
-
-    @tff.tensorflow.computation(state_type)
-    def get_model_weights(state):
-        return state.global_model_weights
-
-    @tff.tensorflow.computation(state_type, weights_type)
-    def set_model_weights(state, weights):
-        return _State(
-            weights,
-            state.distributor,
-            state.client_work,
-            state.aggregator,
-            state.finalizer,
-        )
-
-    @tff.tensorflow.computation(state_type)
-    def get_hparams(state):
-        return finalizer.get_hparams(state.finalizer)
-
-    @tff.tensorflow.computation(state_type, get_hparams.type_signature.result)
-    def set_hparams(state, hparams):
-        return _State(
-            state.global_model_weights,
-            state.distributor,
-            state.client_work,
-            state.aggregator,
-            finalizer.set_hparams(state.finalizer, hparams),
-        )
-
-    return tff.learning.templates.LearningProcess(
-        initialize,
-        next_fn,
-        get_model_weights,
-        set_model_weights,
-        get_hparams_fn=get_hparams,
-        set_hparams_fn=set_hparams,
-    )
+    return next_fn

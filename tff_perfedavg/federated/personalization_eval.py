@@ -11,16 +11,20 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_perfedavg.federated.client_data import ClientData, SequenceClientData
-from tff_perfedavg.federated.client_work import model_weights_type
+from tff_perfedavg.federated.client_work import weights_type_of
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
-from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
+from tff_perfedavg.optimization.adaptation import (
+    Adaptation,
+    adapt,
+    adaptation_batches,
+)
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def build_personalization_eval(
     model: Model,
-    config: AdaptationConfig,
+    adaptation: Adaptation | AdaptationConfig,
     *,
     client_data: ClientData | None = None,
     seed: int = 0,
@@ -32,7 +36,7 @@ def build_personalization_eval(
 
     Args:
       model: what to evaluate.
-      config: rate, number of steps m, batch size and rows of the adaptation.
+      adaptation: how every user adapts, in m steps, or the configuration of it.
       client_data: the form of the clients' data, by default sequences of batches.
       seed: of the batches drawn, where the configuration asks for batches.
 
@@ -46,27 +50,27 @@ def build_personalization_eval(
       users, all have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
-    weights_type = model_weights_type(model)
+    weights_type = weights_type_of(model.init(0))
     seed_pair = batches.seed_pair(seed)
-    most_rows = config.num_rows or np.iinfo(np.int32).max
+    how = adaptation.build()
+    most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
     def evaluate_users(model_weights, value):
-        def evaluate_user(user, adaptation, evaluation):
+        def evaluate_user(user, adaptation_rows, evaluation):
             evaluation_batch = batches.all_rows(evaluation)
             _, measured = adapt(
                 model.batch_loss,
                 model_weights.trainable,
-                adaptation_batches(adaptation, tf.constant(seed_pair), user, config),
-                config.inner_learning_rate,
-                config.num_steps,
+                adaptation_batches(adaptation_rows, tf.constant(seed_pair), user, how),
+                how,
                 lambda weights: model.evaluate(weights, evaluation_batch),
             )
             return collections.OrderedDict(
                 user=user,
                 loss=measured[:, 0],
                 accuracy=measured[:, 1],
-                num_adaptation_examples=tf.minimum(adaptation.num_rows, most_rows),
+                num_adaptation_examples=tf.minimum(adaptation_rows.num_rows, most_rows),
                 num_evaluation_examples=evaluation.num_rows,
             )
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TypeVar
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
+from tff_perfedavg.algorithms.per_fed_avg import EXACT
+from tff_perfedavg.algorithms.registry import LocalSettings, methods
 from tff_perfedavg.optimization.config import (
-    EXACT,
-    FIRST_ORDER,
     MOST_BATCH_ROWS,
-    VARIANTS,
     check_at_least,
 )
 
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)
-ROLES = ("support", "query", "hessian")
 # The most steps that one call of `adapt_steps` takes: a slip in a count should not
 # keep a phone busy for days.
 MAX_ADAPT_STEPS = 10_000
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +29,8 @@ class ExportConfig:
         1,000,000; a shorter one is padded with label -1 (NaN where labels are no
         classes).
       infer_batch_size: rows `infer` takes at once, at most 1,000,000.
-      variant: the meta-gradient of `meta_update`, one of `VARIANTS`.
+      variant: what a local step of `meta_update` is, one of `registry.methods()`: a
+        variant of Per-FedAvg, or another algorithm.
       max_local_steps: the most steps (tau) one `meta_update` takes; 0 leaves the
         signature out. Rows of all batches of all steps are at most 1,000,000.
       storage: how the initial weights are kept in the file, one of `STORAGES`. The
@@ -59,9 +55,9 @@ class ExportConfig:
         check_at_least(self, "max_local_steps", 0)
         if self.num_trainable is not None:
             check_at_least(self, "num_trainable", 1)
-        errors.check_known("ExportConfig.variant", self.variant, VARIANTS)
+        errors.check_known("ExportConfig.variant", self.variant, tuple(methods()))
         errors.check_known("ExportConfig.storage", self.storage, STORAGES)
-        rows_per_step = self.batch_size * len(roles_of(self.variant))
+        rows_per_step = self.batch_size * len(self.algorithm.roles)
         if self.max_local_steps * rows_per_step > MOST_BATCH_ROWS:
             raise errors.ConfigError(
                 f"ExportConfig.max_local_steps is {self.max_local_steps}, with "
@@ -80,13 +76,14 @@ class ExportConfig:
                 "other; choose one."
             )
 
-    def split(self, weights: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
-        """Returns the weights that are frozen and those that adapt."""
-        if self.num_trainable is None:
-            return [], weights
-        return weights[: -self.num_trainable], weights[-self.num_trainable :]
+    @property
+    def algorithm(self) -> AlgorithmConfig:
+        """The algorithm whose local steps `meta_update` takes.
 
-
-def roles_of(variant: str) -> tuple[str, ...]:
-    """Returns the roles of the batches that a variant's meta-gradient takes."""
-    return ROLES[:2] if variant == FIRST_ORDER else ROLES
+        A device gives its rates and the number of steps.
+        """
+        return LocalSettings(
+            **methods()[self.variant],
+            num_local_steps=max(self.max_local_steps, 1),
+            batch_size=self.batch_size,
+        ).config()

@@ -11,10 +11,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model
-from tff_perfedavg.ondevice.config import ROLES, ExportConfig, roles_of
+from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.runner import in_order
-from tff_perfedavg.optimization.adaptation import adapt_step
-from tff_perfedavg.optimization.config import PerFedAvgConfig
+from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.local_update import local_update
 
 TOLERANCE = 1e-5
@@ -56,7 +55,7 @@ def check(
 def _compare(model, weights, config, content, examples, seed) -> dict[str, float]:
     rows = _draw_rows(model, config, examples, seed)
     expected = _expected(model, weights, config, rows)
-    _, trainable = config.split(weights)
+    _, trainable = _adaptation(config).split(weights)
     tolerance = QUANTIZED_TOLERANCE if config.quantize_frozen else TOLERANCE
     largest = {}
     for name, runtime in _RUNTIMES.items():
@@ -113,6 +112,11 @@ def largest_inference_error(
     return largest
 
 
+def _adaptation(config: ExportConfig) -> Adaptation:
+    """How a device adapts, and what of the weights."""
+    return Adaptation(_RATE, num_trainable=config.num_trainable)
+
+
 def _largest(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """The largest difference, relative where numbers are above 1, as losses can be."""
     scale = max(1.0, *(np.abs(e).max() for e in expected))
@@ -124,7 +128,8 @@ def _largest(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> flo
 def _draw_rows(model: Model, config: ExportConfig, examples, seed: int):
     """Steps of batches `[steps, roles, batch, ...]` with a padded row in each."""
     rng = np.random.default_rng(seed)
-    shape = (max(config.max_local_steps, 1), len(ROLES), config.batch_size)
+    num_roles = len(config.algorithm.roles)
+    shape = (max(config.max_local_steps, 1), num_roles, config.batch_size)
     if examples is not None:
         x, y = (np.asarray(part) for part in examples)
         chosen = rng.integers(len(x), size=shape)
@@ -164,18 +169,18 @@ def _replay(call: Call, weights, config: ExportConfig, rows):
     found["infer with weights set"] = list(call("infer", x=few).values())
     if config.max_local_steps:
         batches: dict[str, np.ndarray] = {}
-        for number, role in enumerate(roles_of(config.variant)):
+        for number, role in enumerate(config.algorithm.roles):
             batches |= {f"x_{role}": x[:, number], f"y_{role}": y[:, number]}
         answer = call(
             "meta_update",
             **{f"weight_{i}": w for i, w in enumerate(weights)},
             **batches,
-            inner_learning_rate=rate,
-            outer_learning_rate=rate,
+            **dict.fromkeys(config.algorithm.RATES, rate),
             num_steps=np.array([config.max_local_steps], np.int32),
         )
         found["meta_update"] = in_order(answer, "delta")
-        found["meta_update losses"] = [answer["support_loss"], answer["query_loss"]]
+        measures = config.algorithm.build().measures
+        found["meta_update losses"] = [answer[name] for name in measures]
     return found
 
 
@@ -187,7 +192,7 @@ def _rows_to_infer(x, config: ExportConfig) -> np.ndarray:
 def _expected(model: Model, weights, config: ExportConfig, rows):
     """The same in TensorFlow."""
     x, y = rows
-    body, trainable = config.split(weights)
+    body, trainable = _adaptation(config).split(weights)
     head = [tf.constant(w) for w in trainable]
 
     def loss(trainable, batch):
@@ -215,21 +220,19 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
 
     @tf.function
     def adapt(trainable):
-        return adapt_step(loss, trainable, batch_at(0, 0), _RATE)
+        return Adaptation(_RATE).step(loss, trainable, batch_at(0, 0))
 
     @tf.function
     def update():
-        num_roles = len(roles_of(config.variant))
-        local = PerFedAvgConfig(
-            _RATE, _RATE, config.max_local_steps, variant=config.variant
+        algorithm = config.algorithm.build(
+            **dict.fromkeys(config.algorithm.RATES.values(), _RATE)
         )
 
         def draw(step):
-            return [batch_at(step, role) for role in range(num_roles)]
+            return [batch_at(step, role) for role in range(len(algorithm.roles))]
 
-        trained = local_update(loss, head, draw, local)
-        deltas = [w - t for w, t in zip(head, trained.weights, strict=True)]
-        return deltas, trained.support_loss, trained.query_loss
+        trained = local_update(loss, head, draw, algorithm)
+        return algorithm.update(head, trained.state), list(trained.measures.values())
 
     expected = {"infer": [infer(head)]}
     adapted, losses = head, []
@@ -242,7 +245,5 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
     expected["weights after reset"] = head
     expected["infer with weights set"] = [infer([w + 0.01 for w in head])]
     if config.max_local_steps:
-        deltas, support_loss, query_loss = update()
-        expected["meta_update"] = deltas
-        expected["meta_update losses"] = [support_loss, query_loss]
+        expected["meta_update"], expected["meta_update losses"] = update()
     return {key: [np.asarray(t) for t in value] for key, value in expected.items()}

@@ -19,7 +19,6 @@ from ai_edge_litert.interpreter import Interpreter
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.ondevice import flatbuffer, seal
-from tff_perfedavg.ondevice.config import roles_of
 
 # A file of personal weights: this, the model's identity, the number of weights as a
 # little-endian uint64, the weights as little-endian float32 in their order, and the
@@ -227,17 +226,19 @@ class OnDeviceModel:
         inner_learning_rate: float,
         outer_learning_rate: float,
     ) -> tuple[list[np.ndarray], float, float]:
-        """Computes a user's part of a round of Per-FedAvg; keeps the own weights.
+        """Computes a user's part of a round; keeps the own weights.
 
         Args:
           weights: w_k, the server's.
-          batches: one mapping a local step, from `support`, `query` and, unless the
-            file's variant is `first_order`, `hessian` to rows (x, y).
-          inner_learning_rate: alpha.
+          batches: one mapping a local step, from the roles of the file's algorithm to
+            rows (x, y): of Per-FedAvg `support`, `query` and, unless the file's variant
+            is `first_order`, `hessian`.
+          inner_learning_rate: alpha, where the algorithm has an inner step.
           outer_learning_rate: beta.
 
         Returns:
-          The update `w_k - w`, and the mean support and query loss.
+          The update `w_k - w`, and the mean support and query loss; the latter twice
+          where there is no inner step.
 
         Raises:
           DataError: as `adapt`, and if there are no steps or more than the file takes,
@@ -260,7 +261,12 @@ class OnDeviceModel:
                 f"{most}."
             )
         inputs = self._named_weights(weights)
-        roles = roles_of(self.card["variant"])
+        taken = self.inputs("meta_update")
+        roles = [name[2:] for name in taken if name.startswith("x_")]
+        rates = {
+            "inner_learning_rate": np.array([inner_learning_rate], np.float32),
+            "outer_learning_rate": np.array([outer_learning_rate], np.float32),
+        }
         for role in roles:
             steps = []
             for number, step in enumerate(batches):
@@ -278,12 +284,12 @@ class OnDeviceModel:
         answer = self.call(
             "meta_update",
             **inputs,
-            inner_learning_rate=np.array([inner_learning_rate], np.float32),
-            outer_learning_rate=np.array([outer_learning_rate], np.float32),
+            **{name: rate for name, rate in rates.items() if name in taken},
             num_steps=np.array([len(batches)], np.int32),
         )
         update = in_order(answer, "delta")
-        losses = answer["support_loss"], answer["query_loss"]
+        query_loss = answer["query_loss"]
+        losses = answer.get("support_loss", query_loss), query_loss
         # Files of version 0.1.0 do not say `applied`.
         is_sound = all(np.isfinite(part).all() for part in [*update, *losses])
         if not is_sound or not answer.get("applied", [1])[0]:

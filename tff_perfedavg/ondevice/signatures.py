@@ -16,12 +16,11 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model, masked_cross_entropy
 from tff_perfedavg.ondevice import gradients
-from tff_perfedavg.ondevice.config import MAX_ADAPT_STEPS, ExportConfig, roles_of
+from tff_perfedavg.ondevice.config import MAX_ADAPT_STEPS, ExportConfig
 from tff_perfedavg.ondevice.supported import check_operations
-from tff_perfedavg.optimization.adaptation import adapt_step
-from tff_perfedavg.optimization.config import PerFedAvgConfig
+from tff_perfedavg.optimization.adaptation import Adaptation
+from tff_perfedavg.optimization.gradients import replaced_gradients
 from tff_perfedavg.optimization.local_update import local_update
-from tff_perfedavg.optimization.meta_gradient import replaced_gradients
 
 _UNUSED = tf.TensorSpec([1], tf.float32)
 _RATE = tf.TensorSpec([1], tf.float32)
@@ -126,7 +125,8 @@ class DeviceModule(FixedModule):
         card: bytes,
     ):
         """As `FixedModule`; `config` says which weights adapt."""
-        body, trainable = config.split(weights)
+        whole = Adaptation(0.0, num_trainable=config.num_trainable)
+        body, trainable = whole.split(weights)
         if config.num_trainable is not None and not body:
             raise errors.ConfigError(
                 f"ExportConfig.num_trainable is {config.num_trainable}, but "
@@ -162,10 +162,10 @@ class DeviceModule(FixedModule):
         }
         if config.max_local_steps:
             batches = {}
-            for role in roles_of(config.variant):
+            for role in config.algorithm.roles:
                 x, y = self._rows(config.batch_size, config.max_local_steps)
                 batches |= {f"x_{role}": x, f"y_{role}": y}
-            rates = {"inner_learning_rate": _RATE, "outer_learning_rate": _RATE}
+            rates = dict.fromkeys(config.algorithm.RATES, _RATE)
             functions["meta_update"] = (
                 self.meta_update,
                 {**weights, **batches, **rates, "num_steps": _COUNT},
@@ -177,9 +177,8 @@ class DeviceModule(FixedModule):
         batch, first = self._batch(x, y), self._read()
         # Not the loop of `adapt_steps`, which copies the weights in and out.
         with replaced_gradients(gradients.OVERRIDES):
-            loss, adapted = adapt_step(
-                self._model.batch_loss, first, batch, _rate(learning_rate)
-            )
+            adaptation = Adaptation(_rate(learning_rate))
+            loss, adapted = adaptation.step(self._model.batch_loss, first, batch)
         return self._keep(batch, loss, first, adapted, tf.constant(1))
 
     def adapt_steps(self, x, y, learning_rate, num_steps):
@@ -190,12 +189,13 @@ class DeviceModule(FixedModule):
         with them or its loss are not finite, if no row counts, or if `num_steps` is
         not from 1 to `MAX_ADAPT_STEPS`.
         """
-        batch, rate, first = self._batch(x, y), _rate(learning_rate), self._read()
+        batch, first = self._batch(x, y), self._read()
+        adaptation = Adaptation(_rate(learning_rate))
         asked = num_steps[0]
         count = tf.where(asked <= MAX_ADAPT_STEPS, asked, 0)
 
         def body(number, weights, first_loss):
-            loss, weights = adapt_step(self._model.batch_loss, weights, batch, rate)
+            loss, weights = adaptation.step(self._model.batch_loss, weights, batch)
             first_loss = tf.where(tf.equal(number, 0), loss, first_loss)
             return number + 1, weights, first_loss
 
@@ -231,8 +231,8 @@ class DeviceModule(FixedModule):
         )
         return {"done": tf.cast(is_finite, tf.int32)[tf.newaxis]}
 
-    def meta_update(self, inner_learning_rate, outer_learning_rate, num_steps, **given):
-        """Takes a user's part of a Per-FedAvg round from the weights given.
+    def meta_update(self, num_steps, **given):
+        """Takes a user's part of a round from the weights given.
 
         Returns the update `w_k - w`, mean losses, and whether the update is one: it is
         zeros if it or a loss is not finite, if a batch of a step has no row that
@@ -240,31 +240,26 @@ class DeviceModule(FixedModule):
         weights stay.
         """
         weights = [given[f"weight_{i}"] for i in range(len(self._initial))]
-        roles, most = roles_of(self._config.variant), self._config.max_local_steps
+        config, most = self._config.algorithm, self._config.max_local_steps
 
         def draw(step):
             return [
                 self._batch(tf.gather(given[f"x_{r}"], step), given[f"y_{r}"][step])
-                for r in roles
+                for r in config.roles
             ]
 
         asked = num_steps[0]
         count = tf.clip_by_value(asked, 1, most)
-        config = _TracedConfig(
-            inner_learning_rate=_rate(inner_learning_rate),
-            outer_learning_rate=_rate(outer_learning_rate),
-            num_local_steps=count,
-            variant=self._config.variant,
-        )
+        rates = {field: _rate(given[name]) for name, field in config.RATES.items()}
+        algorithm = config.build(num_local_steps=count, **rates)
         with replaced_gradients(gradients.OVERRIDES):
-            trained = local_update(self._model.batch_loss, weights, draw, config)
-        deltas = [w - t for w, t in zip(weights, trained.weights, strict=True)]
+            trained = local_update(self._model.batch_loss, weights, draw, algorithm)
+        deltas = algorithm.update(weights, trained.state)
         is_sound = tf.logical_and(
-            tf.equal(asked, count),
-            _is_finite([*deltas, trained.support_loss, trained.query_loss]),
+            tf.equal(asked, count), _is_finite([*deltas, *trained.measures.values()])
         )
         is_beyond = tf.range(most) >= count
-        for role in roles:
+        for role in config.roles:
             has_rows = tf.reduce_max(self._mask(given[f"y_{role}"]), 1) > 0.0
             is_sound = tf.logical_and(
                 is_sound, tf.reduce_all(tf.logical_or(has_rows, is_beyond))
@@ -273,8 +268,7 @@ class DeviceModule(FixedModule):
         deltas = [tf.where(is_sound, delta, 0.0) for delta in deltas]
         return {
             **self._by_name("delta", deltas),
-            "support_loss": trained.support_loss[tf.newaxis],
-            "query_loss": trained.query_loss[tf.newaxis],
+            **{name: mean[tf.newaxis] for name, mean in trained.measures.items()},
             "applied": tf.cast(is_sound, tf.int32)[tf.newaxis],
         }
 
@@ -328,13 +322,6 @@ class DeviceModule(FixedModule):
 
     def _by_name(self, prefix, tensors) -> dict[str, tf.Tensor]:
         return {f"{prefix}_{i}": tensor for i, tensor in enumerate(tensors)}
-
-
-class _TracedConfig(PerFedAvgConfig):
-    """A round's settings as tensors, so that nothing can be checked yet."""
-
-    def __post_init__(self):
-        pass
 
 
 def _is_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -8,102 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 from tff_perfedavg import errors
 
-EXACT = "exact"
-FIRST_ORDER = "first_order"
-HESSIAN_FREE = "hessian_free"
-VARIANTS = (EXACT, FIRST_ORDER, HESSIAN_FREE)
+if TYPE_CHECKING:
+    from tff_perfedavg.optimization.adaptation import Adaptation
+
 # Steps and rows are numbered in int32.
 _MOST = 2**31 - 1
 # Batches are padded to their size, whatever a user has.
 MOST_BATCH_ROWS = 1_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class PerFedAvgConfig:
-    """One user's part of a round of Per-FedAvg (Algorithm 1, arXiv 2002.07948).
-
-    Attributes:
-      inner_learning_rate: alpha, the step a user adapts with.
-      outer_learning_rate: beta, the step along the meta-gradient.
-      num_local_steps: tau, meta-gradient steps a user takes per round.
-      support_batch_size: rows of D, where the inner gradient is taken.
-      query_batch_size: rows of D', where the adapted model is judged.
-      hessian_batch_size: rows of D'', where the Hessian is taken (unused by
-        `first_order`).
-      variant: how the Hessian-vector product is formed, one of `VARIANTS`
-        (`exact`: differentiated; `first_order`: dropped; `hessian_free`: from
-        the difference of two gradients).
-      hessian_free_delta: the distance of `hessian_free`'s two gradients from w.
-        With `hessian_free_normalized` it is a length in weight space; without,
-        it multiplies the query gradient, as delta does in the paper.
-      hessian_free_normalized: divide delta by the norm of the query gradient,
-        which keeps float32 differences accurate whatever that norm is.
-    """
-
-    inner_learning_rate: float
-    outer_learning_rate: float
-    num_local_steps: int = 10
-    support_batch_size: int = 20
-    query_batch_size: int = 20
-    hessian_batch_size: int = 20
-    variant: str = EXACT
-    hessian_free_delta: float = 1e-2
-    hessian_free_normalized: bool = True
-
-    def __post_init__(self):
-        _check_positive(self, "inner_learning_rate", "for example 0.01")
-        _check_positive(self, "outer_learning_rate", "for example 0.01")
-        _check_positive(self, "hessian_free_delta", "for example 0.01")
-        check_at_least(self, "num_local_steps", 1)
-        for field in ("support_batch_size", "query_batch_size", "hessian_batch_size"):
-            check_at_least(self, field, 1, MOST_BATCH_ROWS)
-        if self.variant not in VARIANTS:
-            raise errors.ConfigError(
-                f"PerFedAvgConfig.variant is {self.variant!r}; known variants: "
-                f"{', '.join(VARIANTS)}."
-            )
-        _check_rows(self)
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Rows of a step's batches: D, D' and, unless `first_order`, D''."""
-        sizes = (self.support_batch_size, self.query_batch_size)
-        if self.variant == FIRST_ORDER:
-            return sizes
-        return (*sizes, self.hessian_batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class FedAvgConfig:
-    """One user's part of a round of FedAvg (McMahan et al., arXiv 1602.05629).
-
-    Attributes:
-      learning_rate: the step of each local SGD step.
-      num_local_steps: tau, SGD steps a user takes per round.
-      batch_size: rows of each step's batch.
-    """
-
-    learning_rate: float
-    num_local_steps: int = 10
-    batch_size: int = 20
-
-    def __post_init__(self):
-        _check_positive(self, "learning_rate", "for example 0.01")
-        check_at_least(self, "num_local_steps", 1)
-        check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
-        _check_rows(self)
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Rows of a step's one batch."""
-        return (self.batch_size,)
-
-
-# What decides a user's part of a round.
-LocalConfig = PerFedAvgConfig | FedAvgConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,22 +33,42 @@ class AdaptationConfig:
         split; None uses the whole split in every step.
       num_rows: the most rows of the adaptation split the user may use, drawn once;
         None for all.
+      num_trainable: how many of the last weight tensors move (a dense layer has two,
+        kernel and bias); None for all.
     """
 
     inner_learning_rate: float
     num_steps: int = 1
     batch_size: int | None = None
     num_rows: int | None = None
+    num_trainable: int | None = None
 
     def __post_init__(self):
-        _check_positive(self, "inner_learning_rate", "for example 0.01")
+        check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
-        for field, most in (("batch_size", MOST_BATCH_ROWS), ("num_rows", _MOST)):
+        for field, most in (
+            ("batch_size", MOST_BATCH_ROWS),
+            ("num_rows", _MOST),
+            ("num_trainable", _MOST),
+        ):
             if getattr(self, field) is not None:
                 check_at_least(self, field, 1, most)
 
+    def build(self) -> Adaptation:
+        """Builds the adaptation."""
+        from tff_perfedavg.optimization.adaptation import Adaptation
 
-def _check_positive(config, field: str, example: str) -> None:
+        return Adaptation(
+            self.inner_learning_rate,
+            self.num_steps,
+            self.num_trainable,
+            self.batch_size,
+            self.num_rows,
+        )
+
+
+def check_positive(config, field: str, example: str) -> None:
+    """Raises `ConfigError` unless a field is a finite number above 0."""
     value = getattr(config, field)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value <= 0:
@@ -143,7 +78,8 @@ def _check_positive(config, field: str, example: str) -> None:
         )
 
 
-def _check_rows(config: LocalConfig) -> None:
+def check_rows(config) -> None:
+    """Raises `ConfigError` if a user draws more rows a round than have numbers."""
     rows = config.num_local_steps * sum(config.batch_sizes)
     if rows > _MOST:
         raise errors.ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tff_perfedavg import errors
-from tff_perfedavg.optimization.meta_gradient import global_norm
+from tff_perfedavg.optimization.gradients import global_norm
 
 
 def clip_update(norm: float) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:

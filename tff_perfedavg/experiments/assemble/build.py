@@ -70,7 +70,7 @@ def build_process(
     )
     return builders.build_process(
         model,
-        experiment.client_config(),
+        experiment.local.config(),
         client_data=client_data,
         client_weighting=ClientWeighting(experiment.client_weighting),
         model_aggregator=aggregation.model_aggregator,

@@ -53,7 +53,11 @@ def export_run(
         model,
         weights,
         population,
-        AdaptationConfig(experiment.inner_learning_rate, adaptation_steps),
+        AdaptationConfig(
+            experiment.inner_learning_rate,
+            adaptation_steps,
+            num_trainable=config.num_trainable,
+        ),
     ).assign(algorithm=experiment.label)
     summary = summarize(per_user).reset_index()
     description = population.description

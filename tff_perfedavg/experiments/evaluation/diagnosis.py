@@ -8,15 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.models.model import Batch, Model
-from tff_perfedavg.optimization.config import PerFedAvgConfig
-from tff_perfedavg.optimization.diagnostics import (
+from tff_perfedavg.algorithms.diagnostics import (
     Diagnostics,
     draw_probes,
     population_diagnostics,
     user_diagnostics,
 )
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.progress import progress
 
 

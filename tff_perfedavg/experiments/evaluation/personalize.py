@@ -190,7 +190,7 @@ def personalize(
 def _build_adaptation(
     model: Model, weights: Sequence[np.ndarray], config: AdaptationConfig, seed: int
 ):
-    seed_pair = batches.seed_pair(seed)
+    seed_pair, adaptation = batches.seed_pair(seed), config.build()
 
     @tf.function(
         input_signature=[
@@ -204,10 +204,9 @@ def _build_adaptation(
             model.batch_loss,
             weights,
             adaptation_batches(
-                batches.UserRows.of(x, y), tf.constant(seed_pair), user, config
+                batches.UserRows.of(x, y), tf.constant(seed_pair), user, adaptation
             ),
-            config.inner_learning_rate,
-            config.num_steps,
+            adaptation,
             lambda _: tf.zeros([]),
         )
         return adapted

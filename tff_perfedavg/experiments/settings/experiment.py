@@ -9,22 +9,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.per_fed_avg import EXACT
+from tff_perfedavg.algorithms.registry import ALGORITHMS, LocalSettings
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.federated.client_forms import AUTO, CLIENT_FORMS, USERS
-from tff_perfedavg.optimization.config import (
-    EXACT,
-    FIRST_ORDER,
-    HESSIAN_FREE,
-    FedAvgConfig,
-    PerFedAvgConfig,
-)
 
-FED_AVG = "fed_avg"
-PER_FED_AVG = "per_fed_avg"
-ALGORITHMS = (FED_AVG, PER_FED_AVG)
 MODELS = (
     "mlp",
     "logistic_regression",
@@ -51,13 +42,6 @@ FIXED, POISSON = "fixed", "poisson"
 COHORT_SAMPLINGS = (AUTO, FIXED, POISSON)
 # Must see each user's update by itself; the others work in blocks of users, too.
 _BY_USER = (ROBUST, COMPRESSION, DP_ADAPTIVE, SECURE)
-# The algorithms with their variants, under one name each.
-METHODS: dict[str, dict[str, Any]] = {
-    FED_AVG: {"algorithm": FED_AVG},
-    FIRST_ORDER: {"algorithm": PER_FED_AVG, "variant": FIRST_ORDER},
-    HESSIAN_FREE: {"algorithm": PER_FED_AVG, "variant": HESSIAN_FREE},
-    EXACT: {"algorithm": PER_FED_AVG, "variant": EXACT},
-}
 # Fields of `Experiment` that say how its data set is divided; None takes what suits
 # the data set.
 DIVISION = (
@@ -75,12 +59,6 @@ DIVISION = (
 # The largest float32 is 3.4e38, and a draw may be some standard deviations.
 _MOST_NOISE = 1e37
 _LEAST_NORM = 1e-30
-
-_LABELS = {
-    EXACT: "Per-FedAvg exact",
-    HESSIAN_FREE: "Per-FedAvg Hessian-free",
-    FIRST_ORDER: "Per-FedAvg first-order",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +114,7 @@ class Experiment:
     min_rows: int | None = None
     store: str = ""
     model: str = "mlp"
-    algorithm: str = PER_FED_AVG
+    algorithm: str = "per_fed_avg"
     variant: str = EXACT
     inner_learning_rate: float = 0.01
     outer_learning_rate: float = 0.01
@@ -155,7 +133,7 @@ class Experiment:
 
     def __post_init__(self):
         for field, known in (
-            ("algorithm", ALGORITHMS),
+            ("algorithm", tuple(ALGORITHMS)),
             ("client_weighting", CLIENT_WEIGHTINGS),
             ("client_form", CLIENT_FORMS),
             ("cohort_sampling", COHORT_SAMPLINGS),
@@ -181,7 +159,7 @@ class Experiment:
                 f"block_size is {self.block_size}; it must be at least 0."
             )
         self._check_aggregator()
-        self.client_config()
+        self.local  # noqa: B018 - checks it
         if self.store and self._division():
             raise errors.ConfigError(
                 f"{', '.join(self._division())} given with a store, which is divided "
@@ -190,24 +168,12 @@ class Experiment:
         if not self.store:
             self.data_config()
 
-    def client_config(self) -> PerFedAvgConfig | FedAvgConfig:
-        """Returns a user's part of a round."""
-        per_fed_avg = PerFedAvgConfig(
-            inner_learning_rate=self.inner_learning_rate,
-            outer_learning_rate=self.outer_learning_rate,
-            num_local_steps=self.num_local_steps,
-            support_batch_size=self.batch_size,
-            query_batch_size=self.batch_size,
-            hessian_batch_size=self.batch_size,
-            variant=self.variant,
-        )
-        if self.algorithm == PER_FED_AVG:
-            return per_fed_avg
-        return FedAvgConfig(
-            learning_rate=self.outer_learning_rate,
-            num_local_steps=self.num_local_steps,
-            batch_size=self.batch_size,
-        )
+    @property
+    def local(self) -> LocalSettings:
+        """What a user does in a round."""
+        names = {field.name for field in dataclasses.fields(LocalSettings)}
+        values = {name: getattr(self, name) for name in names - {"options"}}
+        return LocalSettings(**values)
 
     def data_config(self) -> DataConfig:
         """Returns which data set the experiment prepares, divided how."""
@@ -232,9 +198,7 @@ class Experiment:
     @property
     def label(self) -> str:
         """The algorithm's name in tables and figures."""
-        if self.algorithm == FED_AVG:
-            return "FedAvg + update"
-        return _LABELS[self.variant]
+        return self.local.label
 
     def differences(self, other: Experiment) -> str:
         """Returns the fields in which another differs, with both values, else ''."""

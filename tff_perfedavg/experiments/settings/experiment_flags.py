@@ -6,11 +6,12 @@ import dataclasses
 
 from absl import flags
 
+from tff_perfedavg.algorithms.per_fed_avg import VARIANTS
+from tff_perfedavg.algorithms.registry import ALGORITHMS
 from tff_perfedavg.data.config import DATASETS, PARTITIONS
 from tff_perfedavg.experiments.settings import experiment as experiment_lib
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated.client_forms import CLIENT_FORMS
-from tff_perfedavg.optimization.config import VARIANTS
 
 
 def define() -> None:
@@ -36,9 +37,7 @@ def define() -> None:
         f"{', '.join(experiment_lib.MODELS)}, or your own: FILE.py:FUNCTION, from "
         "(input_shape, num_outputs) to a Keras model.",
     )
-    flags.DEFINE_enum(
-        "algorithm", defaults.algorithm, experiment_lib.ALGORITHMS, "Algorithm."
-    )
+    flags.DEFINE_enum("algorithm", defaults.algorithm, tuple(ALGORITHMS), "Algorithm.")
     flags.DEFINE_enum(
         "variant", defaults.variant, VARIANTS, "Per-FedAvg's form of the meta-gradient."
     )

@@ -1,4 +1,4 @@
-"""The main job: FedAvg and the variants of Per-FedAvg on the same users and seeds."""
+"""The main job: every method on the same users and seeds."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from tff_perfedavg.algorithms.registry import BASELINE, methods
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
-from tff_perfedavg.experiments.settings.experiment import (
-    FED_AVG,
-    PER_FED_AVG,
-    Experiment,
-)
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.training.training import train
-from tff_perfedavg.optimization.config import (
-    EXACT,
-    FIRST_ORDER,
-    HESSIAN_FREE,
-    AdaptationConfig,
-)
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def compare(
@@ -32,14 +24,14 @@ def compare(
     adaptation_steps: int,
     root: pathlib.Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains and evaluates every algorithm on every seed.
+    """Trains and evaluates every method on every seed.
 
-    The algorithms share what a seed decides: partition, initial weights, cohorts
+    The methods share what a seed decides: partition, initial weights, cohorts
     and batches.
 
     Args:
       base: the settings all runs share; algorithm, variant and seed are replaced.
-      seeds: one run per algorithm and seed.
+      seeds: one run per method and seed.
       adaptation_steps: m; every user adapts by full-batch steps at the inner
         learning rate.
       root: directory under which the users' stores are kept.
@@ -49,14 +41,10 @@ def compare(
       FedAvg's, with `algorithm` and `seed`.
     """
     adaptation = AdaptationConfig(base.inner_learning_rate, adaptation_steps)
-    algorithms = [(FED_AVG, EXACT)]
-    algorithms += [(PER_FED_AVG, v) for v in (FIRST_ORDER, HESSIAN_FREE, EXACT)]
     frames, baselines = [], []
-    for algorithm, variant in algorithms:
+    for method, settings in methods().items():
         for seed in seeds:
-            experiment = dataclasses.replace(
-                base, algorithm=algorithm, variant=variant, base_random_seed=seed
-            )
+            experiment = dataclasses.replace(base, **settings, base_random_seed=seed)
             population = build_population(experiment, root)
             result = train(experiment, population)
             model = build_model(experiment, population)
@@ -66,7 +54,7 @@ def compare(
             frame.insert(0, "seed", seed)
             frame.insert(0, "algorithm", experiment.label)
             frames.append(frame)
-            if algorithm == FED_AVG:
+            if method == BASELINE:
                 frame = evaluate_baselines(
                     model, result.weights, population, experiment.label
                 )

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from tff_perfedavg.algorithms import registry
 from tff_perfedavg.data.config import PAPER, PAPER_DIFF_HETERO
 from tff_perfedavg.experiments.evaluation.metrics import SEEN, mean_with_intervals
-from tff_perfedavg.experiments.settings.experiment import FED_AVG, METHODS, Experiment
-from tff_perfedavg.experiments.study.study import Run
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.study.study import Run, uses_inner_rate
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -37,7 +38,7 @@ class Part(NamedTuple):
       partitions: of `PARTITIONS`.
       num_local_steps: values of tau.
       inner_learning_rates: values of alpha.
-      methods: of `METHODS`.
+      methods: of `registry.methods()`.
       seeds: one run each.
     """
 
@@ -45,7 +46,7 @@ class Part(NamedTuple):
     partitions: Sequence[str] = PARTITIONS
     num_local_steps: Sequence[int] = NUM_LOCAL_STEPS
     inner_learning_rates: Sequence[float] = INNER_LEARNING_RATES
-    methods: Sequence[str] = tuple(METHODS)
+    methods: Sequence[str] = tuple(registry.methods())
     seeds: Sequence[int] = (0, 1, 2)
 
 
@@ -77,10 +78,10 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
             partition=partition,
             num_local_steps=tau,
             base_random_seed=seed,
-            **METHODS[method],
+            **registry.methods()[method],
         )
         rates = part.inner_learning_rates
-        if method == FED_AVG:
+        if not uses_inner_rate(shared):
             groups: list[tuple] = [({}, base.inner_learning_rate, rates)]
         else:
             groups = [({"inner_learning_rate": r}, r, [r]) for r in rates]
@@ -111,13 +112,13 @@ def summarize_paper(
     groups = {key: mean_with_intervals(rows) for key, rows in chosen.groupby(by)}
     users = [*chosen["users"].unique()] or [SEEN]
     rates = {*chosen[_RATE]} | {
-        e.inner_learning_rate for e in diverged if e.algorithm != FED_AVG
+        e.inner_learning_rate for e in diverged if uses_inner_rate(e)
     }
     counts: collections.Counter = collections.Counter()
     for experiment in diverged:
         e, own = experiment, {experiment.inner_learning_rate}
         for rate, group, step in itertools.product(
-            (rates or own) if e.algorithm == FED_AVG else own, users, steps
+            own if uses_inner_rate(e) else (rates or own), users, steps
         ):
             setting = (e.dataset, e.partition, e.num_local_steps, rate)
             counts[(*setting, group, e.label, step)] += 1
@@ -168,7 +169,7 @@ def write_table(
 
 
 def _labels() -> list[str]:
-    return [Experiment(**fields).label for fields in METHODS.values()]
+    return [Experiment(**fields).label for fields in registry.methods().values()]
 
 
 def _text(row: pd.Series) -> str:

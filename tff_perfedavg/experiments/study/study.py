@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.evaluate_users import build_evaluator
@@ -29,7 +30,7 @@ from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
-from tff_perfedavg.experiments.settings.experiment import METHODS, Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -77,7 +78,7 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
     Args:
       base: settings of all runs.
       axes: values by field of `Experiment`, or by `method`, which stands for an
-        algorithm with its variant (`METHODS`).
+        algorithm with its variant (`registry.methods`).
 
     Returns:
       Pairs of a combination, a dictionary, and the experiment with it.
@@ -92,9 +93,18 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
         changed = dict(settings)
         if "method" in changed:
             method = changed.pop("method")
-            errors.check_known("method", method, METHODS)
-            changed.update(METHODS[method])
+            errors.check_known("method", method, tuple(methods()))
+            changed.update(methods()[method])
         yield settings, dataclasses.replace(base, **changed)
+
+
+def uses_inner_rate(experiment: Experiment) -> bool:
+    """Whether an algorithm trains otherwise with another inner learning rate."""
+    local = experiment.local
+    other = dataclasses.replace(
+        local, inner_learning_rate=2 * local.inner_learning_rate
+    )
+    return local.config() != other.config()
 
 
 def run_all(
@@ -236,7 +246,7 @@ def _evaluator(model: str, store: str, adaptation: AdaptationConfig, seed: int):
 
 def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path:
     name = f"rate{adaptation.inner_learning_rate:g}-steps{adaptation.num_steps}"
-    for field in ("batch_size", "num_rows"):
+    for field in ("batch_size", "num_rows", "num_trainable"):
         value = getattr(adaptation, field)
         if value is not None:
             name += f"-{field}{value}"

@@ -18,13 +18,19 @@ from tff_perfedavg.experiments.evaluation.metrics import (
     quantity,
 )
 from tff_perfedavg.experiments.evaluation.selection import select
-from tff_perfedavg.experiments.settings.experiment import FED_AVG, Experiment
-from tff_perfedavg.experiments.study.study import Run, diverged, grid, read_study
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.study.study import (
+    Run,
+    diverged,
+    grid,
+    read_study,
+    uses_inner_rate,
+)
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 _SEED = "base_random_seed"
-# FedAvg's training does not use it.
+# The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
 _RATE, _ROWS = "adaptation_learning_rate", "num_rows"
@@ -37,24 +43,24 @@ def sweep_runs(
     adaptation_steps: int,
     adaptation_rows: Sequence[int],
 ) -> list[Run]:
-    """Returns the runs of a grid; FedAvg's once for all inner learning rates.
+    """Returns the runs of a grid; once for all inner rates where training uses none.
 
     Args:
       base: settings of all runs.
       axes: of `study.grid`.
-      rates: of the adaptation; none for each run's inner learning rate, for FedAvg all
-        of the grid's.
+      rates: of the adaptation; none for each run's inner learning rate, or all of the
+        grid's where training uses none.
       adaptation_steps: m.
       adaptation_rows: the most rows a user adapts on; 0 for all.
     """
     runs: list[Run] = []
     for settings, experiment in grid(base, axes):
         adapted = rates or [experiment.inner_learning_rate]
-        is_shared = experiment.algorithm == FED_AVG and _INNER_RATE in axes
+        is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
         if is_shared:
             settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
             # A run has a name even if nothing else sets it apart.
-            settings = settings or {"method": FED_AVG}
+            settings = settings or {"method": experiment.local.method}
             experiment = dataclasses.replace(
                 experiment, inner_learning_rate=base.inner_learning_rate
             )

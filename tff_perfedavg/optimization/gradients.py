@@ -1,13 +1,4 @@
-"""The gradient of the meta objective: Algorithm 1's inner line.
-
-For a user with loss f, F(w) = f(w - a grad f(w)) and
-
-    grad F(w) = (I - a Hessian f(w)) grad f(w - a grad f(w)).
-
-Each of the three parts is estimated on a batch of its own (Fallah et al., 2020,
-arXiv 2002.07948, eq. 7 and 8, section 5 for the two approximations):
-
-    w~ = w - a g(w; D)      v = g(w~; D')      meta-gradient = v - a H(w; D'') v
+"""Losses, their gradients and what is done with tensors shaped like the weights.
 
 Everything here is graph code: call it inside a `tf.function` or a
 `tff.tensorflow.computation`.
@@ -19,12 +10,11 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization import config as config_lib
 
 Weights = Sequence[tf.Tensor]
 # From (weights, batch) to the scalar mean loss over the rows that count.
@@ -55,121 +45,16 @@ def replaced_gradients(overrides: Mapping[str, str]) -> Iterator[None]:
         _REPLACED.reset(token)
 
 
-class MetaGradient(NamedTuple):
-    """A meta-gradient and the losses met on the way.
-
-    Attributes:
-      gradient: tensors shaped like the weights.
-      support_loss: scalar f(w; D), before the inner step.
-      query_loss: scalar f(w~; D'), after it.
-    """
-
-    gradient: list[tf.Tensor]
-    support_loss: tf.Tensor
-    query_loss: tf.Tensor
-
-
-def meta_gradient(
-    loss: Loss,
-    weights: Weights,
-    support: Batch,
-    query: Batch,
-    hessian: Batch | None,
-    config: config_lib.PerFedAvgConfig,
-    scale: Scale = 1.0,
-) -> MetaGradient:
-    """Estimates grad F(weights) from three independent batches.
-
-    Args:
-      loss: the user's loss.
-      weights: w, a sequence of floating-point tensors.
-      support: D.
-      query: D'.
-      hessian: D''; `first_order` needs none.
-      config: gives the inner learning rate and the variant.
-      scale: the gradient is returned times this, for instance the outer learning
-        rate.
-    """
-    inner_rate = config.inner_learning_rate
-    support_loss, inner_step = loss_and_gradient(loss, weights, support, inner_rate)
-    adapted = subtract(weights, inner_step)
-    query_loss, query_gradient = loss_and_gradient(loss, adapted, query, scale)
-    if config.variant == config_lib.FIRST_ORDER:
-        return MetaGradient(query_gradient, support_loss, query_loss)
-    assert hessian is not None, f"{config.variant} needs a Hessian batch"
-    if config.variant == config_lib.EXACT:
-        product = hessian_vector_product(
-            loss, weights, query_gradient, hessian, scale=inner_rate
-        )
-    else:
-        normalized = config.hessian_free_normalized
-        product = finite_difference_hessian_vector_product(
-            loss,
-            weights,
-            query_gradient,
-            hessian,
-            # The points are w +- delta v, and v comes scaled.
-            delta=config.hessian_free_delta / (1.0 if normalized else scale),
-            normalized=normalized,
-            scale=inner_rate,
-        )
-    return MetaGradient(subtract(query_gradient, product), support_loss, query_loss)
-
-
-def hessian_vector_product(
-    loss: Loss, weights: Weights, vector: Weights, batch: Batch, scale: Scale = 1.0
-) -> list[tf.Tensor]:
-    """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>."""
-    with _differentiable():
-        _, gradient = loss_and_gradient(loss, weights, batch, scale)
-        return _gradient(gradient, weights, vector)
-
-
-def finite_difference_hessian_vector_product(
-    loss: Loss,
-    weights: Weights,
-    vector: Weights,
-    batch: Batch,
-    *,
-    delta: Scale,
-    normalized: bool,
-    scale: Scale = 1.0,
-) -> list[tf.Tensor]:
-    """Returns scale [g(w + e v) - g(w - e v)] / (2 e), scale H v up to order e^2.
-
-    Args:
-      loss: the user's loss.
-      weights: w.
-      vector: v, shaped like the weights. A zero vector gives a zero product.
-      batch: the rows both gradients are taken on.
-      delta: e itself, or e times the norm of v if `normalized`.
-      normalized: whether e = delta / ||v||.
-      scale: the product is returned times this.
-    """
-    if normalized:
-        # No division by a zero norm: there, g(w) - g(w) = 0 whatever e is.
-        norm = global_norm(vector)
-        step = delta / tf.where(norm > 0, norm, tf.ones_like(norm))
-    else:
-        step = tf.constant(delta, vector[0].dtype)
-    shift = [step * v for v in vector]
-    weight = scale / (2 * step)
-    points = [w + s for w, s in zip(weights, shift, strict=True)]
-    _, ahead = loss_and_gradient(loss, points, batch, weight)
-    _, behind = loss_and_gradient(loss, subtract(weights, shift), batch, weight)
-    return subtract(ahead, behind)
-
-
 def loss_and_gradient(
     loss: Loss, weights: Weights, batch: Batch, scale: Scale = 1.0
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Returns the loss on a batch and its gradient times scale, as the weights."""
-    with _differentiable():
+    with differentiable():
         # Copies, so that the gradient is taken at this point even where the weights
         # are themselves computed from tensors the loss also uses.
         weights = [tf.identity(w) for w in weights]
         value = loss(weights, batch)
-        return value, _gradient(value, weights, scale)
+        return value, gradient(value, weights, scale)
 
 
 def global_norm(tensors: Weights) -> tf.Tensor:
@@ -184,7 +69,7 @@ def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
     return [w - s for w, s in zip(weights, step, strict=True)]
 
 
-def _differentiable():
+def differentiable():
     """What is computed in this context has our gradients, or the replaced ones."""
     graph = tf.compat.v1.get_default_graph()
     return graph.gradient_override_map({**_own_gradients(), **(_REPLACED.get() or {})})
@@ -225,7 +110,7 @@ def _marks_zeros() -> bool:
     return marks[0] is True and not marks[1]
 
 
-def _gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
+def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     """Returns the gradient of <value, factor>, a factor's own dependence left out."""
     # The factor goes in where differentiation starts, at the small end of the graph:
     # a product with the gradient would be another pass over all weights.

@@ -24,22 +24,22 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization.config import (
+from tff_perfedavg.algorithms.per_fed_avg import (
     EXACT,
     FIRST_ORDER,
     HESSIAN_FREE,
     PerFedAvgConfig,
+    meta_gradient,
 )
-from tff_perfedavg.optimization.local_update import local_update
-from tff_perfedavg.optimization.meta_gradient import (
+from tff_perfedavg.models.model import Batch
+from tff_perfedavg.optimization.gradients import (
     Loss,
     Weights,
-    hessian_vector_product,
     loss_and_gradient,
-    meta_gradient,
     subtract,
 )
+from tff_perfedavg.optimization.hessian import hessian_vector_product
+from tff_perfedavg.optimization.local_update import local_update
 
 
 class UserDiagnostics(NamedTuple):
@@ -109,11 +109,14 @@ def user_diagnostics(
       probes: each shaped like the weights.
       config: the local steps: rates, tau, variant and delta.
     """
-    variants = [
-        dataclasses.replace(config, variant=variant)
-        for variant in (EXACT, FIRST_ORDER, HESSIAN_FREE)
-    ]
-    metas = [meta_gradient(loss, weights, rows, rows, rows, v) for v in variants]
+    algorithm = config.build()
+    everything = dict.fromkeys(("support", "query", "hessian"), rows)
+
+    def meta_gradient_by(variant):
+        product = dataclasses.replace(config, variant=variant).product
+        return meta_gradient(loss, weights, everything, algorithm.adaptation, product)[
+            0
+        ]
 
     def each_row(function):
         return tf.vectorized_map(
@@ -141,15 +144,16 @@ def user_diagnostics(
             tf.TensorSpec([], dtype),
         ),
     )
-    everything = [rows] * len(config.batch_sizes)
-    local = local_update(loss, weights, lambda _: everything, config)
+    metas = [meta_gradient_by(v) for v in (EXACT, FIRST_ORDER, HESSIAN_FREE)]
+    of_roles = [rows] * len(algorithm.roles)
+    local = local_update(loss, weights, lambda _: of_roles, algorithm)
     return UserDiagnostics(
         gradient,
         products,
         _mean_square(each_row(gradient_of) - gradient),
         tf.reduce_mean(variances),
-        tf.stack([_flat(meta.gradient) for meta in metas]),
-        _flat(subtract(local.weights, weights)),
+        tf.stack([_flat(meta) for meta in metas]),
+        _flat(subtract(local.state, weights)),
     )
 
 

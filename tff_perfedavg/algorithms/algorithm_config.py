@@ -1,0 +1,65 @@
+"""The front of an algorithm: settings that are checked before anything is loaded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tff_perfedavg.algorithms.registry import LocalSettings
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+
+
+class AlgorithmConfig:
+    """The front of an algorithm: its settings, checked, before anything is loaded.
+
+    Subclasses are frozen dataclasses; what only some know is in their fields.
+
+    Attributes:
+      METHODS: the settings that each name stands for by which methods are compared;
+        empty for an algorithm that is one method, under its own name.
+      RATES: the settings that a device may give, and the fields they are.
+    """
+
+    METHODS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    RATES: ClassVar[Mapping[str, str]] = {}
+
+    num_local_steps: int
+
+    @classmethod
+    def of(cls, settings: LocalSettings) -> AlgorithmConfig:
+        """Returns the configuration that an experiment's settings amount to."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables and figures."""
+        raise NotImplementedError
+
+    @property
+    def roles(self) -> Mapping[str, int]:
+        """Rows of a local step's batches, by role."""
+        raise NotImplementedError
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Rows of a local step's batches, in the order of the roles."""
+        return tuple(self.roles.values())
+
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
+        """Builds the algorithm.
+
+        Args:
+          **in_graph: fields whose values are known in a graph alone, scalar tensors
+            in the place of numbers.
+        """
+        raise NotImplementedError
+
+    def with_values(self, values: Mapping[str, Any]):
+        """Returns a copy with other fields, unchecked: tensors cannot be."""
+        changed = copy.copy(self)
+        vars(changed).update(values)
+        return changed
