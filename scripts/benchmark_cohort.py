@@ -43,24 +43,48 @@ PEER_PACKAGES = {"torch": ["torch==2.13.0", "numpy"], "jax": ["jax", "numpy"]}
 # Gradients a local step needs; a Hessian-vector product needs the work of two.
 GRADIENTS = {"fed_avg": 1, "first_order": 2, "hessian_free": 4, "exact": 4}
 
-_WORKS = flags.DEFINE_multi_enum("work", ["mlp", "tiny"], WORKS, "Model and data.")
-_ALGORITHMS = flags.DEFINE_multi_enum(
-    "algorithm", list(ALGORITHMS), ALGORITHMS, "Algorithms."
-)
-_USERS = flags.DEFINE_integer("cohort", 100, "Users per round.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("num_local_steps", 10, "tau.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 20, "Rows of a batch.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds timed.", lower_bound=1)
-_PEERS = flags.DEFINE_bool("peers", False, "Measure the peers, too.")
-_PEERS_DIR = flags.DEFINE_string(
-    "peers_dir", "results/peers", "Where the peers' environments are."
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", "results/benchmark_cohort.json", "File of the figures."
-)
+
+def define(flag_values):
+    flags.DEFINE_multi_enum(
+        "work", ["mlp", "tiny"], WORKS, "Model and data.", flag_values=flag_values
+    )
+    flags.DEFINE_multi_enum(
+        "algorithm",
+        list(ALGORITHMS),
+        ALGORITHMS,
+        "Algorithms.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "cohort", 100, "Users per round.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "num_local_steps", 10, "tau.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "batch_size", 20, "Rows of a batch.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "repeats", 7, "Rounds timed.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_bool(
+        "peers", False, "Measure the peers, too.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "peers_dir",
+        "results/peers",
+        "Where the peers' environments are.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output",
+        "results/benchmark_cohort.json",
+        "File of the figures.",
+        flag_values=flag_values,
+    )
 
 
-def make_work(name, directory):
+def make_work(name, directory, flag_values):
     """A store of random rows and the model of a work."""
     import numpy as np
 
@@ -73,10 +97,10 @@ def make_work(name, directory):
         "har": ((128, 9), 6, pfa.conv1d),
     }[name]
     # As many rows as stock FedAvg walks in tau batches.
-    size = _STEPS.value * _BATCH.value
+    size = flag_values.num_local_steps * flag_values.batch_size
 
     def users():
-        for number in range(_USERS.value):
+        for number in range(flag_values.cohort):
             rng = np.random.default_rng(number)
             x = rng.integers(0, 256, (size, *shape), np.uint8)
             y = rng.integers(0, classes, size, np.int32)
@@ -103,7 +127,7 @@ def make_stock_runtime():
     return context
 
 
-def contenders(store, model, algorithm, stock_runtime):
+def contenders(store, model, algorithm, stock_runtime, flag_values):
     """From each contender's name to a function that runs one round."""
     import numpy as np
     import tensorflow as tf
@@ -113,7 +137,7 @@ def contenders(store, model, algorithm, stock_runtime):
     from tff_perfedavg.optimization import batches
     from tff_perfedavg.optimization.local_update import local_update
 
-    steps, batch = _STEPS.value, _BATCH.value
+    steps, batch = flag_values.num_local_steps, flag_values.batch_size
     if algorithm == "fed_avg":
         build, config = pfa.build_fed_avg, pfa.FedAvgConfig(0.01, steps, batch)
     else:
@@ -121,7 +145,7 @@ def contenders(store, model, algorithm, stock_runtime):
         config = pfa.PerFedAvgConfig(
             0.01, 0.01, steps, batch, batch, batch, variant=algorithm
         )
-    users = np.arange(_USERS.value, dtype=np.int32)
+    users = np.arange(flag_values.cohort, dtype=np.int32)
     rows = [store.adaptation(user) for user in users]
     pixels = [(r.x / np.float32(255), np.asarray(r.y)) for r in rows]
 
@@ -138,9 +162,9 @@ def contenders(store, model, algorithm, stock_runtime):
 
     forms = {
         "users": pfa.StoreClientData(store, model),
-        "loop": pfa.choose_client_data(store, model, _USERS.value, "blocks_loop"),
+        "loop": pfa.choose_client_data(store, model, flag_values.cohort, "blocks_loop"),
         "vectorized": pfa.choose_client_data(
-            store, model, _USERS.value, "blocks_vectorized"
+            store, model, flag_values.cohort, "blocks_vectorized"
         ),
     }
     found = {}
@@ -179,23 +203,23 @@ def contenders(store, model, algorithm, stock_runtime):
 
         zeros = [tf.zeros_like(w) for w in initial]
         return tf.while_loop(
-            lambda user, _: user < _USERS.value, train, (tf.constant(0), zeros)
+            lambda user, _: user < flag_values.cohort, train, (tf.constant(0), zeros)
         )[1]
 
     found["plain"] = lambda: plain()[0].numpy()
     return found
 
 
-def measure(found):
+def measure(found, flag_values):
     """Milliseconds per user of every repeat, the contenders in turn."""
     for run in found.values():
         run()
     taken = {name: [] for name in found}
-    for _ in range(_REPEATS.value):
+    for _ in range(flag_values.repeats):
         for name, run in found.items():
             start = time.perf_counter()
             run()
-            taken[name].append(1e3 * (time.perf_counter() - start) / _USERS.value)
+            taken[name].append(1e3 * (time.perf_counter() - start) / flag_values.cohort)
     return taken
 
 
@@ -215,7 +239,7 @@ def matrix_product_rate():
     return best
 
 
-def operations_per_user(model, algorithm):
+def operations_per_user(model, algorithm, flag_values):
     """Floating-point operations a user's round needs: three passes per gradient."""
     import tensorflow as tf
 
@@ -225,17 +249,19 @@ def operations_per_user(model, algorithm):
     def forward(x, *weights):
         return model.apply(weights, x)
 
-    x_spec = tf.TensorSpec([_BATCH.value, *model.input_spec.shape[1:]])
+    x_spec = tf.TensorSpec([flag_values.batch_size, *model.input_spec.shape[1:]])
     graph = forward.get_concrete_function(x_spec, *map(tf.TensorSpec, shapes)).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
     profile = tf.compat.v1.profiler.profile(graph, options=options)
-    return 3 * profile.total_float_ops * GRADIENTS[algorithm] * _STEPS.value
+    return (
+        3 * profile.total_float_ops * GRADIENTS[algorithm] * flag_values.num_local_steps
+    )
 
 
-def peer_python(package):
+def peer_python(package, flag_values):
     """The interpreter of a peer's environment, made at first use."""
-    directory = pathlib.Path(_PEERS_DIR.value) / package
+    directory = pathlib.Path(flag_values.peers_dir) / package
     python = directory / "bin" / "python"
     if not (directory / ".installed").exists():
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
@@ -247,15 +273,21 @@ def peer_python(package):
     return python
 
 
-def measure_peer(peer, draws, algorithm, model):
+def measure_peer(peer, draws, algorithm, model, flag_values):
     """Milliseconds per user of every repeat of a peer; see benchmark_peer.py."""
     sizes = [str(w.shape[1]) for w in model.init(0)[::2]]
     inputs = model.init(0)[0].shape[0]
-    arguments = [_USERS.value, _STEPS.value, _BATCH.value, _REPEATS.value, inputs]
+    arguments = [
+        flag_values.cohort,
+        flag_values.num_local_steps,
+        flag_values.batch_size,
+        flag_values.repeats,
+        inputs,
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     answer = subprocess.run(
         [
-            peer_python(peer.split("_")[0]),
+            peer_python(peer.split("_")[0], flag_values),
             pathlib.Path(__file__).parent / "benchmark_peer.py",
             peer,
             draws,
@@ -271,7 +303,7 @@ def measure_peer(peer, draws, algorithm, model):
     return json.loads(answer.stdout)
 
 
-def main():
+def main(flag_values):
     command.load_frameworks()
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
@@ -279,20 +311,24 @@ def main():
     stock = make_stock_runtime()
     rate = matrix_product_rate()
     print(f"matrix products: {rate:.0f} GFLOP/s; times in ms per user, medians")
-    results = {"gflops": rate, "cohort": _USERS.value, "rows": []}
+    results = {"gflops": rate, "cohort": flag_values.cohort, "rows": []}
     with tempfile.TemporaryDirectory() as directory:
-        for work in _WORKS.value:
-            store, model = make_work(work, pathlib.Path(directory))
-            for algorithm in _ALGORITHMS.value:
-                taken = measure(contenders(store, model, algorithm, stock))
-                if _PEERS.value and work in ("mlp", "tiny"):
+        for work in flag_values.work:
+            store, model = make_work(work, pathlib.Path(directory), flag_values)
+            for algorithm in flag_values.algorithm:
+                taken = measure(
+                    contenders(store, model, algorithm, stock, flag_values), flag_values
+                )
+                if flag_values.peers and work in ("mlp", "tiny"):
                     for peer, draws in itertools.product(PEERS, PEER_DRAWS):
                         name = f"{peer}_{draws}"
-                        taken[name] = measure_peer(peer, draws, algorithm, model)
+                        taken[name] = measure_peer(
+                            peer, draws, algorithm, model, flag_values
+                        )
                 median = {name: statistics.median(t) for name, t in taken.items()}
                 ours = ("users", "loop", "vectorized")
                 best = min((n for n in ours if n in median), key=median.get)
-                operations = operations_per_user(model, algorithm)
+                operations = operations_per_user(model, algorithm, flag_values)
                 share = operations / (median[best] * 1e-3) / (rate * 1e9)
                 row = {
                     "work": work,
@@ -310,10 +346,10 @@ def main():
                 ]
                 print(f"{work} {algorithm}: " + ", ".join(cells), end="")
                 print(f"; {best} reaches {100 * share:.0f} % of the rate", flush=True)
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
         file.write(json.dumps(results, indent=1).encode())
-    print(f"Written: {_OUTPUT.value}")
+    print(f"Written: {flag_values.output}")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

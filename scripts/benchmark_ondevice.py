@@ -21,34 +21,55 @@ from absl import flags
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
 
-_MODELS = flags.DEFINE_multi_enum(
-    "model", ["mlp", "cnn"], ["mlp", "cnn"], "Models measured."
-)
-_REPEATS = flags.DEFINE_integer("repeats", 100, "Calls timed.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 20, "Rows of a batch.", lower_bound=1)
-_STEPS = flags.DEFINE_integer(
-    "num_local_steps", 10, "tau, steps of a meta_update.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", "results/benchmark_ondevice.json", "File of the figures."
-)
 _RATE = 0.01
 
 
-def export_ours(model, weights, directory):
+def define(flag_values):
+    flags.DEFINE_multi_enum(
+        "model",
+        ["mlp", "cnn"],
+        ["mlp", "cnn"],
+        "Models measured.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "repeats", 100, "Calls timed.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "batch_size", 20, "Rows of a batch.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "num_local_steps",
+        10,
+        "tau, steps of a meta_update.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output",
+        "results/benchmark_ondevice.json",
+        "File of the figures.",
+        flag_values=flag_values,
+    )
+
+
+def export_ours(model, weights, directory, flag_values):
     """Our file with everything, and the one that only infers and adapts."""
     import tff_perfedavg as pfa
 
     files = {}
-    for name, steps in (("whole", _STEPS.value), ("without meta_update", 0)):
-        config = pfa.ExportConfig(_BATCH.value, max_local_steps=steps)
+    for name, steps in (
+        ("whole", flag_values.num_local_steps),
+        ("without meta_update", 0),
+    ):
+        config = pfa.ExportConfig(flag_values.batch_size, max_local_steps=steps)
         path = directory / f"{model.name} {name}.tflite"
         pfa.export_tflite(model, weights, path, config)
         files[name] = path
     return files
 
 
-def export_flex(model, weights, path):
+def export_flex(model, weights, path, flag_values):
     """As TensorFlow's guide: train, infer, save and restore, gradients by tape."""
     import tensorflow as tf
 
@@ -91,8 +112,8 @@ def export_flex(model, weights, path):
 
     module = Guide()
     shape = model.input_spec.shape[1:]
-    x = tf.TensorSpec([_BATCH.value, *shape], tf.float32, name="x")
-    y = tf.TensorSpec([_BATCH.value], tf.int32, name="y")
+    x = tf.TensorSpec([flag_values.batch_size, *shape], tf.float32, name="x")
+    y = tf.TensorSpec([flag_values.batch_size], tf.int32, name="y")
     one = tf.TensorSpec([1, *shape], tf.float32, name="x")
     file_name = tf.TensorSpec([], tf.string, name="checkpoint_path")
     signatures = {
@@ -113,7 +134,7 @@ def export_flex(model, weights, path):
     return path
 
 
-def contenders(model, weights, whole, flex):
+def contenders(model, weights, whole, flex, flag_values):
     """For each signature, from a contender's name to a function that calls it."""
     import numpy as np
     import tensorflow as tf
@@ -124,7 +145,7 @@ def contenders(model, weights, whole, flex):
     from tff_perfedavg.optimization.local_update import local_update
 
     rng = np.random.default_rng(0)
-    batch, steps = _BATCH.value, _STEPS.value
+    batch, steps = flag_values.batch_size, flag_values.num_local_steps
     shape = model.input_spec.shape[1:]
     x = rng.random((steps, batch, *shape), np.float32)
     y = rng.integers(0, 10, (steps, batch), np.int32)
@@ -192,13 +213,13 @@ def contenders(model, weights, whole, flex):
     }
 
 
-def median_milliseconds(calls):
+def median_milliseconds(calls, flag_values):
     """Each contender's median, in turn."""
     for call in calls.values():
         for _ in range(5):
             call()
     taken = {name: [] for name in calls}
-    for _ in range(_REPEATS.value):
+    for _ in range(flag_values.repeats):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
@@ -206,18 +227,23 @@ def median_milliseconds(calls):
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def main():
+def main(flag_values):
     command.load_frameworks()
     import tff_perfedavg as pfa
 
-    results = {"batch_size": _BATCH.value, "num_local_steps": _STEPS.value}
+    results = {
+        "batch_size": flag_values.batch_size,
+        "num_local_steps": flag_values.num_local_steps,
+    }
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        for name in _MODELS.value:
+        for name in flag_values.model:
             model = {"mlp": pfa.mlp, "cnn": pfa.cnn}[name]((28, 28), 10)
             weights = model.init(0)
-            files = export_ours(model, weights, directory)
-            flex = export_flex(model, weights, directory / f"{name} flex.tflite")
+            files = export_ours(model, weights, directory, flag_values)
+            flex = export_flex(
+                model, weights, directory / f"{name} flex.tflite", flag_values
+            )
             sizes = {n: path.stat().st_size for n, path in files.items()}
             sizes |= {"flex": flex.stat().st_size}
             sizes["weights"] = sum(w.nbytes for w in weights)
@@ -225,19 +251,19 @@ def main():
             print(", ".join(f"{n} {size:,}" for n, size in sizes.items()))
             results[name] = {"bytes": sizes, "milliseconds": {}}
             for signature, calls in contenders(
-                model, weights, files["whole"], flex
+                model, weights, files["whole"], flex, flag_values
             ).items():
-                median = median_milliseconds(calls)
+                median = median_milliseconds(calls, flag_values)
                 results[name]["milliseconds"][signature] = median
                 cells = [
                     f"{n} {value:.3f} ({value / median['ours']:.2f}x)"
                     for n, value in median.items()
                 ]
                 print(f"{name} {signature}, ms: {', '.join(cells)}", flush=True)
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
         file.write(json.dumps(results, indent=1).encode())
-    print(f"Written: {_OUTPUT.value}")
+    print(f"Written: {flag_values.output}")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

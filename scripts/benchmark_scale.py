@@ -19,28 +19,48 @@ from tff_perfedavg.experiments.files.run_facts import memory_mb
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
 
-_STORE = flags.DEFINE_string(
-    "store_dir",
-    "results/benchmark_store",
-    "The store, as scripts/benchmark_store.py writes it; written if it is not there.",
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", "results/benchmark_scale.json", "File of the figures."
-)
-_COHORTS = flags.DEFINE_list("cohorts", ["100", "1000", "10000", "100000"], "Sizes.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds timed per size.", lower_bound=1)
-_SLOPE_ROUNDS = flags.DEFINE_integer("slope_rounds", 200, "Rounds of changing size.")
-_VARIANT = flags.DEFINE_enum("variant", "exact", VARIANTS, "Per-FedAvg's variant.")
-_PART = flags.DEFINE_string("part", None, "A cohort size or 'slope': that part alone.")
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "store_dir",
+        "results/benchmark_store",
+        "The store, as scripts/benchmark_store.py writes it; written if it is not "
+        "there.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output",
+        "results/benchmark_scale.json",
+        "File of the figures.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "cohorts", ["100", "1000", "10000", "100000"], "Sizes.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "rounds", 9, "Rounds timed per size.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "slope_rounds", 200, "Rounds of changing size.", flag_values=flag_values
+    )
+    flags.DEFINE_enum(
+        "variant", "exact", VARIANTS, "Per-FedAvg's variant.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "part",
+        None,
+        "A cohort size or 'slope': that part alone.",
+        flag_values=flag_values,
+    )
 
 
-def build():
+def build(flag_values):
     """The runtime, the process and the client data of the tiny model."""
     command.load_frameworks()
     import tff_perfedavg as pfa
 
     runtime = pfa.use_local_runtime()
-    store = pfa.UserStore.open(_STORE.value)
+    store = pfa.UserStore.open(flag_values.store_dir)
     model = pfa.logistic_regression(store.input_shape, store.description.num_classes)
     client_data = pfa.choose_client_data(store, model, cohort_size=100_000)
     config = pfa.PerFedAvgConfig(
@@ -50,23 +70,23 @@ def build():
         support_batch_size=5,
         query_batch_size=5,
         hessian_batch_size=5,
-        variant=_VARIANT.value,
+        variant=flag_values.variant,
     )
     process = pfa.build_per_fed_avg(model, config, client_data=client_data)
     return runtime, store, process, client_data
 
 
-def one_size(size):
+def one_size(size, flag_values):
     """Time and peak memory of rounds of one cohort size."""
     import os
 
     from tff_perfedavg.fleet.cohort import sample_cohort
 
-    runtime, store, process, client_data = build()
+    runtime, store, process, client_data = build(flag_values)
     users = range(store.num_users)
     state = process.initialize()
     taken = []
-    for round_number in range(_ROUNDS.value + 1):
+    for round_number in range(flag_values.rounds + 1):
         cohort = sample_cohort(users, size, 0, round_number)
         start = time.perf_counter()
         state, metrics = process.next(state, client_data.clients(cohort))
@@ -82,7 +102,7 @@ def one_size(size):
     }
 
 
-def slope():
+def slope(flag_values):
     """Memory over rounds of changing cohort size: MB per round, by least squares."""
     import os
 
@@ -90,12 +110,12 @@ def slope():
 
     from tff_perfedavg.fleet.cohort import sample_cohort
 
-    runtime, store, process, client_data = build()
+    runtime, store, process, client_data = build(flag_values)
     users = range(store.num_users)
     rng = np.random.default_rng(0)
     state = process.initialize()
     memory, taken = [], []
-    for round_number in range(_SLOPE_ROUNDS.value):
+    for round_number in range(flag_values.slope_rounds):
         size = int(rng.integers(100, 3000))
         cohort = sample_cohort(users, size, 0, round_number)
         start = time.perf_counter()
@@ -107,7 +127,7 @@ def slope():
     tail = np.array(memory[len(memory) // 4 :])
     slopes = np.polyfit(np.arange(len(tail)), tail, 1)[0]
     return {
-        "rounds": _SLOPE_ROUNDS.value,
+        "rounds": flag_values.slope_rounds,
         "mb_per_round": slopes[0],
         "worker_mb_per_round": slopes[1],
         "mb_first_and_last": [memory[0], memory[-1]],
@@ -118,35 +138,39 @@ def slope():
     }
 
 
-def main():
-    if _PART.value:
-        part = slope() if _PART.value == "slope" else one_size(int(_PART.value))
+def main(flag_values):
+    if flag_values.part:
+        part = (
+            slope(flag_values)
+            if flag_values.part == "slope"
+            else one_size(int(flag_values.part), flag_values)
+        )
         print(json.dumps(part))
         return
     here = pathlib.Path(__file__).parent
-    if not pathlib.Path(_STORE.value).exists():
+    if not pathlib.Path(flag_values.store_dir).exists():
         subprocess.run(
             [
                 sys.executable,
                 here / "benchmark_store.py",
                 "--part=write",
-                f"--store_dir={_STORE.value}",
+                f"--store_dir={flag_values.store_dir}",
             ],
             stdout=subprocess.DEVNULL,
             check=True,
         )
-    results = {"variant": _VARIANT.value, "cohorts": []}
+    results = {"variant": flag_values.variant, "cohorts": []}
     print(f"{'cohort':>8}{'ms/user':>10}{'peak MB':>10}{'worker peak MB':>16}")
-    for part in [*_COHORTS.value, "slope"]:
+    for part in [*flag_values.cohorts, "slope"]:
         answer = subprocess.run(
             [
                 sys.executable,
                 __file__,
                 f"--part={part}",
-                f"--store_dir={_STORE.value}",
-                f"--variant={_VARIANT.value}",
-                f"--rounds={_ROUNDS.value}",
-                f"--slope_rounds={_SLOPE_ROUNDS.value}",
+                f"--store_dir={flag_values.store_dir}",
+                f"--variant={flag_values.variant}",
+                f"--rounds={flag_values.rounds}",
+                f"--slope_rounds={flag_values.slope_rounds}",
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -169,10 +193,10 @@ def main():
                 f"{found['peak_mb']:10.0f}{found['worker_peak_mb']:16.0f}",
                 flush=True,
             )
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
         file.write(json.dumps(results, indent=1).encode())
-    print(f"Written: {_OUTPUT.value}")
+    print(f"Written: {flag_values.output}")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

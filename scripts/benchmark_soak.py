@@ -18,14 +18,20 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import atomic_write
 
-_ROUNDS = flags.DEFINE_integer("total_rounds", 2000, "Rounds.", 100)
-_OUTPUT = flags.DEFINE_string(
-    "output", "results/benchmark_soak.json", "Where the figures are written."
-)
 _PARTS = 10
 
 
-def main():
+def define(flag_values):
+    flags.DEFINE_integer("total_rounds", 2000, "Rounds.", 100, flag_values=flag_values)
+    flags.DEFINE_string(
+        "output",
+        "results/benchmark_soak.json",
+        "Where the figures are written.",
+        flag_values=flag_values,
+    )
+
+
+def main(flag_values):
     command.load_frameworks()
     import numpy as np
     import psutil
@@ -46,7 +52,7 @@ def main():
         model="logistic_regression",
         num_local_steps=5,
         clients_per_round=10,
-        total_rounds=_ROUNDS.value,
+        total_rounds=flag_values.total_rounds,
     )
     options = TrainingOptions(rounds_per_checkpoint=10, rounds_per_evaluation=100)
     with tempfile.TemporaryDirectory() as directory:
@@ -83,14 +89,14 @@ def main():
     print("Growth per 1000 rounds, over the second half:")
     for name, value in growth.items():
         print(f"  {name:10}{value:+8.2f}")
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
         file.write(
             json.dumps(
                 {"parts": parts, "growth_per_1000_rounds": growth}, indent=1
             ).encode()
         )
-    print(f"Written: {_OUTPUT.value}")
+    print(f"Written: {flag_values.output}")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

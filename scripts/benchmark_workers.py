@@ -25,21 +25,35 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
 
-_TURNS = flags.DEFINE_integer("turns", 15, "Rounds timed for each.", 3)
-_TAU = flags.DEFINE_integer("num_local_steps", 10, "tau.", 1)
-_CLIENTS = flags.DEFINE_integer("clients_per_round", 20, "Users per round.", 2)
-_RUNS = flags.DEFINE_integer(
-    "runs", 0, "Runs that one worker serves one after another, to see it grow.", 0
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", "results/benchmark_workers.json", "Where the figures are written."
-)
 _START = pathlib.Path(__file__).parent / "start_worker.py"
 # The second's worker is reached directly, since it listens on every address.
 _NAMES = ("one machine", "one, unguarded", "one worker", "two workers")
 
 
 @contextlib.contextmanager
+def define(flag_values):
+    flags.DEFINE_integer(
+        "turns", 15, "Rounds timed for each.", 3, flag_values=flag_values
+    )
+    flags.DEFINE_integer("num_local_steps", 10, "tau.", 1, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "clients_per_round", 20, "Users per round.", 2, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "runs",
+        0,
+        "Runs that one worker serves one after another, to see it grow.",
+        0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output",
+        "results/benchmark_workers.json",
+        "Where the figures are written.",
+        flag_values=flag_values,
+    )
+
+
 def worker():
     """A worker on a free port of this machine; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -56,15 +70,19 @@ def worker():
         process.wait()
 
 
-def main():
+def main(flag_values):
     command.load_frameworks()
-    figures = serve_runs(_RUNS.value) if _RUNS.value else compare_places()
-    with atomic_write(pathlib.Path(_OUTPUT.value)) as file:
+    figures = (
+        serve_runs(flag_values.runs, flag_values)
+        if flag_values.runs
+        else compare_places(flag_values)
+    )
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
         file.write(json.dumps(figures, indent=1).encode())
-    print(f"Written: {_OUTPUT.value}")
+    print(f"Written: {flag_values.output}")
 
 
-def serve_runs(num_runs):
+def serve_runs(num_runs, flag_values):
     """Prints a worker's memory after every run, and what a run adds."""
     import numpy as np
     import psutil
@@ -82,7 +100,9 @@ def serve_runs(num_runs):
     from tff_perfedavg.runtime.store_check import store_check
 
     experiment = Experiment(
-        num_local_steps=_TAU.value, clients_per_round=_CLIENTS.value, block_size=5
+        num_local_steps=flag_values.num_local_steps,
+        clients_per_round=flag_values.clients_per_round,
+        block_size=5,
     )
     resident = []
     with tempfile.TemporaryDirectory() as directory, worker() as (address, pid):
@@ -98,9 +118,12 @@ def serve_runs(num_runs):
                 client_data = build_client_data(experiment, model, population)
                 process = build_process(experiment, model, client_data)
                 state = process.initialize()
-                for turn in range(_TURNS.value):
+                for turn in range(flag_values.turns):
                     cohort = sample_cohort(
-                        population.training_users, _CLIENTS.value, run, turn
+                        population.training_users,
+                        flag_values.clients_per_round,
+                        run,
+                        turn,
                     )
                     state = process.next(state, client_data.clients(cohort)).state
             (program,) = psutil.Process(pid).children(recursive=True)
@@ -113,7 +136,7 @@ def serve_runs(num_runs):
     return {"resident_mb": resident, "mb_per_run": growth}
 
 
-def compare_places():
+def compare_places(flag_values):
     """Prints what a round costs on one machine, on one worker and on two."""
     import numpy as np
     import tensorflow_federated as tff
@@ -130,7 +153,9 @@ def compare_places():
     from tff_perfedavg.runtime.store_check import store_check
 
     experiment = Experiment(
-        num_local_steps=_TAU.value, clients_per_round=_CLIENTS.value, block_size=5
+        num_local_steps=flag_values.num_local_steps,
+        clients_per_round=flag_values.clients_per_round,
+        block_size=5,
     )
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -144,11 +169,13 @@ def compare_places():
         model = build_model(experiment, population)
         client_data = build_client_data(experiment, model, population)
         process = build_process(experiment, model, client_data)
-        cohort = sample_cohort(population.training_users, _CLIENTS.value, 0, 0)
+        cohort = sample_cohort(
+            population.training_users, flag_values.clients_per_round, 0, 0
+        )
         clients = client_data.clients(cohort)
         seconds = [[] for _ in contexts]
         states = []
-        for turn in range(_TURNS.value + 1):
+        for turn in range(flag_values.turns + 1):
             for context, times in zip(contexts, seconds, strict=True):
                 with tff.framework.get_context_stack().install(context):
                     if turn == 0:
@@ -174,4 +201,4 @@ def compare_places():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

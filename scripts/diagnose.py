@@ -19,20 +19,39 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.files import atomic_write
 
-_NAMES = flags.DEFINE_list(
-    "experiment_name", None, "Names of the runs to measure.", required=True
-)
-_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-_USERS = flags.DEFINE_integer("num_users", 20, "Users; 0 for all.", lower_bound=0)
-_PROBES = flags.DEFINE_integer("num_probes", 4, "Probes of Hessians.", lower_bound=1)
-_SEED = flags.DEFINE_integer(
-    "base_random_seed", 0, "Seed of the probes.", lower_bound=0
-)
+
+def define(flag_values):
+    flags.DEFINE_list(
+        "experiment_name",
+        None,
+        "Names of the runs to measure.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "num_users", 20, "Users; 0 for all.", lower_bound=0, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "num_probes", 4, "Probes of Hessians.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        0,
+        "Seed of the probes.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
 
 
-def main():
-    check_run_names(_NAMES.value)
-    runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _NAMES.value]
+def main(flag_values):
+    check_run_names(flag_values.experiment_name)
+    runs = [
+        RunPaths(pathlib.Path(flag_values.root_output_dir), name)
+        for name in flag_values.experiment_name
+    ]
     from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     loaded = [trained_model.load(run.model) for run in runs]
@@ -53,16 +72,16 @@ def main():
         # FedAvg's point is measured as Per-FedAvg's would be.
         local = PerFedAvgConfig.of(experiment.local)
         users = population.training_users
-        if _USERS.value:
-            users = users[: _USERS.value]
+        if flag_values.num_users:
+            users = users[: flag_values.num_users]
         found = diagnose(
             build_model(experiment, population),
             weights,
             population,
             users,
             local,
-            num_probes=_PROBES.value,
-            seed=_SEED.value,
+            num_probes=flag_values.num_probes,
+            seed=flag_values.base_random_seed,
         )
         rows.append({"run": run.name, **dataclasses.asdict(found)})
     table = pd.DataFrame(rows).set_index("run").T
@@ -74,4 +93,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -20,34 +20,60 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_NAMES = flags.DEFINE_list(
-    "experiment_name", None, "Names of the runs to compare.", required=True
-)
-_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-_RATE = flags.DEFINE_float(
-    "inner_learning_rate", None, "alpha; by default each run's own."
-)
-_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
-_BATCH = flags.DEFINE_integer(
-    "adaptation_batch_size", None, "Rows per step; by default all a user has."
-)
-_SEED = flags.DEFINE_integer(
-    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
-)
-_BASELINES = flags.DEFINE_bool(
-    "baselines", False, "Whether to show what label shares give without a gradient."
-)
+
+def define(flag_values):
+    flags.DEFINE_list(
+        "experiment_name",
+        None,
+        "Names of the runs to compare.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
+    )
+    flags.DEFINE_float(
+        "inner_learning_rate",
+        None,
+        "alpha; by default each run's own.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "adaptation_batch_size",
+        None,
+        "Rows per step; by default all a user has.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        0,
+        "Seed of adaptation batches.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "baselines",
+        False,
+        "Whether to show what label shares give without a gradient.",
+        flag_values=flag_values,
+    )
 
 
-def main():
-    check_run_names(_NAMES.value)
+def main(flag_values):
+    check_run_names(flag_values.experiment_name)
     # A run's own rate was checked when it was trained.
-    rate = 1.0 if _RATE.value is None else _RATE.value
-    AdaptationConfig(rate, _STEPS.value, _BATCH.value)
-    root = pathlib.Path(_ROOT.value)
+    rate = flag_values.inner_learning_rate
+    steps, batch = flag_values.adaptation_steps, flag_values.adaptation_batch_size
+    AdaptationConfig(1.0 if rate is None else rate, steps, batch)
+    root = pathlib.Path(flag_values.root_output_dir)
     from tff_perfedavg.experiments.files.trained_runs import with_model
 
-    runs, warnings = with_model([RunPaths(root, name) for name in _NAMES.value])
+    runs, warnings = with_model(
+        [RunPaths(root, name) for name in flag_values.experiment_name]
+    )
     command.warn(warnings)
     command.load_frameworks()
     import pandas as pd
@@ -60,27 +86,27 @@ def main():
 
     use_local_runtime()
     per_user = evaluation.evaluate_runs(
-        runs, _RATE.value, _STEPS.value, _BATCH.value, seed=_SEED.value
+        runs, rate, steps, batch, seed=flag_values.base_random_seed
     )
     evaluation.save_rows(runs, per_user)
     baselines = None
-    if _BASELINES.value:
+    if flag_values.baselines:
         baselines = evaluation.evaluate_baselines_of_runs(runs)
     files = report.write_report(per_user, runs[0].results, "evaluation.", baselines)
     if baselines is not None:
         path = runs[0].results / "evaluation.baselines.csv"
         files.append(write_rows(baselines, path))
     summary = metrics.summarize(pd.concat([baselines, per_user]))
-    print(report.format_table(summary, {0, 1, _STEPS.value}))
+    print(report.format_table(summary, {0, 1, steps}))
     if len(runs) > 1 and not evaluation.have_same_users(runs):
         print("\nThe runs have other users than each other; they are not compared.")
     elif len(runs) > 1:
         column = metrics.quantity(per_user)
-        compared = metrics.compare_paired(per_user, _STEPS.value, column=column)
-        print(f"\nAfter {_STEPS.value} steps, {report.COMPARED[column]}")
+        compared = metrics.compare_paired(per_user, steps, column=column)
+        print(f"\nAfter {steps} steps, {report.COMPARED[column]}")
         print(report.format_comparison(compared, column))
     print("\nWritten:", *files, *(run.per_user for run in runs), sep="\n  ")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

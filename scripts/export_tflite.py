@@ -15,47 +15,79 @@ from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
 
 _DEFAULTS = ExportConfig()
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "model.npz of a run of scripts/train.py.", required=True
-)
-_OUTPUT = flags.DEFINE_string("output", None, "The .tflite file.", required=True)
-_BATCH = flags.DEFINE_integer(
-    "batch_size", _DEFAULTS.batch_size, "Rows a batch holds at most."
-)
-_INFER_BATCH = flags.DEFINE_integer(
-    "infer_batch_size", _DEFAULTS.infer_batch_size, "Rows `infer` takes at once."
-)
-_VARIANT = flags.DEFINE_enum(
-    "variant", _DEFAULTS.variant, list(methods()), "What `meta_update` does."
-)
-_STEPS = flags.DEFINE_integer(
-    "max_local_steps",
-    _DEFAULTS.max_local_steps,
-    "The most steps of `meta_update`; 0 leaves it out.",
-)
-_STORAGE = flags.DEFINE_enum(
-    "storage", _DEFAULTS.storage, STORAGES, "How the initial weights are kept."
-)
-_TRAINABLE = flags.DEFINE_integer(
-    "num_trainable", None, "How many of the last weight tensors adapt; all by default."
-)
-_QUANTIZE = flags.DEFINE_bool(
-    "quantize_frozen", False, "Keep frozen weights as 8-bit integers."
-)
-_LICENSE = flags.DEFINE_string("license", "not stated", "Of the model, for its card.")
 
-
-def main():
-    config = ExportConfig(
-        batch_size=_BATCH.value,
-        infer_batch_size=_INFER_BATCH.value,
-        variant=_VARIANT.value,
-        max_local_steps=_STEPS.value,
-        storage=_STORAGE.value,
-        num_trainable=_TRAINABLE.value,
-        quantize_frozen=_QUANTIZE.value,
+def define(flag_values):
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "model.npz of a run of scripts/train.py.",
+        required=True,
+        flag_values=flag_values,
     )
-    checkpoint, output = pathlib.Path(_CHECKPOINT.value), pathlib.Path(_OUTPUT.value)
+    flags.DEFINE_string(
+        "output", None, "The .tflite file.", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "batch_size",
+        _DEFAULTS.batch_size,
+        "Rows a batch holds at most.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "infer_batch_size",
+        _DEFAULTS.infer_batch_size,
+        "Rows `infer` takes at once.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "variant",
+        _DEFAULTS.variant,
+        list(methods()),
+        "What a local step of `meta_update` is.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "max_local_steps",
+        _DEFAULTS.max_local_steps,
+        "The most steps of `meta_update`; 0 leaves it out.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "storage",
+        _DEFAULTS.storage,
+        STORAGES,
+        "How the initial weights are kept.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_trainable",
+        None,
+        "How many of the last weight tensors adapt; all by default.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "quantize_frozen",
+        False,
+        "Keep frozen weights as 8-bit integers.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "license", "not stated", "Of the model, for its card.", flag_values=flag_values
+    )
+
+
+def main(flag_values):
+    config = ExportConfig(
+        batch_size=flag_values.batch_size,
+        infer_batch_size=flag_values.infer_batch_size,
+        variant=flag_values.variant,
+        max_local_steps=flag_values.max_local_steps,
+        storage=flag_values.storage,
+        num_trainable=flag_values.num_trainable,
+        quantize_frozen=flag_values.quantize_frozen,
+    )
+    checkpoint = pathlib.Path(flag_values.checkpoint)
+    output = pathlib.Path(flag_values.output)
     if output.suffix != ".tflite":
         raise errors.ConfigError(f"output is {output}; it must end in .tflite.")
     from tff_perfedavg.experiments.files import trained_model, trained_runs
@@ -69,7 +101,9 @@ def main():
 
     use_local_runtime()
     with quiet.without_notices():
-        report = export_run(checkpoint, output, config, license_name=_LICENSE.value)
+        report = export_run(
+            checkpoint, output, config, license_name=flag_values.license
+        )
     print(f"Written: {report.path} ({report.num_bytes:,} bytes)")
     print(f"Operations, all built in: {', '.join(report.operations)}")
     for runtime, error in report.largest_error.items():
@@ -77,4 +111,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -14,39 +14,75 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import check_experiment_name
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_NAME = flags.DEFINE_string("experiment_name", None, "The run.", required=True)
-_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-_OUTPUT = flags.DEFINE_string("output_dir", None, "What is written.", required=True)
-_USERS = flags.DEFINE_list("users", "", "Numbers of users; by default --group.")
-_GROUP = flags.DEFINE_enum(
-    "group", "new", ["new", "seen", "all"], "Which users, if not named one by one."
-)
-_RATE = flags.DEFINE_float(
-    "inner_learning_rate", None, "alpha; by default the run's own."
-)
-_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
-_BATCH = flags.DEFINE_integer(
-    "adaptation_batch_size", None, "Rows per step; by default all a user has."
-)
-_ROWS = flags.DEFINE_integer(
-    "adaptation_rows", None, "The most rows of a user used; by default all."
-)
-_SEED = flags.DEFINE_integer(
-    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
-)
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "experiment_name", None, "The run.", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "output_dir", None, "What is written.", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "users", "", "Numbers of users; by default --group.", flag_values=flag_values
+    )
+    flags.DEFINE_enum(
+        "group",
+        "new",
+        ["new", "seen", "all"],
+        "Which users, if not named one by one.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "inner_learning_rate",
+        None,
+        "alpha; by default the run's own.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "adaptation_batch_size",
+        None,
+        "Rows per step; by default all a user has.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_rows",
+        None,
+        "The most rows of a user used; by default all.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        0,
+        "Seed of adaptation batches.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
 
 
-def main():
-    check_experiment_name(_NAME.value)
-    users = command.numbers(_USERS, int)
-    rate = 1.0 if _RATE.value is None else _RATE.value
-    config = AdaptationConfig(rate, _STEPS.value, _BATCH.value, _ROWS.value)
-    run = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
+def main(flag_values):
+    check_experiment_name(flag_values.experiment_name)
+    users = command.numbers(flag_values, "users", int)
+    rate = flag_values.inner_learning_rate
+    config = AdaptationConfig(
+        1.0 if rate is None else rate,
+        flag_values.adaptation_steps,
+        flag_values.adaptation_batch_size,
+        flag_values.adaptation_rows,
+    )
+    run = RunPaths(
+        pathlib.Path(flag_values.root_output_dir), flag_values.experiment_name
+    )
     from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     weights, experiment = trained_model.load(run.model)
     command.warn(trained_runs.diverged_warnings(run))
-    if _RATE.value is None:
+    if rate is None:
         rate = experiment.inner_learning_rate
         config = dataclasses.replace(config, inner_learning_rate=rate)
     command.load_frameworks()
@@ -62,19 +98,19 @@ def main():
             "new": population.new_users,
             "seen": population.training_users,
             "all": range(population.num_users),
-        }[_GROUP.value]
+        }[flag_values.group]
     store = personalize(
         build_model(experiment, population),
         weights,
         population,
         users,
         config,
-        _OUTPUT.value,
-        seed=_SEED.value,
+        flag_values.output_dir,
+        seed=flag_values.base_random_seed,
         provenance={"experiment": dataclasses.asdict(experiment)},
     )
     print(f"Written: {store.path}, weights of {len(store.users)} users")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -13,34 +13,63 @@ from tff_perfedavg import quiet
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "A file of scripts/export_tflite.py.", required=True
-)
-_STORE = flags.DEFINE_string(
-    "store", None, "A store of scripts/prepare_data.py or of a run.", required=True
-)
-_USERS = flags.DEFINE_integer(
-    "num_users", 50, "Users played; 0 for all.", lower_bound=0
-)
-_RATE = flags.DEFINE_float(
-    "inner_learning_rate", None, "alpha; by default the model's own."
-)
-_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "Gradient steps per user.")
-_BATCH = flags.DEFINE_integer(
-    "adaptation_batch_size", None, "Rows per step; by default all that fit."
-)
-_SEED = flags.DEFINE_integer(
-    "base_random_seed", 0, "Seed of adaptation batches.", lower_bound=0
-)
-_OUTPUT = flags.DEFINE_string(
-    "output_dir", None, "Where tables and curves are written, if anywhere."
-)
 
-
-def main():
-    AdaptationConfig(
-        1.0 if _RATE.value is None else _RATE.value, _STEPS.value, _BATCH.value
+def define(flag_values):
+    flags.DEFINE_string(
+        "model",
+        None,
+        "A file of scripts/export_tflite.py.",
+        required=True,
+        flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "store",
+        None,
+        "A store of scripts/prepare_data.py or of a run.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_users",
+        50,
+        "Users played; 0 for all.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "inner_learning_rate",
+        None,
+        "alpha; by default the model's own.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "adaptation_batch_size",
+        None,
+        "Rows per step; by default all that fit.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        0,
+        "Seed of adaptation batches.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Where tables and curves are written, if anywhere.",
+        flag_values=flag_values,
+    )
+
+
+def main(flag_values):
+    rate = flag_values.inner_learning_rate
+    steps, batch = flag_values.adaptation_steps, flag_values.adaptation_batch_size
+    AdaptationConfig(1.0 if rate is None else rate, steps, batch)
     from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.experiments.deploy import on_device
     from tff_perfedavg.experiments.evaluation import metrics
@@ -48,17 +77,19 @@ def main():
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.ondevice.runner import OnDeviceModel
 
-    path = pathlib.Path(_MODEL.value)
+    path = pathlib.Path(flag_values.model)
     with quiet.without_notices():
         card = OnDeviceModel(path).card
-    population = UserStore.open(_STORE.value)
+    population = UserStore.open(flag_values.store)
     population.verify()
-    rate = _RATE.value or card.get("inner_learning_rate", 0.01)
-    config = AdaptationConfig(rate, _STEPS.value, _BATCH.value)
-    groups = on_device.choose_users(population, _USERS.value)
-    per_user = on_device.personalize(path, population, groups, config, seed=_SEED.value)
+    rate = rate or card.get("inner_learning_rate", 0.01)
+    config = AdaptationConfig(rate, steps, batch)
+    groups = on_device.choose_users(population, flag_values.num_users)
+    per_user = on_device.personalize(
+        path, population, groups, config, seed=flag_values.base_random_seed
+    )
     per_user.insert(0, "algorithm", card.get("algorithm", card["model"]))
-    shown = {0, 1, _STEPS.value}
+    shown = {0, 1, steps}
     print(report.format_table(metrics.summarize(per_user), shown))
 
     print(f"\n{path}: {path.stat().st_size:,} bytes")
@@ -69,8 +100,8 @@ def main():
         f"Peak memory: {adapted:.0f} MB, of which {without:.0f} MB are Python, NumPy "
         "and the runtime"
     )
-    if _OUTPUT.value:
-        directory = pathlib.Path(_OUTPUT.value)
+    if flag_values.output_dir:
+        directory = pathlib.Path(flag_values.output_dir)
         files = report.write_report(per_user, directory, prefix="on_device.")
         rows = directory / "on_device.per_user.csv"
         files.append(write_rows(per_user, rows))
@@ -78,4 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

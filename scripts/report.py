@@ -17,21 +17,43 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_RUNS = flags.DEFINE_list("run", None, "Names of the runs.", required=True)
-_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-_TITLE = flags.DEFINE_string("title", None, "Of the page; by default the runs' names.")
-_OUTPUT = flags.DEFINE_string("output", None, "Another place for the page, .html.")
-_STEPS = flags.DEFINE_integer(
-    "adaptation_steps", 5, "Gradient steps per user, where a run is evaluated first.", 1
-)
+
+def define(flag_values):
+    flags.DEFINE_list(
+        "run", None, "Names of the runs.", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "title",
+        None,
+        "Of the page; by default the runs' names.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output", None, "Another place for the page, .html.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps",
+        5,
+        "Gradient steps per user, where a run is evaluated first.",
+        1,
+        flag_values=flag_values,
+    )
 
 
-def main():
-    check_run_names(_RUNS.value)
-    AdaptationConfig(1.0, _STEPS.value)
-    if _OUTPUT.value and not _OUTPUT.value.endswith(".html"):
-        raise errors.ConfigError(f"output is {_OUTPUT.value}; it must end in .html.")
-    runs = [RunPaths(pathlib.Path(_ROOT.value), name) for name in _RUNS.value]
+def main(flag_values):
+    check_run_names(flag_values.run)
+    AdaptationConfig(1.0, flag_values.adaptation_steps)
+    if flag_values.output and not flag_values.output.endswith(".html"):
+        raise errors.ConfigError(
+            f"output is {flag_values.output}; it must end in .html."
+        )
+    runs = [
+        RunPaths(pathlib.Path(flag_values.root_output_dir), name)
+        for name in flag_values.run
+    ]
     from tff_perfedavg.experiments.files import trained_model, trained_runs
 
     for run in runs:
@@ -44,15 +66,17 @@ def main():
         from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
         use_local_runtime()
-        per_user = evaluation.evaluate_runs(missing, None, _STEPS.value, None)
+        per_user = evaluation.evaluate_runs(
+            missing, None, flag_values.adaptation_steps, None
+        )
         evaluation.save_rows(missing, per_user)
     from tff_perfedavg.experiments.report import run_report
 
-    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else runs[0].report
-    title = _TITLE.value or f"Who gains: {', '.join(_RUNS.value)}"
+    output = pathlib.Path(flag_values.output) if flag_values.output else runs[0].report
+    title = flag_values.title or f"Who gains: {', '.join(flag_values.run)}"
     written = run_report.write_page(run_report.read_runs(runs), title, output)
     print("Written:", *written, sep="\n  ")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -18,48 +18,81 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_ROOT = flags.DEFINE_string(
-    "root_output_dir", "results/paper", "Directory of the runs and the table."
-)
-_DATASETS = flags.DEFINE_list("dataset", "mnist,cifar10", "Data sets of ten classes.")
-_PARTITIONS = flags.DEFINE_list(
-    "partition", "paper,paper_diff_hetero", "The paper's distributions."
-)
-_TAUS = flags.DEFINE_list("num_local_steps", "10,4", "Values of tau.")
-_RATES = flags.DEFINE_list("inner_learning_rate", "0.01,0.001", "Values of alpha.")
-_METHODS = flags.DEFINE_list("method", ",".join(methods()), "Algorithms.")
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "One run each.")
-_ROUNDS = flags.DEFINE_integer("total_rounds", 1000, "Rounds per run.")
-_CLIENTS = flags.DEFINE_integer("clients_per_round", 10, "Users per round.")
-_BATCH = flags.DEFINE_integer("batch_size", 40, "Rows of every batch.")
-_OUTER = flags.DEFINE_float("outer_learning_rate", 0.001, "beta, of every local step.")
-_STEPS = flags.DEFINE_integer(
-    "adaptation_steps", 5, "Adaptation steps measured; the table shows one.", 1
-)
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "root_output_dir",
+        "results/paper",
+        "Directory of the runs and the table.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "dataset", "mnist,cifar10", "Data sets of ten classes.", flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "partition",
+        "paper,paper_diff_hetero",
+        "The paper's distributions.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "num_local_steps", "10,4", "Values of tau.", flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "inner_learning_rate", "0.01,0.001", "Values of alpha.", flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "method", ",".join(methods()), "Algorithms.", flag_values=flag_values
+    )
+    flags.DEFINE_list("seeds", "0,1,2", "One run each.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "total_rounds", 1000, "Rounds per run.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "clients_per_round", 10, "Users per round.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "batch_size", 40, "Rows of every batch.", flag_values=flag_values
+    )
+    flags.DEFINE_float(
+        "outer_learning_rate",
+        0.001,
+        "beta, of every local step.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps",
+        5,
+        "Adaptation steps measured; the table shows one.",
+        1,
+        flag_values=flag_values,
+    )
 
 
-def main():
-    for name, values, known in (
-        ("dataset", _DATASETS, DATASETS),
-        ("partition", _PARTITIONS, (PAPER, PAPER_DIFF_HETERO)),
-        ("method", _METHODS, methods()),
+def main(flag_values):
+    for name, known in (
+        ("dataset", DATASETS),
+        ("partition", (PAPER, PAPER_DIFF_HETERO)),
+        ("method", methods()),
     ):
-        for value in values.value:
+        for value in flag_values[name].value:
             errors.check_known(name, value, known)
     chosen = {
-        "partitions": _PARTITIONS.value,
-        "num_local_steps": command.numbers(_TAUS, int),
-        "inner_learning_rates": command.numbers(_RATES, float),
+        "partitions": flag_values.partition,
+        "num_local_steps": command.numbers(flag_values, "num_local_steps", int),
+        "inner_learning_rates": command.numbers(
+            flag_values, "inner_learning_rate", float
+        ),
     }
     base = Experiment(
-        total_rounds=_ROUNDS.value,
-        clients_per_round=_CLIENTS.value,
-        batch_size=_BATCH.value,
-        outer_learning_rate=_OUTER.value,
+        total_rounds=flag_values.total_rounds,
+        clients_per_round=flag_values.clients_per_round,
+        batch_size=flag_values.batch_size,
+        outer_learning_rate=flag_values.outer_learning_rate,
     )
-    seeds = command.numbers(_SEEDS, int)
+    seeds = command.numbers(flag_values, "seeds", int)
     for rate in chosen["inner_learning_rates"]:
-        AdaptationConfig(rate, _STEPS.value)
+        AdaptationConfig(rate, flag_values.adaptation_steps)
     for tau in chosen["num_local_steps"]:
         dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
@@ -68,12 +101,12 @@ def main():
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     part = paper_table.Part(
-        _DATASETS.value, **chosen, methods=_METHODS.value, seeds=seeds
+        flag_values.dataset, **chosen, methods=flag_values.method, seeds=seeds
     )
-    steps = _STEPS.value
+    steps = flag_values.adaptation_steps
     runs = paper_table.paper_runs(part, base, steps)
     use_local_runtime()
-    root = pathlib.Path(_ROOT.value)
+    root = pathlib.Path(flag_values.root_output_dir)
     study.run_all(runs, base, root)
     per_user = study.read_study(root)
     summary = paper_table.summarize_paper(per_user, [0, 1], study.read_diverged(root))
@@ -86,4 +119,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

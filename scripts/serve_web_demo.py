@@ -25,15 +25,29 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.ondevice import seal
 
 _PAGE = pathlib.Path(__file__).resolve().parent / "web_demo"
-_MODEL = flags.DEFINE_string(
-    "model", None, "A .tflite file that export_tflite wrote.", required=True
-)
-_PORT = flags.DEFINE_integer(
-    "port", 8000, "Port of the page; 0 picks a free one.", lower_bound=0
-)
-_MODULES = flags.DEFINE_string(
-    "node_modules", str(_PAGE / "node_modules"), "Where npm packages are installed."
-)
+
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "model",
+        None,
+        "A .tflite file that export_tflite wrote.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "port",
+        8000,
+        "Port of the page; 0 picks a free one.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "node_modules",
+        str(_PAGE / "node_modules"),
+        "Where npm packages are installed.",
+        flag_values=flag_values,
+    )
 
 
 class _Handler(server.SimpleHTTPRequestHandler):
@@ -98,8 +112,9 @@ class _Handler(server.SimpleHTTPRequestHandler):
         """Errors are logged; what went well is no news."""
 
 
-def main():
-    model, modules = pathlib.Path(_MODEL.value), pathlib.Path(_MODULES.value)
+def main(flag_values):
+    model = pathlib.Path(flag_values.model)
+    modules = pathlib.Path(flag_values.node_modules)
     _check_model(model)
     if not modules.exists() and modules == _PAGE / "node_modules":
         _install()
@@ -108,11 +123,11 @@ def main():
         _Handler, model=model, modules=modules, policy=_policy()
     )
     try:
-        page = server.ThreadingHTTPServer(("127.0.0.1", _PORT.value), handler)
+        page = server.ThreadingHTTPServer(("127.0.0.1", flag_values.port), handler)
     except (OSError, OverflowError) as e:
         raise errors.ConfigError(
-            f"--port={_PORT.value} cannot be used ({e}); take another, or 0 for any "
-            "that is free."
+            f"--port={flag_values.port} cannot be used ({e}); take another, or 0 for "
+            "any that is free."
         ) from e
     with page:
         print(f"{model} is at http://127.0.0.1:{page.server_port}/", flush=True)
@@ -187,4 +202,4 @@ def _policy() -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

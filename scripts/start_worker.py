@@ -17,24 +17,33 @@ from absl import flags
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.runtime import worker_process
 
-_PORT = flags.DEFINE_integer(
-    "port", None, "Where it is reached.", 1, 65535, required=True
-)
-_ADDRESS = flags.DEFINE_string(
-    "address",
-    worker_process.LOOPBACK,
-    f"Address of this machine on which it is reached; "
-    f"{worker_process.EVERY_ADDRESS} for every one.",
-)
-
 _WARNING = """\
 WARNING: anyone who reaches {address}:{port} can run any computation on this machine
 and read its files: there is no password and no encryption. Use a private network, a
 firewall, or a tunnel to an address of this machine alone."""
 
 
-def main():
-    address, port = _ADDRESS.value, _PORT.value
+def define(flag_values):
+    flags.DEFINE_integer(
+        "port",
+        None,
+        "Where it is reached.",
+        1,
+        65535,
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "address",
+        worker_process.LOOPBACK,
+        f"Address of this machine on which it is reached; "
+        f"{worker_process.EVERY_ADDRESS} for every one.",
+        flag_values=flag_values,
+    )
+
+
+def main(flag_values):
+    address, port = flag_values.address, flag_values.port
     if address != worker_process.LOOPBACK:
         print(_WARNING.format(address=address, port=port), file=sys.stderr)
     try:
@@ -46,4 +55,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -23,41 +23,63 @@ from tff_perfedavg.experiments.settings import command, experiment_flags
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-_ROOT = flags.DEFINE_string(
-    "root_output_dir", "results/sweep", "Directory of the runs and the table."
-)
-_GRID = flags.DEFINE_multi_string(
-    "grid", None, "FIELD=VALUE,VALUE,...; once for each axis.", required=True
-)
-_CHOOSE = flags.DEFINE_list(
-    "choose", "", "Axes that are chosen by validation users, not reported each."
-)
-_RATES = flags.DEFINE_list(
-    "adaptation_learning_rates",
-    "",
-    "Rates to choose from; by default the run's inner learning rate alone.",
-)
-_STEPS = flags.DEFINE_integer("adaptation_steps", 5, "The most steps to choose from.")
-_ROWS = flags.DEFINE_list(
-    "adaptation_rows", "0", "The most rows a user adapts on, reported each; 0 for all."
-)
-_SEED = flags.DEFINE_integer(
-    "selection_seed",
-    0,
-    "Of the division into users that choose and that report.",
-    lower_bound=0,
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR."
-)
-experiment_flags.define()
-flags.adopt_module_key_flags(experiment_flags)
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "root_output_dir",
+        "results/sweep",
+        "Directory of the runs and the table.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "FIELD=VALUE,VALUE,...; once for each axis.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "choose",
+        "",
+        "Axes that are chosen by validation users, not reported each.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "adaptation_learning_rates",
+        "",
+        "Rates to choose from; by default the run's inner learning rate alone.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps", 5, "The most steps to choose from.", flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "adaptation_rows",
+        "0",
+        "The most rows a user adapts on, reported each; 0 for all.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "selection_seed",
+        0,
+        "Of the division into users that choose and that report.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
+        flag_values=flag_values,
+    )
+    experiment_flags.define(flag_values)
+    flags.adopt_module_key_flags(experiment_flags, flag_values)
 
 
-def axes() -> dict[str, list]:
+def axes(flag_values) -> dict[str, list]:
     """The grid of the flags, its values parsed as the flags they stand for."""
     found = {}
-    for text in _GRID.value:
+    for text in flag_values.grid:
         name, _, values = text.partition("=")
         if name != "method" and name not in experiment_flags.names():
             raise errors.ConfigError(
@@ -75,24 +97,24 @@ def axes() -> dict[str, list]:
         else:
             try:
                 found[name] = [
-                    flags.FLAGS[name].parser.parse(v) for v in values.split(",")
+                    flag_values[name].parser.parse(v) for v in values.split(",")
                 ]
             except ValueError as e:
                 raise errors.ConfigError(f"grid has {text!r}: {e}.") from e
     return found
 
 
-def main():
-    base = experiment_flags.experiment()
-    grid = axes()
-    RunPaths(pathlib.Path(_ROOT.value), "runs").check_writable()
-    for name in _CHOOSE.value:
+def main(flag_values):
+    base = experiment_flags.experiment(flag_values)
+    grid = axes(flag_values)
+    RunPaths(pathlib.Path(flag_values.root_output_dir), "runs").check_writable()
+    for name in flag_values.choose:
         errors.check_known("choose", name, grid)
-    rates = command.numbers(_RATES, float)
-    rows = command.numbers(_ROWS, int)
+    rates = command.numbers(flag_values, "adaptation_learning_rates", float)
+    rows = command.numbers(flag_values, "adaptation_rows", int)
     for rate in rates or [base.inner_learning_rate]:
         for most in rows:
-            AdaptationConfig(rate, _STEPS.value, num_rows=most or None)
+            AdaptationConfig(rate, flag_values.adaptation_steps, num_rows=most or None)
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation import metrics
@@ -100,18 +122,18 @@ def main():
     from tff_perfedavg.experiments.study import study, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
-    runs = sweep.sweep_runs(base, grid, rates, _STEPS.value, rows)
-    root = pathlib.Path(_ROOT.value)
+    runs = sweep.sweep_runs(base, grid, rates, flag_values.adaptation_steps, rows)
+    root = pathlib.Path(flag_values.root_output_dir)
     # All of them, before the first run begins.
     for run in runs:
         paths = RunPaths(root, run.name)
         if run.experiment.has_own_model:
             find_model_file(run.experiment.model)
-        build_population(run.experiment, paths.root, _DATA_DIR.value)
+        build_population(run.experiment, paths.root, flag_values.data_dir)
     use_local_runtime()
     study.run_all(runs, base, root)
-    results = sweep.read_results(root, runs, grid, _CHOOSE.value, rates)
-    test = sweep.choose(results, seed=_SEED.value)
+    results = sweep.read_results(root, runs, grid, flag_values.choose, rates)
+    test = sweep.choose(results, seed=flag_values.selection_seed)
     table = sweep.summarize(test, results)
     column = metrics.quantity(test) if len(test) else "accuracy"
     print(
@@ -130,4 +152,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -22,50 +22,92 @@ from tff_perfedavg.experiments.settings.experiment import (
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 
-_NAME = flags.DEFINE_string("experiment_name", None, "Name of the run.", required=True)
-_ROOT = flags.DEFINE_string("root_output_dir", "results", "Directory of all runs.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR."
-)
-experiment_flags.define()
-flags.adopt_module_key_flags(experiment_flags)
-flags.DEFINE_integer("rounds_per_checkpoint", 50, "Rounds between saved states.")
-flags.DEFINE_integer("checkpoints_kept", 3, "How many of the newest are kept.")
-flags.DEFINE_integer(
-    "rounds_per_evaluation", 50, "Rounds between evaluations; 0 for none."
-)
-flags.DEFINE_integer(
-    "adaptation_steps", 1, "Steps at which users are measured in these."
-)
-flags.DEFINE_integer(
-    "num_evaluation_users", 200, "The most users measured, seen and new; 0 for all."
-)
-flags.DEFINE_string(
-    "best_metric",
-    "",
-    "Keep the best evaluation's model by this, too, for example new/accuracy/1.",
-)
-flags.DEFINE_float(
-    "delta", None, "Of the differential privacy reported; by default users^-1.1."
-)
-flags.DEFINE_bool(
-    "resume", True, "Go on with the run of this name; --noresume begins it anew."
-)
-_WORKERS = flags.DEFINE_list(
-    "workers",
-    "",
-    "Workers of scripts/start_worker.py to spread cohorts over, host:port each; by "
-    "default one on this machine.",
-)
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "experiment_name",
+        None,
+        "Name of the run.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
+        flag_values=flag_values,
+    )
+    experiment_flags.define(flag_values)
+    flags.adopt_module_key_flags(experiment_flags, flag_values)
+    flags.DEFINE_integer(
+        "rounds_per_checkpoint",
+        50,
+        "Rounds between saved states.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "checkpoints_kept",
+        3,
+        "How many of the newest are kept.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "rounds_per_evaluation",
+        50,
+        "Rounds between evaluations; 0 for none.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps",
+        1,
+        "Steps at which users are measured in these.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_evaluation_users",
+        200,
+        "The most users measured, seen and new; 0 for all.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "best_metric",
+        "",
+        "Keep the best evaluation's model by this, too, for example new/accuracy/1.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "delta",
+        None,
+        "Of the differential privacy reported; by default users^-1.1.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "resume",
+        True,
+        "Go on with the run of this name; --noresume begins it anew.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "workers",
+        "",
+        "Workers of scripts/start_worker.py to spread cohorts over, host:port each; by "
+        "default one on this machine.",
+        flag_values=flag_values,
+    )
 
 
-def main():
-    check_experiment_name(_NAME.value)
-    experiment = experiment_flags.experiment()
+def main(flag_values):
+    check_experiment_name(flag_values.experiment_name)
+    experiment = experiment_flags.experiment(flag_values)
     names = [field.name for field in dataclasses.fields(TrainingOptions)]
-    options = TrainingOptions(**{name: flags.FLAGS[name].value for name in names})
-    check_workers(_WORKERS.value, experiment)
-    paths = RunPaths(pathlib.Path(_ROOT.value), _NAME.value)
+    options = TrainingOptions(**{name: flag_values[name].value for name in names})
+    check_workers(flag_values.workers, experiment)
+    paths = RunPaths(
+        pathlib.Path(flag_values.root_output_dir), flag_values.experiment_name
+    )
     paths.check_writable()
     if experiment.has_own_model:
         find_model_file(experiment.model)
@@ -74,11 +116,11 @@ def main():
     from tff_perfedavg.experiments.assemble.runtime import runtime
     from tff_perfedavg.experiments.training import training
 
-    population = build_population(experiment, paths.root, _DATA_DIR.value)
-    with runtime(_WORKERS.value, population):
+    population = build_population(experiment, paths.root, flag_values.data_dir)
+    with runtime(flag_values.workers, population):
         training.train_and_save(experiment, paths, options)
     print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -1,17 +1,27 @@
 import os
+import subprocess
 
 # Before TensorFlow is loaded: its start-up notices are no test output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 import pytest
 
+from tests.commands import Commands, TrainedRun
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+
 
 @pytest.fixture(scope="session")
-def worker():
-    """TFF's worker process on this machine that all tests share."""
+def runtime():
+    """TFF's runtime, and its worker process, that all tests share."""
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
-    return use_local_runtime().worker
+    return use_local_runtime()
+
+
+@pytest.fixture(scope="session")
+def worker(runtime):
+    """TFF's worker process on this machine that all tests share."""
+    return runtime.worker
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +30,41 @@ def tff(worker):
     import tensorflow_federated as tff
 
     return tff
+
+
+@pytest.fixture(scope="session")
+def commands(runtime):
+    """Commands in this process, on the worker that all tests share."""
+    return Commands(runtime)
+
+
+@pytest.fixture(scope="session")
+def trained(commands, tmp_path_factory):
+    """A short run of a small model on digits, evaluated, reported and exported.
+
+    Tests read it; what changes a run works on a run of its own.
+    """
+    root = tmp_path_factory.mktemp("trained")
+    run = RunPaths(root, "trained")
+    exported = root / "trained.tflite"
+    for script, *arguments in (
+        ("train", "--experiment_name=trained", "--total_rounds=3"),
+        ("evaluate", "--experiment_name=trained", "--adaptation_steps=2"),
+        ("report", "--run=trained"),
+    ):
+        assert commands.run(script, *arguments, f"--root_output_dir={root}") == 0
+    arguments = (f"--checkpoint={run.model}", f"--output={exported}")
+    assert commands.run("export_tflite", *arguments, "--max_local_steps=2") == 0
+    return TrainedRun(run, exported)
+
+
+@pytest.fixture
+def run(commands, capfd):
+    """Runs a command of scripts/ in this process, and has what it printed."""
+
+    def run(script, *arguments):
+        capfd.readouterr()
+        code = commands.run(script, *arguments)
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return run

@@ -10,37 +10,86 @@ from absl import flags
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, experiment_flags
 
 
-def ended(monkeypatch, main, *arguments):
-    """How a command ended: what `sys.exit` was given."""
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
-    monkeypatch.setattr(command.app, "define_help_flags", define_help)
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    with pytest.raises(SystemExit) as e:
-        command.run(main)
-    return e.value.code
+@pytest.fixture
+def ended(capsys):
+    """How a command without flags of its own ended: its exit code and what it said."""
+
+    def run(main, *arguments):
+        code = command.execute(["command", *arguments], main, lambda flag_values: None)
+        return code, capsys.readouterr()
+
+    return run
 
 
-def define_help():
-    # As absl's, which defines it once for a process.
-    flags.DEFINE_flag(command.app.HelpFlag(), flag_values=flags.FLAGS)
-
-
-def nothing():
+def nothing(flag_values):
     raise AssertionError("it ran")
 
 
-def test_help_ends_well(monkeypatch, capsys):
-    assert ended(monkeypatch, nothing, "--help") == 0
-    assert "--helpfull" in capsys.readouterr().out
+@pytest.mark.parametrize("flag", ["--help", "--helpshort", "-?", "--helpfull"])
+def test_help_ends_well(ended, flag):
+    code, said = ended(nothing, flag)
+    assert code == 0
+    assert said.out.startswith(__doc__)
+    assert "--helpfull" in said.out
 
 
-def test_a_flag_that_is_not_there_ends_badly_and_in_a_sentence(monkeypatch):
-    told = ended(monkeypatch, nothing, "--colour=1")
-    assert told.startswith("error: Unknown command line flag 'colour'")
-    assert "--help" in told
+def test_help_tells_a_command_s_own_flags_and_helpfull_all_of_them(capsys):
+    def define(flag_values):
+        flags.DEFINE_integer("rounds", 3, "Of it.", 1, flag_values=flag_values)
+        experiment_flags.define(flag_values)
+
+    told = {}
+    for flag in ("--help", "--helpfull", "--helpxml"):
+        assert command.execute(["command", flag], nothing, define) == 0
+        told[flag] = capsys.readouterr().out
+    assert "--rounds: Of it.\n    (default: '3')" in told["--help"]
+    assert "--batch_size" not in told["--help"]
+    for name in ("--rounds", "--batch_size", "--flagfile", "--verbosity"):
+        assert name in told["--helpfull"]
+    assert "<name>rounds</name>" in told["--helpxml"]
+
+
+def test_a_flag_that_is_not_there_ends_badly_and_in_a_sentence(ended):
+    code, said = ended(nothing, "--colour=1")
+    assert code == 1
+    assert said.err.startswith("error: Unknown command line flag 'colour'")
+    assert "--help" in said.err
+
+
+def test_commands_run_one_after_another_each_with_flags_of_its_own(tmp_path):
+    flagfile = tmp_path / "flags"
+    flagfile.write_text("--rounds=7\n")
+    found = []
+
+    def define(flag_values, default):
+        flags.DEFINE_integer("rounds", default, "Of it.", flag_values=flag_values)
+
+    for default, *arguments in ((1,), (2, "--rounds=5"), (3, f"--flagfile={flagfile}")):
+        code = command.execute(
+            ["command", *arguments],
+            lambda flag_values: found.append(flag_values.rounds),
+            lambda flag_values, default=default: define(flag_values, default),
+        )
+        assert code == 0
+    assert found == [1, 5, 7]
+    assert "rounds" not in flags.FLAGS
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.Interrupted("Stopped; all is saved."), "Stopped; all is saved.\n"),
+        (KeyboardInterrupt(), ""),
+    ],
+)
+def test_a_command_that_is_interrupted_ends_as_shells_tell_it(ended, error, said):
+    def main(flag_values):
+        raise error
+
+    assert ended(main) == (130, ("", said))
 
 
 @pytest.mark.parametrize(
@@ -59,21 +108,28 @@ def test_a_flag_that_is_not_there_ends_badly_and_in_a_sentence(monkeypatch):
         (lambda p: os.listdir("/dev/full/x"), "/dev/full/x: Not a directory"),
     ],
 )
-def test_a_place_that_takes_no_files_is_told_in_a_sentence(
-    monkeypatch, tmp_path, fail, told
-):
+def test_a_place_that_takes_no_files_is_told_in_a_sentence(ended, tmp_path, fail, told):
     (tmp_path / "file").write_text("")
-    said = ended(monkeypatch, lambda: fail(tmp_path))
-    assert said.startswith("error: ")
-    assert told in said
+    code, said = ended(lambda flag_values: fail(tmp_path))
+    assert code == 1
+    assert said.err.startswith("error: ")
+    assert told in said.err
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
-    monkeypatch.setattr(command.app, "define_help_flags", define_help)
-    monkeypatch.setattr(sys, "argv", ["command"])
+def test_a_defect_keeps_its_traceback(ended):
+    def main(flag_values):
+        raise OSError("defect")
+
     with pytest.raises(OSError, match="defect"):
-        command.run(lambda: (_ for _ in ()).throw(OSError("defect")).send(None))
+        ended(main)
+
+
+def test_a_command_s_process_ends_with_its_code(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", "more"])
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    with pytest.raises(SystemExit) as e:
+        command.run(nothing, lambda flag_values: None)
+    assert e.value.code == 1
 
 
 @contextlib.contextmanager

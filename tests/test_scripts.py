@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(script, *flags):
+def run_process(script, *flags):
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / script, *flags],
         capture_output=True,
@@ -231,49 +231,68 @@ def test_help_answers_without_loading_a_framework(script):
         ("reproduce_paper.py", ["--total_rounds=0"], "total_rounds is 0"),
     ],
 )
-def test_bad_flags_are_refused_before_any_work(script, flags, message):
+def test_bad_flags_are_refused_before_any_work(run, script, flags, message):
     answer = run(script, *flags)
     assert answer.returncode == 1
     assert message in answer.stderr + answer.stdout
     assert "Traceback" not in answer.stderr
 
 
-def test_evaluating_a_run_that_is_not_there_says_so(tmp_path):
+def test_evaluating_a_run_that_is_not_there_says_so(run, tmp_path):
     answer = run("evaluate.py", "--experiment_name=a", f"--root_output_dir={tmp_path}")
     assert answer.returncode == 1
     assert "No trained model at" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
-def test_train_from_a_flagfile_then_evaluate(tmp_path):
+def test_a_run_from_its_flagfile_to_a_device_s_file_as_it_is_typed(tmp_path):
     flagfile = tmp_path / "flags"
     flagfile.write_text("--experiment_name=short\n--total_rounds=3\n--batch_size=5\n")
     root = f"--root_output_dir={tmp_path}"
-    trained = run("train.py", f"--flagfile={flagfile}", root)
+    trained = run_process("train.py", f"--flagfile={flagfile}", root)
     assert trained.returncode == 0, trained.stderr
     assert "3/3" in trained.stderr
     assert "loss=" in trained.stderr
     # Nothing on the terminal but the progress bar.
     assert not re.search(r"^\d{4}-|Warning", trained.stderr, re.MULTILINE)
 
-    evaluated = run("evaluate.py", "--experiment_name=short", root)
+    evaluated = run_process("evaluate.py", "--experiment_name=short", root)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "New users (6):" in evaluated.stdout
     table = pd.read_csv(tmp_path / "results" / "short" / "evaluation.table.csv")
     assert len(table) == 2 * 6
     assert not evaluated.stderr
 
-    measured = run("diagnose.py", "--experiment_name=short", root, "--num_users=3")
+    page = tmp_path / "results" / "short" / "report.html"
+    reported = run_process("report.py", "--run=short", root)
+    assert reported.returncode == 0, reported.stderr
+    assert not reported.stderr
+    assert f"Written:\n  {page}" in reported.stdout
+    assert page.read_text().startswith("<!doctype html>")
+
+    path = tmp_path / "short.tflite"
+    checkpoint = tmp_path / "checkpoints" / "short" / "model.npz"
+    exported = run_process(
+        "export_tflite.py", f"--checkpoint={checkpoint}", f"--output={path}"
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert not exported.stderr
+    assert f"Written: {path} ({path.stat().st_size:,} bytes)" in exported.stdout
+
+
+def test_diagnose_measures_a_trained_run(run, trained):
+    root = f"--root_output_dir={trained.paths.root}"
+    measured = run("diagnose.py", "--experiment_name=trained", root, "--num_users=3")
     assert measured.returncode == 0, measured.stderr
-    found = pd.read_csv(
-        tmp_path / "results" / "short" / "diagnostics.csv", index_col=0
-    )["short"]
+    found = pd.read_csv(trained.paths.results / "diagnostics.csv", index_col=0)[
+        "trained"
+    ]
     assert found["sigma_g"] > 0
     assert found["gamma_g"] > 0
     assert 0 < found["hessian_free_error"] < found["first_order_error"]
 
 
-def test_prepare_then_describe_then_train_on_the_store(tmp_path):
+def test_prepare_then_describe_then_train_on_the_store(run, tmp_path):
     place = f"--output_dir={tmp_path / 'store'}"
     prepared = run(
         "prepare_data.py",
@@ -298,15 +317,13 @@ def test_prepare_then_describe_then_train_on_the_store(tmp_path):
     assert "Users seen in training (24):" in evaluated.stdout
 
 
-def test_train_export_and_personalize_on_devices(tmp_path):
-    root = f"--root_output_dir={tmp_path}"
-    trained = run("train.py", "--experiment_name=a", "--total_rounds=3", root)
-    assert trained.returncode == 0, trained.stderr
+def test_export_and_personalize_on_devices(
+    run, commands, trained, tmp_path, monkeypatch
+):
     path = tmp_path / "results" / "digits.tflite"
-    checkpoint = tmp_path / "checkpoints" / "a" / "model.npz"
     exported = run(
         "export_tflite.py",
-        f"--checkpoint={checkpoint}",
+        f"--checkpoint={trained.paths.model}",
         f"--output={path}",
         "--license=CC0-1.0",
         "--max_local_steps=2",
@@ -327,7 +344,7 @@ def test_train_export_and_personalize_on_devices(tmp_path):
     played = run(
         "personalize_on_device.py",
         f"--model={path}",
-        f"--store={tmp_path / 'stores' / 'digits-seed0'}",
+        f"--store={trained.paths.root / 'stores' / 'digits-seed0'}",
         "--num_users=8",
         "--adaptation_steps=2",
         f"--output_dir={tmp_path}",
@@ -340,11 +357,12 @@ def test_train_export_and_personalize_on_devices(tmp_path):
     assert len(pd.read_csv(tmp_path / "on_device.per_user.csv")) == 8 * 3
 
     rows = "import numpy as np; x, y = np.zeros([3, 8, 8]), np.array([0, 1, 2])\n"
-    assert run_example("docs/on_device.md", tmp_path, rows) == ""
+    monkeypatch.chdir(tmp_path)
+    commands.run_text(rows + example_of("docs/on_device.md"))
     assert (tmp_path / "owner.bin").is_file()
 
 
-def test_the_demo_prints_and_writes_its_report(tmp_path):
+def test_the_demo_prints_and_writes_its_report(run, tmp_path):
     demo = run(
         "demo.py",
         "--total_rounds=3",
@@ -401,50 +419,56 @@ def test_bazel_without_pytest_is_told_with_the_remedy(tmp_path):
     assert answer.stderr.count("\n") == 1
 
 
-def run_example(document, directory, before=""):
-    """What the one Python example of a document prints."""
+def example_of(document):
+    """The one Python example of a document."""
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", before + example],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=directory,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+    return example
 
 
-def test_the_example_of_the_data_guide_runs_as_printed(tmp_path):
-    assert run_example("docs/data.md", tmp_path) == "100 20 (20, 8)\n"
+def test_the_example_of_the_data_guide_runs_as_printed(
+    commands, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    commands.run_text(example_of("docs/data.md"))
+    assert capsys.readouterr().out == "100 20 (20, 8)\n"
 
 
-def test_users_own_weights_and_the_example_of_the_training_guide(tmp_path):
-    root = f"--root_output_dir={tmp_path}"
-    trained = run("train.py", "--experiment_name=mine", "--total_rounds=2", root)
-    assert trained.returncode == 0, trained.stderr
+def test_users_own_weights_and_the_example_of_the_training_guide(
+    run, commands, trained, tmp_path, monkeypatch, capfd
+):
     saved = run(
         "personalize.py",
-        "--experiment_name=mine",
+        "--experiment_name=trained",
         f"--output_dir={tmp_path / 'results' / 'adapted'}",
         "--group=new",
-        root,
+        f"--root_output_dir={trained.paths.root}",
     )
     assert saved.returncode == 0, saved.stderr
     assert "weights of 6 users" in saved.stdout
-    shown = run_example("docs/training.md", tmp_path)
-    assert shown.startswith("6 [(64, 80), (80,), (80, 60), (60,), (60, 10), (10,)] 0")
+    monkeypatch.chdir(tmp_path)
+    commands.run_text(example_of("docs/training.md"))
+    assert capfd.readouterr().out.startswith(
+        "6 [(64, 80), (80,), (80, 60), (60,), (60, 10), (10,)] 0"
+    )
 
 
 def test_the_readmes_example_runs_as_printed(tmp_path):
-    metrics, accuracy = run_example("README.md", tmp_path).splitlines()
+    answer = subprocess.run(
+        [sys.executable, "-c", example_of("README.md")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 0, answer.stderr
+    metrics, accuracy = answer.stdout.splitlines()
     assert "support_loss" in metrics
     assert len(accuracy.strip("[]").split()) == 4
 
 
-def test_a_million_users_are_measured_with_few(tmp_path):
+def test_a_million_users_are_measured_with_few(run, tmp_path):
     store, figures = tmp_path / "store", tmp_path / "figures.json"
     answer = run(
         "benchmark_store.py",
@@ -460,7 +484,7 @@ def test_a_million_users_are_measured_with_few(tmp_path):
     assert not store.exists()
 
 
-def test_contenders_are_measured_on_little_work(tmp_path):
+def test_contenders_are_measured_on_little_work(run, tmp_path):
     figures = tmp_path / "figures.json"
     answer = run(
         "benchmark_cohort.py",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tff_perfedavg import errors, quiet
 
@@ -29,52 +29,139 @@ _REMEDIES = {
 _INTERRUPTED = 130
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and runs a command.
+def run(
+    main: Callable[[flags.FlagValues], None], define: Callable[[flags.FlagValues], None]
+) -> None:
+    """Runs a command on this process's arguments and ends the process.
+
+    Args:
+      main: does the job, given the parsed flags.
+      define: defines the flags on the values it is given.
+    """
+    # absl's own log asks the process's flags where to write.
+    flags.FLAGS.mark_as_parsed()
+    sys.exit(execute(sys.argv, main, define))
+
+
+def execute(
+    argv: Sequence[str],
+    main: Callable[[flags.FlagValues], None],
+    define: Callable[[flags.FlagValues], None],
+) -> int:
+    """Parses flags and runs a command in this process, as often as one likes.
 
     An error of ours is printed as one message, with exit code 1, and so is a place
     that takes no files. Anything else is a defect and keeps its traceback.
+
+    Args:
+      argv: the command's name and its arguments.
+      main: does the job, given the parsed flags.
+      define: defines the flags on the values it is given.
+
+    Returns:
+      The exit code.
     """
     # Not `app.run`: where TensorFlow is first imported inside it, Keras takes itself to
     # be in TensorFlow 1 and cannot build models.
-    app.define_help_flags()
     try:
-        argv = flags.FLAGS(sys.argv)
-    except SystemExit:
-        # That help was printed; absl takes it for a failure.
-        sys.exit(0)
+        main(_parse(argv, define))
+    except _HelpGivenError:
+        return 0
     except flags.Error as e:
-        sys.exit(f"error: {e}\n--help lists the flags.")
-    if len(argv) > 1:
-        sys.exit(f"error: unknown argument {argv[1]!r}; flags begin with --.")
-    try:
-        main()
+        return _fail(f"{e}\n--help lists the flags.")
     except errors.Interrupted as e:
         print(e, file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except errors.PerFedAvgError as e:
-        sys.exit(f"error: {e}")
+        return _fail(str(e))
     except OSError as e:
         if e.filename is None or e.errno not in _REMEDIES:
             raise
-        sys.exit(f"error: {e.filename}: {e.strerror}; {_REMEDIES[e.errno]}.")
+        return _fail(f"{e.filename}: {e.strerror}; {_REMEDIES[e.errno]}.")
+    return 0
 
 
-def numbers(flag: flags.FlagHolder, kind: type[int] | type[float]) -> list:
+class _HelpGivenError(Exception):
+    """That help was asked for and printed, in place of the job."""
+
+
+class _HelpFlag(flags.BooleanFlag):
+    """A flag that prints help where it is met, before others are checked."""
+
+    def __init__(self, name, text, tell, short_name=None):
+        super().__init__(name, False, text, short_name, allow_hide_cpp=True)
+        self._tell = tell
+
+    def parse(self, argument):
+        if self._parse(argument):
+            self._tell()
+            raise _HelpGivenError
+
+
+def _parse(
+    argv: Sequence[str], define: Callable[[flags.FlagValues], None]
+) -> flags.FlagValues:
+    """Returns the flags of a command, those that every command of absl has included."""
+    flag_values = flags.FlagValues()
+    define(flag_values)
+    _define_help_flags(flag_values, define.__module__)
+    for module in (app.__name__, logging.__name__):
+        for flag in flags.FLAGS.get_flags_for_module(module):
+            if flag.name not in flag_values:
+                flags.DEFINE_flag(flag, flag_values, module)
+    rest = flag_values(argv)[1:]
+    if rest:
+        raise errors.ConfigError(f"unknown argument {rest[0]!r}; flags begin with --.")
+    return flag_values
+
+
+def _define_help_flags(flag_values: flags.FlagValues, module: str) -> None:
+    # Not absl's own, which are of the process's flags.
+    document = sys.modules[module].__doc__
+    # absl knows the main module by the command's name.
+    name = sys.argv[0] if module == "__main__" else module
+
+    def short():
+        print(f"{document}\nflags:\n{flag_values.module_help(name)}\n")
+        print("Try --helpfull to get a list of all flags.")
+
+    def full():
+        print(f"{document}\nflags:\n{flag_values.get_help()}")
+
+    def xml():
+        flag_values.write_help_in_xml_format(sys.stdout)
+
+    for flag in (
+        _HelpFlag("help", "show this help", short, short_name="?"),
+        _HelpFlag("helpshort", "show this help", short),
+        _HelpFlag("helpfull", "show full help", full),
+        _HelpFlag("helpxml", "like --helpfull, but generates XML output", xml),
+    ):
+        flags.DEFINE_flag(flag, flag_values, app.__name__)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def numbers(
+    flag_values: flags.FlagValues, name: str, kind: type[int] | type[float]
+) -> list:
     """Returns the values of a list flag as numbers.
 
     Raises:
       ConfigError: naming the flag and the value that is none.
     """
     found = []
-    for text in flag.value:
+    for text in flag_values[name].value:
         try:
             found.append(kind(text))
         except ValueError:
             raise errors.ConfigError(
-                f"{flag.name} has {text!r}; it takes "
+                f"{name} has {text!r}; it takes "
                 f"{'whole ' if kind is int else ''}numbers, separated by commas."
             ) from None
     return found
