@@ -52,7 +52,10 @@ def main():
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
-    from tff_perfedavg.experiments.evaluation.personalize import personalize
+    from tff_perfedavg.experiments.evaluation.personalize import (
+        Personalization,
+        personalize,
+    )
     from tff_perfedavg.experiments.files.sources import check_sources
 
     check_sources(experiment, run.model, run.root)
@@ -63,14 +66,11 @@ def main():
             "seen": population.training_users,
             "all": range(population.num_users),
         }[_GROUP.value]
+    model = build_model(experiment, population)
     store = personalize(
-        build_model(experiment, population),
-        weights,
-        population,
+        Personalization(model, weights, population, config, _SEED.value),
         users,
-        config,
         _OUTPUT.value,
-        seed=_SEED.value,
         provenance={"experiment": dataclasses.asdict(experiment)},
     )
     print(f"Written: {store.path}, weights of {len(store.users)} users")
