@@ -45,6 +45,7 @@ def main():
     from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
     from tff_perfedavg.experiments.files.sources import check_sources
     from tff_perfedavg.experiments.settings.experiment import PER_FED_AVG
+    from tff_perfedavg.optimization.diagnostics import draw_probes
 
     rows = []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):
@@ -61,8 +62,7 @@ def main():
             population,
             users,
             local,
-            num_probes=_PROBES.value,
-            seed=_SEED.value,
+            draw_probes(weights, _PROBES.value, _SEED.value),
         )
         rows.append({"run": run.name, **dataclasses.asdict(found)})
     table = pd.DataFrame(rows).set_index("run").T

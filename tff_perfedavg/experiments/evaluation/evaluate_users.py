@@ -86,38 +86,50 @@ def build_evaluator(
     evaluate = build_personalization_eval(
         model, config, client_data=client_data, seed=seed
     )
-    steps = config.num_steps + 1
 
     def evaluate_weights(weights):
         server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
         results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
-        # Several workers' come in the order in which they are done.
-        order = np.argsort(results["user"])
-        place = order[np.searchsorted(results["user"], everyone, sorter=order)]
-        results = {name: values[place] for name, values in results.items()}
-        # A model that diverged is right in nothing, whatever its labels come out as;
-        # NaN is left for users without evaluation rows.
-        has_rows = results["num_evaluation_examples"][:, np.newaxis] > 0
-        diverged = has_rows & ~np.isfinite(results["loss"])
-        results["loss"] = np.where(diverged, np.inf, results["loss"])
-        results["accuracy"] = np.where(
-            diverged & ~np.isnan(results["accuracy"]), 0.0, results["accuracy"]
-        )
-        sizes = [steps * len(users) for users in groups.values()]
-        frame = pd.DataFrame(
-            {
-                "users": np.repeat(list(groups), sizes),
-                "user": np.repeat(results["user"], steps),
-                "step": np.tile(np.arange(steps), len(everyone)),
-                "loss": results["loss"].ravel(),
-                "accuracy": results["accuracy"].ravel(),
-            }
-        )
-        for name in ("num_adaptation_examples", "num_evaluation_examples"):
-            frame[name] = np.repeat(results[name], steps)
-        return frame
+        return _per_user(results, groups)
 
     return evaluate_weights
+
+
+def _per_user(
+    results: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Returns TFF's results as rows, a user's steps one after another.
+
+    Args:
+      results: by name, `[users]` or `[users, steps]`.
+      groups: numbers of the users by group, which give the rows their order.
+    """
+    everyone = np.concatenate(list(groups.values()))
+    # Several workers' come in the order in which they are done.
+    order = np.argsort(results["user"])
+    place = order[np.searchsorted(results["user"], everyone, sorter=order)]
+    results = {name: values[place] for name, values in results.items()}
+    # A model that diverged is right in nothing, whatever its labels come out as;
+    # NaN is left for users without evaluation rows.
+    has_rows = results["num_evaluation_examples"][:, np.newaxis] > 0
+    diverged = has_rows & ~np.isfinite(results["loss"])
+    loss = np.where(diverged, np.inf, results["loss"])
+    had_accuracy = ~np.isnan(results["accuracy"])
+    accuracy = np.where(diverged & had_accuracy, 0.0, results["accuracy"])
+    steps = loss.shape[1]
+    sizes = [steps * len(users) for users in groups.values()]
+    frame = pd.DataFrame(
+        {
+            "users": np.repeat(list(groups), sizes),
+            "user": np.repeat(results["user"], steps),
+            "step": np.tile(np.arange(steps), len(everyone)),
+            "loss": loss.ravel(),
+            "accuracy": accuracy.ravel(),
+        }
+    )
+    for name in ("num_adaptation_examples", "num_evaluation_examples"):
+        frame[name] = np.repeat(results[name], steps)
+    return frame
 
 
 def choose_users(
