@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from absl import app, flags
 
 from tff_perfedavg import errors, quiet
+from tff_perfedavg.experiments.settings.remedies import on_the_command_line
 
 _ANOTHER_PLACE = "choose another place, or change its permissions"
 _FREE_SPACE = "free some space, or choose another place"
@@ -55,7 +56,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except errors.PerFedAvgError as e:
-        sys.exit(f"error: {e}")
+        sys.exit(f"error: {e}{on_the_command_line(e, flags.FLAGS)}")
     except OSError as e:
         if e.filename is None or e.errno not in _REMEDIES:
             raise
