@@ -57,17 +57,18 @@ def main():
         if config.dataset in config_lib.FROM_TFF:
             command.load_frameworks()
     from tff_perfedavg.data.user_store import UserStore
-    from tff_perfedavg.experiments.assemble import prepare
+    from tff_perfedavg.experiments.assemble.prepare import prepare
+    from tff_perfedavg.experiments.report import store_summary
 
     if _DESCRIBE.value:
         store = UserStore.open(path)
     else:
-        store = prepare.prepare(config, path, _DATA_DIR.value)
-        prepare.draw(store, path.parent / f"{path.name}.png")
+        store = prepare(config, path, _DATA_DIR.value)
+        store_summary.draw(store, path.parent / f"{path.name}.png")
     if _VERIFY.value:
         store.verify()
         print("Every file is as it was written.")
-    print(prepare.summary(store))
+    print(store_summary.summary(store))
 
 
 if __name__ == "__main__":
