@@ -9,7 +9,6 @@ import pytest
 from absl import flags
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command
 
@@ -127,32 +126,3 @@ def test_a_name_that_no_directory_can_have_is_refused(tmp_path, name):
         RunPaths(tmp_path, name)
     paths = RunPaths(tmp_path, name[:-1])
     paths.results.mkdir(parents=True)
-
-
-def test_what_mends_an_error_is_told_by_the_names_of_flags(monkeypatch):
-    def fail():
-        for name in ("block_size", "address"):
-            flags.DEFINE_string(name, None, "A flag.", flag_values=flags.FLAGS)
-        raise errors.WorkerError(
-            "It ended.", remedies=("block_size", "batch_size", "address=0.0.0.0")
-        )
-
-    # The command has no batch_size.
-    assert ended(monkeypatch, fail) == (
-        "error: It ended.\nOn the command line: --block_size, --address=0.0.0.0."
-    )
-
-
-def test_a_store_that_is_not_there_is_told_with_the_command_that_writes_one(
-    monkeypatch, tmp_path
-):
-    said = ended(monkeypatch, lambda: UserStore.open(tmp_path))
-    assert said.startswith(f"error: No user store at {tmp_path}")
-    assert said.endswith("\nOn the command line: scripts/prepare_data.py.")
-
-
-def test_an_error_without_a_remedy_of_ours_is_told_as_it_is(monkeypatch):
-    def fail():
-        raise errors.DataError("It is damaged.")
-
-    assert ended(monkeypatch, fail) == "error: It is damaged."
