@@ -60,6 +60,7 @@ def main(flag_values):
     command.load_frameworks()
     import pandas as pd
 
+    from tff_perfedavg.algorithms.diagnostics import draw_probes
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
@@ -80,8 +81,7 @@ def main(flag_values):
             population,
             users,
             local,
-            num_probes=flag_values.num_probes,
-            seed=flag_values.base_random_seed,
+            draw_probes(weights, flag_values.num_probes, flag_values.base_random_seed),
         )
         rows.append({"run": run.name, **dataclasses.asdict(found)})
     table = pd.DataFrame(rows).set_index("run").T

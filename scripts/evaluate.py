@@ -78,7 +78,7 @@ def main(flag_values):
     command.load_frameworks()
     import pandas as pd
 
-    from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
+    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.files.rows import write_rows
     from tff_perfedavg.experiments.report import tables as report

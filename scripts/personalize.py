@@ -88,7 +88,10 @@ def main(flag_values):
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
-    from tff_perfedavg.experiments.evaluation.personalize import personalize
+    from tff_perfedavg.experiments.evaluation.personalize import (
+        Personalization,
+        personalize,
+    )
     from tff_perfedavg.experiments.files.sources import check_sources
 
     check_sources(experiment, run.model, run.root)
@@ -99,14 +102,12 @@ def main(flag_values):
             "seen": population.training_users,
             "all": range(population.num_users),
         }[flag_values.group]
+    model = build_model(experiment, population)
+    seed = flag_values.base_random_seed
     store = personalize(
-        build_model(experiment, population),
-        weights,
-        population,
+        Personalization(model, weights, population, config, seed),
         users,
-        config,
         flag_values.output_dir,
-        seed=flag_values.base_random_seed,
         provenance={"experiment": dataclasses.asdict(experiment)},
     )
     print(f"Written: {store.path}, weights of {len(store.users)} users")

@@ -124,17 +124,18 @@ def main(flag_values):
         if config.dataset in config_lib.FROM_TFF:
             command.load_frameworks()
     from tff_perfedavg.data.user_store import UserStore
-    from tff_perfedavg.experiments.assemble import prepare
+    from tff_perfedavg.experiments.assemble.prepare import prepare
+    from tff_perfedavg.experiments.report import store_summary
 
     if flag_values.describe:
         store = UserStore.open(path)
     else:
-        store = prepare.prepare(config, path, flag_values.data_dir)
-        prepare.draw(store, path.parent / f"{path.name}.png")
+        store = prepare(config, path, flag_values.data_dir)
+        store_summary.draw(store, path.parent / f"{path.name}.png")
     if flag_values.verify:
         store.verify()
         print("Every file is as it was written.")
-    print(prepare.summary(store))
+    print(store_summary.summary(store))
 
 
 if __name__ == "__main__":

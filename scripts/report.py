@@ -62,7 +62,7 @@ def main(flag_values):
     missing = [run for run in runs if not run.is_evaluated]
     if missing:
         command.load_frameworks()
-        from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
+        from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
         from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
         use_local_runtime()

@@ -19,7 +19,8 @@ from tff_perfedavg.experiments.assemble.population import (
     build_population,
     population_path,
 )
-from tff_perfedavg.experiments.assemble.prepare import prepare, prepare_once, summary
+from tff_perfedavg.experiments.assemble.prepare import prepare, prepare_once
+from tff_perfedavg.experiments.report.store_summary import summary
 from tff_perfedavg.experiments.settings.experiment import Experiment
 
 DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
@@ -233,10 +234,12 @@ def test_a_failed_download_is_told_with_its_reason(tmp_path, monkeypatch):
     with pytest.raises(
         errors.DataError,
         match=r"no fashion_mnist\.npz or train-images-idx3-ubyte\[\.gz\] in .*no route "
-        r"to host.*load_data\(\) where there.*--data_dir.*arrays x_train, y_train, x_te"
-        r".*t10k-labels-idx1-ubyte, plain or ending in \.gz, there or in fashion_mn",
-    ):
+        r"to host.*load_data\(\) where there.*in data_dir or.*arrays x_train, y_train, "
+        r"x_te.*t10k-labels-idx1-ubyte, plain or ending in \.gz, there or in fashion_m"
+        r"n",
+    ) as caught:
         catalog.load("fashion_mnist", tmp_path)
+    assert caught.value.remedies == ("data_dir",)
 
 
 def test_a_damaged_file_is_told_by_name(tmp_path):

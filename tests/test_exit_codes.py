@@ -1,11 +1,12 @@
 """What is said of processes that ended, here real ones."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tff_perfedavg.runtime.exit_codes import explain
+from tff_perfedavg.runtime.exit_codes import explain, remedies
 
 TRUNCATED = """
 import mmap
@@ -31,3 +32,7 @@ KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 def test_an_exit_code_is_told_with_what_it_usually_means(tmp_path, script, told):
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path)
     assert explain(ended.returncode).startswith(told)
+    killed = ended.returncode == -signal.SIGKILL
+    assert remedies(ended.returncode) == (
+        ("block_size", "batch_size") if killed else ()
+    )

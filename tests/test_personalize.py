@@ -11,9 +11,10 @@ from tests.helpers import batch_of, relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.personalize import (
-    PersonalizedStore,
+    Personalization,
     personalize,
 )
+from tff_perfedavg.experiments.files.personalized_store import PersonalizedStore
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -28,10 +29,14 @@ def population(tmp_path_factory):
     return build_population(Experiment(), tmp_path_factory.mktemp("stores"))
 
 
+def source(population, config=CONFIG, seed=0):
+    return Personalization(MODEL, WEIGHTS, population, config, seed)
+
+
 @pytest.fixture
 def saved(population, tmp_path):
     users = population.new_users
-    return personalize(MODEL, WEIGHTS, population, users, CONFIG, tmp_path / "adapted")
+    return personalize(source(population), users, tmp_path / "adapted")
 
 
 @pytest.mark.parametrize(
@@ -49,9 +54,7 @@ def test_saved_weights_are_what_evaluation_measures(tff, population, tmp_path, c
     measured = evaluate_users(MODEL, WEIGHTS, population, config, seed=5)
     last = measured[measured["step"] == config.num_steps].set_index("user")
     users = [int(population.new_users[0]), 0, 7]
-    saved = personalize(
-        MODEL, WEIGHTS, population, users, config, tmp_path / "adapted", seed=5
-    )
+    saved = personalize(source(population, config, 5), users, tmp_path / "adapted")
     assert list(saved.users) == sorted(users)
     for user in users:
         rows = population.scaled(population.evaluation(user))
@@ -119,7 +122,7 @@ def test_an_altered_weight_is_found(saved):
 
 def test_what_cannot_be_written_leaves_nothing(saved, population, tmp_path):
     def write(users, place):
-        personalize(MODEL, WEIGHTS, population, users, CONFIG, tmp_path / place)
+        personalize(source(population), users, tmp_path / place)
 
     with pytest.raises(errors.DataError, match=r"users 0 to 25; 26 is none"):
         write([3, 26], "other")

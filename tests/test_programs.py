@@ -60,7 +60,7 @@ def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
 
 
 def test_train_and_evaluate_from_files(tff, paths):
-    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
     from tff_perfedavg.experiments.training.training import train_and_save
 
     result = train_and_save(SHORT, paths)
@@ -109,7 +109,7 @@ def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path
 
 
 def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
-    from tff_perfedavg.experiments.evaluation.evaluate_users import have_same_users
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import have_same_users
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "other")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
@@ -121,7 +121,7 @@ def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
 
 
 def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
-    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "third")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
@@ -210,7 +210,7 @@ def test_runs_of_which_none_has_a_model_are_an_error(tmp_path):
 
 
 def test_weights_of_another_model_are_refused(tff, paths):
-    from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
 
     trained_model.save(paths.model, [np.zeros([3])], SHORT)
     with pytest.raises(errors.CheckpointError, match=r"model\.npz has weights of oth"):

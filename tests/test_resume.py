@@ -96,11 +96,8 @@ def stopped(tff, root):
     return paths
 
 
-def after_calls(patch, name, count, do, owner=None, before=False):
+def after_calls(patch, name, count, do, owner, before=False):
     """Has a function do something else, too, at one of its calls, and tells when."""
-    from tff_perfedavg.experiments.training import training
-
-    owner = owner or training
     real, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def function(*arguments, **keywords):
@@ -308,9 +305,9 @@ def test_flags_that_make_no_sense_are_refused_before_any_work(tmp_path, flag, me
 def test_a_run_that_dies_between_any_two_steps_ends_with_the_same_bits(
     monkeypatch, paths, once
 ):
+    from tff_perfedavg.experiments.files import run_facts
     from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
     from tff_perfedavg.experiments.files.metrics_log import MetricsLog
-    from tff_perfedavg.experiments.training import training
 
     def die():
         raise Killed
@@ -322,7 +319,7 @@ def test_a_run_that_dies_between_any_two_steps_ends_with_the_same_bits(
         (MetricsLog, "add_evaluation", 1, False),
         (MetricsLog, "sync", 2, True),
         (CheckpointManager, "write", 2, True),
-        (training, "_write_facts", 1, True),
+        (run_facts, "write", 1, True),
     ):
         with monkeypatch.context() as patch:
             after_calls(patch, name, count, die, owner, before)
@@ -489,10 +486,8 @@ def test_two_processes_do_not_train_one_run(paths):
 
 
 def test_a_disk_without_room_is_refused_before_any_round(tff, monkeypatch, paths):
-    from tff_perfedavg.experiments.training import training
-
     room = SimpleNamespace(free=3_000_000)
-    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: room)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
     with pytest.raises(
         errors.CheckpointError,
         match=rf"{paths.root} has 3 MB free; the run needs 2\d MB for checkpoints",

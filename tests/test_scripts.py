@@ -143,6 +143,16 @@ def test_help_answers_without_loading_a_framework(script):
         ),
         ("prepare_data.py", ["--output_dir=x", "--describe"], "No user store at"),
         (
+            "prepare_data.py",
+            ["--output_dir=x", "--describe"],
+            "On the command line: scripts/prepare_data.py.",
+        ),
+        (
+            "prepare_data.py",
+            ["--output_dir=x", "--dataset=uci_har", "--data_dir=/"],
+            "On the command line: --data_dir.",
+        ),
+        (
             "evaluate.py",
             ["--experiment_name=a", "--adaptation_steps=-1"],
             "num_steps is -1",

@@ -1,6 +1,7 @@
 """The house stands: floors import downwards, and only the upper ones know TFF."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -46,15 +47,46 @@ WINGS = (
     "study",
 )
 KNOWS_TFF = {"federated", "runtime", "experiments"}
+# What takes its time to load; commands check their flags before.
+HEAVY = {
+    "dp_accounting",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "tensorflow",
+    "tensorflow_federated",
+}
+MOST_LINES, MOST_PARAMETERS = 60, 6
+# Functions beyond one of the two, and why.
+LONG = {
+    # The settings of TFF's own builders, by the same names.
+    "federated/builders.py:build_process",
+    # What TFF's client data leave to say: their split, names and number.
+    "federated/tff_datasets.py:users_from_client_data",
+    # Being rebuilt.
+    "experiments/settings/experiment_flags.py:define",
+}
+# What names a command or a flag below the top floor, and why.
+NAMES_COMMANDS = {
+    # Flags of TFF's worker.
+    "runtime/worker_process.py:--port=",
+    "runtime/worker_process.py:--max_concurrent_computation_calls=",
+}
 
 
 def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
+        yield from imports_of_statement(node)
+
+
+def imports_of_statement(node):
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
 
 
 def test_imports_point_downwards():
@@ -83,6 +115,79 @@ def test_wings_import_one_way():
             if name.startswith("tff_perfedavg.experiments."):
                 imported = name.split(".")[2]
                 assert imported in WINGS[: wing + 1], f"{path} imports {name}"
+
+
+def functions_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def num_parameters(function):
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    rest = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
+    return sum(a.arg not in ("self", "cls") for a in [*named, *rest])
+
+
+def test_functions_fit_a_screen_and_take_few_arguments():
+    long = {
+        f"{path.relative_to(PACKAGE)}:{function.name}"
+        for path in PACKAGE.rglob("*.py")
+        for function in functions_of(path)
+        if function.end_lineno - function.lineno >= MOST_LINES
+        or num_parameters(function) > MOST_PARAMETERS
+    }
+    # One that is mended leaves the list.
+    assert long == LONG
+
+
+def test_lower_floors_name_no_command_and_no_flag():
+    found = {
+        f"{path.relative_to(PACKAGE)}:{name}"
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] != "experiments"
+        for name in re.findall(r"--[a-z]\w*=?|scripts/\w+", path.read_text())
+    }
+    assert found == NAMES_COMMANDS
+
+
+@functools.cache
+def imported_at_once(path):
+    """What a file imports outside functions, by name."""
+    statements = ast.parse(path.read_text()).body
+    return frozenset().union(*map(imports_of_statement, statements))
+
+
+@functools.cache
+def files_of_module(name):
+    # Of `from a.b import c`: c may be a module, or stand in one.
+    places = [PACKAGE.parent.joinpath(*name.split("."))]
+    places.append(places[0].parent)
+    files = [f for p in places for f in (p.with_suffix(".py"), p / "__init__.py")]
+    return [f for f in files if f.is_file() and f.is_relative_to(PACKAGE)]
+
+
+def loaded_at_once(path):
+    """What loading a file imports, all the way."""
+    names, seen, left = set(), set(), [path]
+    while left:
+        file = left.pop()
+        if file not in seen:
+            seen.add(file)
+            names |= imported_at_once(file)
+            left += [f for name in names for f in files_of_module(name)]
+    return names
+
+
+def test_commands_load_nothing_heavy_before_their_flags_are_checked():
+    commands = {*(PACKAGE.parent / "scripts").glob("*.py")}
+    # Nobody waits for a benchmark's flags.
+    commands -= {*(PACKAGE.parent / "scripts").glob("benchmark_*.py")}
+    assert len(commands) > 10
+    for command in commands:
+        heavy = {name.split(".")[0] for name in loaded_at_once(command)} & HEAVY
+        assert not heavy, f"{command} imports {heavy}"
 
 
 def test_every_public_name_is_there(tff):

@@ -127,7 +127,7 @@ def test_runs_of_a_store_or_a_model_that_has_changed_are_refused(study, tmp_path
     from tff_perfedavg.data.config import DataConfig
     from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.experiments.assemble.prepare import prepare
-    from tff_perfedavg.experiments.evaluation import evaluate_users as evaluation
+    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
     from tff_perfedavg.experiments.training.training import train, train_and_save
 
     store, model = tmp_path / "store", tmp_path / "own.py"

@@ -122,8 +122,10 @@ def test_another_version_and_an_unreadable_header_are_refused(store):
 
 
 def test_a_place_without_a_store_is_refused(tmp_path):
-    with pytest.raises(errors.DataError, match=r"No user store at .*prepare_data\.py"):
+    told = r"No user store at .*UserStore\.write"
+    with pytest.raises(errors.DataError, match=told) as caught:
         UserStore.open(tmp_path)
+    assert caught.value.remedies == ("UserStore.write",)
 
 
 def test_a_place_taken_is_refused(store):

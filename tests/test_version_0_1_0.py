@@ -93,7 +93,7 @@ def test_a_private_run_goes_on_and_is_accounted_as_it_was_drawn(tff, made, capsy
 
 
 def test_personalized_weights_open():
-    from tff_perfedavg.experiments.evaluation.personalize import PersonalizedStore
+    from tff_perfedavg.experiments.files.personalized_store import PersonalizedStore
 
     store = PersonalizedStore.open(MADE / "personalized")
     store.verify()

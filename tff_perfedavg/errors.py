@@ -3,11 +3,21 @@
 `Interrupted` alone is none of them: who catches errors does not mean to catch Ctrl-C.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PerFedAvgError(Exception):
-    """Base of every error raised by `tff_perfedavg`."""
+    """Base of every error raised by `tff_perfedavg`.
+
+    Attributes:
+      remedies: what mends it, by its name in the library: arguments, with a value
+        where only that will do (`address=0.0.0.0`), and functions. Commands tell what
+        these are called on the command line.
+    """
+
+    def __init__(self, *args: object, remedies: Sequence[str] = ()):
+        super().__init__(*args)
+        self.remedies = tuple(remedies)
 
 
 class ConfigError(PerFedAvgError, ValueError):

@@ -61,6 +61,11 @@ def progress(
         lines.close()
 
 
+def tell(text: str) -> None:
+    """Prints a line to standard error, above a progress bar if there is one."""
+    tqdm.tqdm.write(text, file=sys.stderr)
+
+
 class _Lines:
     """A line at most every half minute and every hundredth, and one at the end."""
 

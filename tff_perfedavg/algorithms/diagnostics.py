@@ -114,9 +114,8 @@ def user_diagnostics(
 
     def meta_gradient_by(variant):
         product = dataclasses.replace(config, variant=variant).product
-        return meta_gradient(loss, weights, everything, algorithm.adaptation, product)[
-            0
-        ]
+        inner = algorithm.adaptation
+        return _flat(meta_gradient(loss, weights, everything, inner, product)[0])
 
     def each_row(function):
         return tf.vectorized_map(
@@ -135,13 +134,11 @@ def user_diagnostics(
         return product, _mean_square(each_row(product_of) - product)
 
     gradient = _flat(gradient_of(rows))
-    dtype = gradient.dtype
     products, variances = tf.map_fn(
         of_probe,
         [tf.stack(parts) for parts in zip(*probes, strict=True)],
-        fn_output_signature=(
-            tf.TensorSpec(gradient.shape, dtype),
-            tf.TensorSpec([], dtype),
+        fn_output_signature=tuple(
+            tf.TensorSpec(shape, gradient.dtype) for shape in (gradient.shape, ())
         ),
     )
     metas = [meta_gradient_by(v) for v in (EXACT, FIRST_ORDER, HESSIAN_FREE)]
@@ -152,7 +149,7 @@ def user_diagnostics(
         products,
         _mean_square(each_row(gradient_of) - gradient),
         tf.reduce_mean(variances),
-        tf.stack([_flat(meta) for meta in metas]),
+        tf.stack(metas),
         _flat(subtract(local.state, weights)),
     )
 

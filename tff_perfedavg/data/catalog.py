@@ -410,11 +410,12 @@ def _not_found(
     if downloader:
         parts.append(f"and {downloader} could not download it ({reason})")
     remedy = (
-        f"Put the file into a directory and name that in --data_dir or "
+        f"Put the file into a directory and name that in data_dir or "
         f"{DATA_DIR_VARIABLE} ({_SOURCES[name]})"
     )
     if downloader:
         remedy = (
             f"Run {downloader}.load_data() where there is a network, or p{remedy[1:]}"
         )
-    return errors.DataError(" ".join(parts) + f". {remedy}.")
+    told = " ".join(parts) + f". {remedy}."
+    return errors.DataError(told, remedies=("data_dir",))

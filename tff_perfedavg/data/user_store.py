@@ -196,9 +196,10 @@ class UserStore:
             not there or another's.
         """
         path = pathlib.Path(path).absolute()
-        missing = (
+        missing = errors.DataError(
             f"No user store at {path} (it has no {_JSON}); write one with "
-            "scripts/prepare_data.py."
+            "UserStore.write.",
+            remedies=("UserStore.write",),
         )
         header = read_header(path, _JSON, FORMAT_VERSION, missing=missing, again=_AGAIN)
         _check_header(path / _JSON, header)

@@ -11,7 +11,12 @@ from tff_perfedavg.files import sha256
 
 
 def read_header(
-    path: pathlib.Path, name: str, version: int, *, missing: str, again: str
+    path: pathlib.Path,
+    name: str,
+    version: int,
+    *,
+    missing: errors.DataError,
+    again: str,
 ) -> dict[str, Any]:
     """Reads a directory's header and checks the size of every file.
 
@@ -20,7 +25,7 @@ def read_header(
       name: of the header, a JSON file with `format_version` and, under `files`, `bytes`
         and `sha256` of each by name.
       version: the format version that is read.
-      missing: what to say where there is no header.
+      missing: raised where there is no header.
       again: what to do about damage, for example `prepare the data again`.
 
     Raises:
@@ -33,7 +38,7 @@ def read_header(
         found = header["format_version"]
         files = header["files"] if found == version else {}
     except FileNotFoundError as e:
-        raise errors.DataError(missing) from e
+        raise missing from e
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise errors.DataError(f"{path / name} is unreadable: {e}.") from e
     if found != version:

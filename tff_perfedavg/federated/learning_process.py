@@ -57,6 +57,20 @@ def compose(
             state.finalizer,
         )
 
+    get_hparams, set_hparams = _build_hparams(parts, state_type)
+    return tff.learning.templates.LearningProcess(
+        initialize,
+        _build_next(parts, initialize.type_signature.result),
+        get_model_weights,
+        set_model_weights,
+        get_hparams_fn=get_hparams,
+        set_hparams_fn=set_hparams,
+    )
+
+
+def _build_hparams(
+    parts: _Parts, state_type: tff.Type
+) -> tuple[tff.Computation, tff.Computation]:
     @tff.tensorflow.computation(state_type)
     def get_hparams(state):
         return parts.finalizer.get_hparams(state.finalizer)
@@ -71,14 +85,7 @@ def compose(
             parts.finalizer.set_hparams(state.finalizer, hparams),
         )
 
-    return tff.learning.templates.LearningProcess(
-        initialize,
-        _build_next(parts, initialize.type_signature.result),
-        get_model_weights,
-        set_model_weights,
-        get_hparams_fn=get_hparams,
-        set_hparams_fn=set_hparams,
-    )
+    return get_hparams, set_hparams
 
 
 class _Parts(NamedTuple):

@@ -51,26 +51,26 @@ def build_personalization_eval(
     """
     client_data = client_data or SequenceClientData(model)
     weights_type = weights_type_of(model.init(0))
-    seed_pair = batches.seed_pair(seed)
-    how = adaptation.build()
+    seed_pair, how = batches.seed_pair(seed), adaptation.build()
     most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
     def evaluate_users(model_weights, value):
-        def evaluate_user(user, adaptation_rows, evaluation):
-            evaluation_batch = batches.all_rows(evaluation)
+        def evaluate_user(user, rows, evaluation):
+            draw = adaptation_batches(rows, tf.constant(seed_pair), user, how)
+            held_out, weights = batches.all_rows(evaluation), model_weights.trainable
             _, measured = adapt(
                 model.batch_loss,
-                model_weights.trainable,
-                adaptation_batches(adaptation_rows, tf.constant(seed_pair), user, how),
+                weights,
+                draw,
                 how,
-                lambda weights: model.evaluate(weights, evaluation_batch),
+                lambda w: model.evaluate(w, held_out),
             )
             return collections.OrderedDict(
                 user=user,
                 loss=measured[:, 0],
                 accuracy=measured[:, 1],
-                num_adaptation_examples=tf.minimum(adaptation_rows.num_rows, most_rows),
+                num_adaptation_examples=tf.minimum(rows.num_rows, most_rows),
                 num_evaluation_examples=evaluation.num_rows,
             )
 
@@ -81,9 +81,8 @@ def build_personalization_eval(
         tff.FederatedType(client_data.evaluation_type, tff.CLIENTS),
     )
     def evaluate(weights, values):
-        return tff.federated_map(
-            evaluate_users, (tff.federated_broadcast(weights), values)
-        )
+        weights = tff.federated_broadcast(weights)
+        return tff.federated_map(evaluate_users, (weights, values))
 
     return evaluate
 

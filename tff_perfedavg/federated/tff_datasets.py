@@ -117,8 +117,8 @@ def load(
             f"{config.dataset} was not found: TFF's loader "
             f"(tff.simulation.datasets.{loader.__name__.strip('_')}) looked in "
             f"{cache_dir or 'its default cache'} and could not download it ({e}). Run "
-            "the loader once where there is a network, and name its cache with "
-            "--data_dir."
+            "the loader once where there is a network, and name its cache.",
+            remedies=("data_dir",),
         ) from e
     users = users_from_client_data(
         train,

@@ -18,7 +18,7 @@ from tff_perfedavg import errors
 _PREFIX = "TffPerfedavg"
 FREEZE = "freeze the weights up to it (ExportConfig.num_trainable)"
 # From an operation's type to the registered name of its replacement gradient; for
-# optimization.meta_gradient.replaced_gradients.
+# optimization.gradients.replaced_gradients.
 OVERRIDES: dict[str, str] = {}
 
 

@@ -253,50 +253,33 @@ class OnDeviceModel:
                 f"{self._path} was exported without meta_update; export it with "
                 "max_local_steps of at least 1."
             )
-        _check_rate("inner_learning_rate", inner_learning_rate)
-        _check_rate("outer_learning_rate", outer_learning_rate)
-        if not 1 <= len(batches) <= most:
-            raise errors.DataError(
-                f"meta_update: {len(batches)} steps were given; the file takes 1 to "
-                f"{most}."
-            )
+        rates = {
+            "inner_learning_rate": inner_learning_rate,
+            "outer_learning_rate": outer_learning_rate,
+        }
+        for name, rate in rates.items():
+            _check_rate(name, rate)
         inputs = self._named_weights(weights)
         taken = self.inputs("meta_update")
         roles = [name[2:] for name in taken if name.startswith("x_")]
-        rates = {
-            "inner_learning_rate": np.array([inner_learning_rate], np.float32),
-            "outer_learning_rate": np.array([outer_learning_rate], np.float32),
-        }
-        for role in roles:
-            steps = []
-            for number, step in enumerate(batches):
-                try:
-                    x, y = step[role]
-                except (LookupError, TypeError, ValueError) as e:
-                    raise errors.DataError(
-                        f"meta_update: step {number} has no rows (x, y) of {role!r}; "
-                        f"give those of {', '.join(roles)} in every step."
-                    ) from e
-                steps.append(self._batch(x, y, f"_{role}"))
-            for name in steps[0]:
-                stacked = np.stack([step[name] for step in steps])
-                inputs[name] = _padded(stacked, most, 0)
         answer = self.call(
             "meta_update",
             **inputs,
-            **{name: rate for name, rate in rates.items() if name in taken},
+            **self._steps(batches, roles, most),
+            **{n: np.array([r], np.float32) for n, r in rates.items() if n in taken},
             num_steps=np.array([len(batches)], np.int32),
         )
-        update = in_order(answer, "delta")
         query_loss = answer["query_loss"]
         losses = answer.get("support_loss", query_loss), query_loss
+        update = in_order(answer, "delta")
         # Files of version 0.1.0 do not say `applied`.
         is_sound = all(np.isfinite(part).all() for part in [*update, *losses])
         if not is_sound or not answer.get("applied", [1])[0]:
             raise errors.DataError(
-                f"meta_update: steps at rates of {inner_learning_rate:g} and "
-                f"{outer_learning_rate:g} led to an update that is not finite. Leave "
-                "this user out of the round, or take smaller rates."
+                "meta_update: steps at rates of "
+                f"{' and '.join(f'{rate:g}' for rate in rates.values())} led to an "
+                "update that is not finite. Leave this user out of the round, or take "
+                "smaller rates."
             )
         return update, float(losses[0][0]), float(losses[1][0])
 
@@ -470,6 +453,30 @@ class OnDeviceModel:
                 f"from 0 to {classes - 1}."
             )
         return y.astype(np.int32)
+
+    def _steps(self, batches, roles: Sequence[str], most: int) -> dict[str, np.ndarray]:
+        """Batches of all steps by input, padded to as many steps as the file takes."""
+        if not 1 <= len(batches) <= most:
+            raise errors.DataError(
+                f"meta_update: {len(batches)} steps were given; the file takes 1 to "
+                f"{most}."
+            )
+        inputs = {}
+        for role in roles:
+            steps = []
+            for number, step in enumerate(batches):
+                try:
+                    x, y = step[role]
+                except (LookupError, TypeError, ValueError) as e:
+                    raise errors.DataError(
+                        f"meta_update: step {number} has no rows (x, y) of {role!r}; "
+                        f"give those of {', '.join(roles)} in every step."
+                    ) from e
+                steps.append(self._batch(x, y, f"_{role}"))
+            for name in steps[0]:
+                stacked = np.stack([step[name] for step in steps])
+                inputs[name] = _padded(stacked, most, 0)
+        return inputs
 
     def _batch(self, x, y, suffix: str) -> dict[str, np.ndarray]:
         x, y = self._features(x), self._labels(y)

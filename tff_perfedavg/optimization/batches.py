@@ -210,15 +210,10 @@ def batch_source(
 
     of_users = (rows.num_rows, key, in_shuffle)
     if rows.num_rows.shape.rank:
+        of_user = tf.TensorSpec([num_steps, total], tf.int32)
+        tables = tf.map_fn(draw_one, of_users, fn_output_signature=of_user)
         # `[steps, users, total]`, so that a step's rows lie together.
-        table = tf.transpose(
-            tf.map_fn(
-                draw_one,
-                of_users,
-                fn_output_signature=tf.TensorSpec([num_steps, total], tf.int32),
-            ),
-            [1, 0, 2],
-        )
+        table = tf.transpose(tables, [1, 0, 2])
     else:
         table = draw_one(of_users)
     # All but the features is small as a rule, and got ready here for all steps at

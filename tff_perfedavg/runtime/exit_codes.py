@@ -10,13 +10,14 @@ _USUALLY = {
         "changed while it is in use, or a disk that fails"
     ),
     signal.SIGKILL: (
-        "usually for want of memory, by the kernel: take a smaller --block_size or "
-        "--batch_size, or a machine with more memory"
+        "usually for want of memory, by the kernel: take a smaller block_size or "
+        "batch_size, or a machine with more memory"
     ),
     signal.SIGABRT: "usually a failed check or an allocation refused, told in its log",
     signal.SIGSEGV: "a defect in it",
     signal.SIGILL: "usually a processor without the instructions it was built for",
 }
+_REMEDIES = {signal.SIGKILL: ("block_size", "batch_size")}
 
 
 def explain(code: int) -> str:
@@ -35,3 +36,12 @@ def explain(code: int) -> str:
         return f"code {code}"
     usually = _USUALLY.get(number)
     return f"code {code} ({number.name}{', ' + usually if usually else ''})"
+
+
+def remedies(code: int) -> tuple[str, ...]:
+    """Returns the arguments that `explain` would have taken smaller.
+
+    Args:
+      code: as for `explain`.
+    """
+    return next((names for number, names in _REMEDIES.items() if number == -code), ())

@@ -29,7 +29,7 @@ import tensorflow_federated as tff
 from tff_perfedavg import errors
 from tff_perfedavg.runtime import private_worker, worker_process
 from tff_perfedavg.runtime.executors import FewExecutors, channel_options
-from tff_perfedavg.runtime.exit_codes import explain
+from tff_perfedavg.runtime.exit_codes import explain, remedies
 
 _START_TIMEOUT_SECONDS = 120
 _LOG_TAIL_BYTES = 2000
@@ -144,7 +144,8 @@ class Worker:
         if code is not None:
             raise errors.WorkerError(
                 f"The TFF worker process {self.pid} ended with {explain(code)}. The "
-                f"end of its log:\n{self.log_tail()}"
+                f"end of its log:\n{self.log_tail()}",
+                remedies=remedies(code),
             )
 
     def log_tail(self) -> str:

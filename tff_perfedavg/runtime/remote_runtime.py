@@ -1,6 +1,6 @@
 """TFF's runtime on several machines: a cohort spread over workers that may fail.
 
-Each worker is a TFF worker process that `scripts/start_worker.py` started. A cohort is
+Each worker is a TFF worker process that `worker_process.serve` runs. A cohort is
 cut into as many parts as there are workers; a part whose worker is lost is done
 again by one that is left, so that a loss costs that part's time and not the run, and
 the result is the same. A worker that answers again is used again.
@@ -251,7 +251,8 @@ class WorkerPool:
                     raise errors.WorkerError(
                         f"One part of a round lost {losses} workers one after another "
                         f"(the last: {e}). It may need more memory than they have; "
-                        "take a smaller --block_size."
+                        "take a smaller block_size.",
+                        remedies=("block_size",),
                     ) from e
             finally:
                 with self._change:
@@ -298,8 +299,9 @@ class WorkerPool:
                 connection.close(lost=True)
                 raise errors.WorkerError(
                     f"No worker answers at {address}; start it there with "
-                    "scripts/start_worker.py, and see that the address can be "
-                    "reached from here."
+                    "worker_process.serve, and see that the address can be "
+                    "reached from here.",
+                    remedies=("worker_process.serve",),
                 )
             time.sleep(0.2)
         # A worker that freezes while it is checked is lost, too.

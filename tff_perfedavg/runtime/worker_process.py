@@ -21,7 +21,7 @@ import struct
 import subprocess
 
 from tff_perfedavg import errors
-from tff_perfedavg.runtime.exit_codes import explain
+from tff_perfedavg.runtime.exit_codes import explain, remedies
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = "0.0.0.0"
@@ -134,14 +134,16 @@ def listen(address: str, port: int) -> socket.socket:
         listening = socket.create_server((address, port))
     except OSError as e:
         raise errors.WorkerError(
-            f"Cannot listen on {address}:{port} ({e.strerror}); choose another --port, "
-            "or an --address of this machine."
+            f"Cannot listen on {address}:{port} ({e.strerror}); choose another port, "
+            "or an address of this machine.",
+            remedies=("port", "address"),
         ) from e
     if listening.getsockname()[0] == EVERY_ADDRESS != address:
         listening.close()
         raise errors.WorkerError(
             f"address is {address!r}, which is every address of this machine; give "
-            f"--address={EVERY_ADDRESS} if that is meant."
+            f"{EVERY_ADDRESS} if that is meant.",
+            remedies=(f"address={EVERY_ADDRESS}",),
         )
     return listening
 
@@ -171,13 +173,16 @@ def serve(listening: socket.socket) -> None:
                 raise errors.WorkerError(
                     "The worker cannot be kept to one address: TFF's worker listens on "
                     "all, and this system does not let it have a network of its own "
-                    f"({e.strerror}). In a private network give "
-                    f"--address={EVERY_ADDRESS}."
+                    f"({e.strerror}). In a private network give the address "
+                    f"{EVERY_ADDRESS}.",
+                    remedies=(f"address={EVERY_ADDRESS}",),
                 ) from e
             process, relayed = start_process(INNER_PORT, None), listening
         with _running(process) as worker:
             code = asyncio.run(_wait_for_end(worker, relayed))
-    raise errors.WorkerError(f"The TFF worker process ended with {explain(code)}.")
+    raise errors.WorkerError(
+        f"The TFF worker process ended with {explain(code)}.", remedies=remedies(code)
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From a data set's name to a user store, its summary and its picture."""
+"""From a data set's name to a user store."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ import os
 import pathlib
 import sys
 
-import matplotlib.figure
-import numpy as np
-
 from tff_perfedavg import errors
-from tff_perfedavg.data import catalog, division, heterogeneity
+from tff_perfedavg.data import catalog, division
 from tff_perfedavg.data.config import FROM_TFF, GENERATED, DataConfig
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.files import atomic_write, in_turn
+from tff_perfedavg.files import in_turn
 
-_MOST_USERS_DRAWN = 60
 # Characters of a store's name in its lock's: names have 255 bytes at most.
 _MOST_NAMED = 50
 
@@ -106,57 +102,3 @@ def _open_prepared(config: DataConfig, path: pathlib.Path) -> UserStore:
             "another directory for the runs, or name the store to train on (--store)."
         )
     return store
-
-
-def summary(store: UserStore) -> str:
-    """Returns what `--describe` prints of a store."""
-    description = store.description
-    size = sum(f.stat().st_size for f in store.path.iterdir())
-    seen, new = len(store.training_users), len(store.new_users)
-    users = np.asarray(store.users)
-    adaptation = users[:, 1] - users[:, 0]
-    evaluation = users[:, 2] - users[:, 1]
-    lines = [
-        f"{store.path}: {description.name}, {size / 1e6:.1f} MB",
-        f"divided by            {description.provenance}",
-        f"features              {store.feature_dtype} {list(store.input_shape)}",
-        f"labels                {store.label_dtype} {list(store.label_shape)}, "
-        + (
-            "no classes"
-            if description.num_classes is None
-            else f"{description.num_classes} classes"
-        ),
-        f"seen and new users    {seen} and {new}",
-        f"adaptation rows       {adaptation.min()} to {adaptation.max()} per user",
-        f"evaluation rows       {evaluation.min()} to {evaluation.max()} per user",
-        str(heterogeneity.summarize(store)),
-    ]
-    return "\n".join(lines)
-
-
-def draw(store: UserStore, path: pathlib.Path) -> None:
-    """Draws how many rows of each class the first users hold, as a PNG."""
-    found = heterogeneity.summarize(store)
-    shown = min(store.num_users, _MOST_USERS_DRAWN)
-    numbers = np.arange(shown)
-    figure = matplotlib.figure.Figure(figsize=(8, 4))
-    axes = figure.subplots()
-    if found.histograms is None:
-        axes.bar(numbers, found.sizes[:shown])
-    else:
-        names = store.description.class_names or range(found.histograms.shape[1])
-        bottom = np.zeros([shown])
-        colours = matplotlib.colormaps["tab20"].resampled(20)
-        for column, name in enumerate(names):
-            rows = found.histograms[:shown, column]
-            colour = colours(column % 20)
-            axes.bar(numbers, rows, bottom=bottom, label=str(name), color=colour)
-            bottom += rows
-        if len(names) <= 20:
-            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set_xlabel(f"user (the first {shown} of {store.num_users})")
-    axes.set_ylabel("rows (number)")
-    axes.set_title(f"{store.description.name}: who holds what")
-    figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150)

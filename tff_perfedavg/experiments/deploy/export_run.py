@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import pathlib
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
@@ -15,6 +18,7 @@ from tff_perfedavg.experiments.evaluation.metrics import summarize
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import ExportReport, export_tflite
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -59,9 +63,21 @@ def export_run(
             num_trainable=config.num_trainable,
         ),
     ).assign(algorithm=experiment.label)
-    summary = summarize(per_user).reset_index()
-    description = population.description
     card = {
+        **_card(experiment, population),
+        "results": _results(per_user, (0, adaptation_steps)),
+        "license": license_name,
+        "exported": datetime.date.today().isoformat(),
+    }
+    return export_tflite(
+        model, weights, output, config, card=card, examples=_examples(population)
+    )
+
+
+def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:
+    """Returns what a model's card tells of its data and its training."""
+    description = population.description
+    return {
         "dataset": description.name,
         "class_names": list(description.class_names),
         "input_scale": np.asarray(description.scale).tolist(),
@@ -70,23 +86,22 @@ def export_run(
         "outer_learning_rate": experiment.outer_learning_rate,
         "num_local_steps": experiment.num_local_steps,
         "total_rounds": experiment.total_rounds,
-        "results": [
-            {
-                "users": row.users,
-                "adaptation_steps": int(row.step),
-                "accuracy": None if np.isnan(row.accuracy) else float(row.accuracy),
-                "loss": float(row.loss),
-                "num_users": int(row.num_users),
-            }
-            for row in summary.itertuples()
-            if row.step in (0, adaptation_steps)
-        ],
-        "license": license_name,
-        "exported": datetime.date.today().isoformat(),
     }
-    return export_tflite(
-        model, weights, output, config, card=card, examples=_examples(population)
-    )
+
+
+def _results(per_user: pd.DataFrame, steps: Collection[int]) -> list[dict[str, Any]]:
+    """Returns what a model's card tells of its users after some steps."""
+    return [
+        {
+            "users": row.users,
+            "adaptation_steps": int(row.step),
+            "accuracy": None if np.isnan(row.accuracy) else float(row.accuracy),
+            "loss": float(row.loss),
+            "num_users": int(row.num_users),
+        }
+        for row in summarize(per_user).reset_index().itertuples()
+        if row.step in steps
+    ]
 
 
 def _examples(population: UserStore) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -73,29 +73,44 @@ def personalize(
             f"adaptation_batch_size is {size}; {path} takes {first.batch_size} rows. "
             "Export it with a larger batch_size."
         )
-    rows = []
-    for name, users in groups.items():
-        for user in users:
-            device = OnDeviceModel(path)
-            adaptation = population.scaled(population.adaptation(user))
-            evaluation = population.scaled(population.evaluation(user))
-            for step in range(config.num_steps + 1):
-                if step:
-                    rate = config.inner_learning_rate
-                    take_step(device, adaptation, rate, size, (seed, int(user), step))
-                loss, accuracy = measure(device, evaluation)
-                rows.append(
-                    {
-                        "users": name,
-                        "user": int(user),
-                        "step": step,
-                        "loss": loss,
-                        "accuracy": accuracy,
-                        "num_adaptation_examples": len(adaptation.y),
-                        "num_evaluation_examples": len(evaluation.y),
-                    }
-                )
+    rows = [
+        {"users": name, "user": int(user), **row}
+        for name, users in groups.items()
+        for user in users
+        for row in _by_step(
+            OnDeviceModel(path),
+            population.scaled(population.adaptation(user)),
+            population.scaled(population.evaluation(user)),
+            config,
+            size,
+            key=(seed, int(user)),
+        )
+    ]
     return pd.DataFrame(rows)
+
+
+def _by_step(
+    device: OnDeviceModel,
+    adaptation: Rows,
+    evaluation: Rows,
+    config: AdaptationConfig,
+    size: int,
+    *,
+    key: tuple[int, ...],
+) -> Iterator[dict[str, float]]:
+    """Adapts a user's device, and measures it before and after each step."""
+    for step in range(config.num_steps + 1):
+        if step:
+            rate = config.inner_learning_rate
+            take_step(device, adaptation, rate, size, (*key, step))
+        loss, accuracy = measure(device, evaluation)
+        yield {
+            "step": step,
+            "loss": loss,
+            "accuracy": accuracy,
+            "num_adaptation_examples": len(adaptation.y),
+            "num_evaluation_examples": len(evaluation.y),
+        }
 
 
 def take_step(

@@ -58,8 +58,6 @@ def evaluate_baselines(
             f"The labels of {population.path} are no classes, which label shares need; "
             "say --nobaselines."
         )
-    groups = {SEEN: population.training_users, NEW: population.new_users}
-    everyone = np.concatenate(list(groups.values()))
     own, everybodys = _log_shares(population)
     # What is added to the logits of a user, `[users, classes]`.
     priors = {
@@ -76,27 +74,31 @@ def evaluate_baselines(
             right, loss = _judge(answers, labels)
             np.add.at(hits[name], owners, right)
             np.add.at(losses[name], owners, loss)
+    frames = [_frame(name, population, losses[name], hits[name]) for name in priors]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _frame(
+    name: str, population: UserStore, losses: np.ndarray, hits: np.ndarray
+) -> pd.DataFrame:
+    """Returns a baseline's rows from users' sums of losses and of right answers."""
+    groups = {SEEN: population.training_users, NEW: population.new_users}
+    everyone = np.concatenate(list(groups.values()))
     sizes = np.diff(np.asarray(population.users)[:, :3], axis=1)
     # NaN for users without evaluation rows.
     count = np.where(sizes[:, 1] > 0, sizes[:, 1], np.nan)
-    frames = [
-        pd.DataFrame(
-            {
-                "algorithm": name,
-                "users": np.repeat(
-                    [*groups], [len(users) for users in groups.values()]
-                ),
-                "user": everyone,
-                "step": 0,
-                "loss": (losses[name] / count)[everyone],
-                "accuracy": (hits[name] / count)[everyone],
-                "num_adaptation_examples": sizes[everyone, 0],
-                "num_evaluation_examples": sizes[everyone, 1],
-            }
-        )
-        for name in priors
-    ]
-    return pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(
+        {
+            "algorithm": name,
+            "users": np.repeat([*groups], [len(users) for users in groups.values()]),
+            "user": everyone,
+            "step": 0,
+            "loss": (losses / count)[everyone],
+            "accuracy": (hits / count)[everyone],
+            "num_adaptation_examples": sizes[everyone, 0],
+            "num_evaluation_examples": sizes[everyone, 1],
+        }
+    )
 
 
 def _short(label: str) -> str:

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.diagnostics import (
     Diagnostics,
-    draw_probes,
     population_diagnostics,
     user_diagnostics,
 )
@@ -26,9 +25,7 @@ def diagnose(
     population: UserStore,
     users: Sequence[int] | np.ndarray,
     config: PerFedAvgConfig,
-    *,
-    num_probes: int,
-    seed: int,
+    probes: Sequence[Sequence[np.ndarray]],
 ) -> Diagnostics:
     """Measures users on all of their adaptation rows.
 
@@ -38,13 +35,11 @@ def diagnose(
       population: the users' store.
       users: which users; those without adaptation rows are left out.
       config: gives alpha, delta and the support batch.
-      num_probes: random probes for the Hessians.
-      seed: of the probes.
+      probes: for the Hessians, from `draw_probes`.
 
     Raises:
       DataError: if no user has adaptation rows.
     """
-    probes = draw_probes(weights, num_probes, seed)
 
     @tf.function(input_signature=[model.input_spec, model.label_spec])
     def of_user(x, y):

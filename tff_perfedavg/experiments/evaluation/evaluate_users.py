@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import tensorflow_federated as tff
 
-from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.experiments.assemble.build import build_model
-from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baselines import MAJORITY, evaluate_baselines
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
-from tff_perfedavg.experiments.files import trained_model
-from tff_perfedavg.experiments.files.rows import write_rows
-from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
-from tff_perfedavg.experiments.files.sources import check_sources
-from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.federated.personalization_eval import (
     build_personalization_eval,
@@ -86,38 +76,50 @@ def build_evaluator(
     evaluate = build_personalization_eval(
         model, config, client_data=client_data, seed=seed
     )
-    steps = config.num_steps + 1
 
     def evaluate_weights(weights):
         server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
         results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
-        # Several workers' come in the order in which they are done.
-        order = np.argsort(results["user"])
-        place = order[np.searchsorted(results["user"], everyone, sorter=order)]
-        results = {name: values[place] for name, values in results.items()}
-        # A model that diverged is right in nothing, whatever its labels come out as;
-        # NaN is left for users without evaluation rows.
-        has_rows = results["num_evaluation_examples"][:, np.newaxis] > 0
-        diverged = has_rows & ~np.isfinite(results["loss"])
-        results["loss"] = np.where(diverged, np.inf, results["loss"])
-        results["accuracy"] = np.where(
-            diverged & ~np.isnan(results["accuracy"]), 0.0, results["accuracy"]
-        )
-        sizes = [steps * len(users) for users in groups.values()]
-        frame = pd.DataFrame(
-            {
-                "users": np.repeat(list(groups), sizes),
-                "user": np.repeat(results["user"], steps),
-                "step": np.tile(np.arange(steps), len(everyone)),
-                "loss": results["loss"].ravel(),
-                "accuracy": results["accuracy"].ravel(),
-            }
-        )
-        for name in ("num_adaptation_examples", "num_evaluation_examples"):
-            frame[name] = np.repeat(results[name], steps)
-        return frame
+        return _per_user(results, groups)
 
     return evaluate_weights
+
+
+def _per_user(
+    results: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Returns TFF's results as rows, a user's steps one after another.
+
+    Args:
+      results: by name, `[users]` or `[users, steps]`.
+      groups: numbers of the users by group, which give the rows their order.
+    """
+    everyone = np.concatenate(list(groups.values()))
+    # Several workers' come in the order in which they are done.
+    order = np.argsort(results["user"])
+    place = order[np.searchsorted(results["user"], everyone, sorter=order)]
+    results = {name: values[place] for name, values in results.items()}
+    # A model that diverged is right in nothing, whatever its labels come out as;
+    # NaN is left for users without evaluation rows.
+    has_rows = results["num_evaluation_examples"][:, np.newaxis] > 0
+    diverged = has_rows & ~np.isfinite(results["loss"])
+    loss = np.where(diverged, np.inf, results["loss"])
+    had_accuracy = ~np.isnan(results["accuracy"])
+    accuracy = np.where(diverged & had_accuracy, 0.0, results["accuracy"])
+    steps = loss.shape[1]
+    sizes = [steps * len(users) for users in groups.values()]
+    frame = pd.DataFrame(
+        {
+            "users": np.repeat(list(groups), sizes),
+            "user": np.repeat(results["user"], steps),
+            "step": np.tile(np.arange(steps), len(everyone)),
+            "loss": loss.ravel(),
+            "accuracy": accuracy.ravel(),
+        }
+    )
+    for name in ("num_adaptation_examples", "num_evaluation_examples"):
+        frame[name] = np.repeat(results[name], steps)
+    return frame
 
 
 def choose_users(
@@ -138,133 +140,3 @@ def choose_users(
         name: np.sort(rng.choice(users, min(most, len(users)), replace=False))
         for name, users in groups.items()
     }
-
-
-class TrainedRun(NamedTuple):
-    """A run that is trained, with what evaluating it needs.
-
-    Attributes:
-      label: what it is called among the runs it is compared with.
-      experiment: its settings.
-      weights: the initial model.
-      population: its users.
-      model: the model.
-    """
-
-    label: str
-    experiment: Experiment
-    weights: Sequence[np.ndarray]
-    population: UserStore
-    model: Model
-
-
-def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
-    """Reads trained runs.
-
-    Args:
-      runs: where the runs are.
-
-    Returns:
-      The runs in their order, called by their algorithms where these differ, else by
-      their names.
-
-    Raises:
-      CheckpointError: if a run has no readable model, or weights of other shapes
-        than its model.
-      ConfigError: if its store or model file has changed since it was trained.
-    """
-    loaded = [trained_model.load(run.model) for run in runs]
-    labels = run_labels(runs, [experiment for _, experiment in loaded])
-    found = []
-    for run, label, (weights, experiment) in zip(runs, labels, loaded, strict=True):
-        check_sources(experiment, run.model, run.root)
-        population = build_population(experiment, run.root)
-        model = build_model(experiment, population)
-        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
-            raise errors.CheckpointError(
-                f"{run.model} has weights of other shapes than its model "
-                f"{model.name!r}; train it again."
-            )
-        found.append(TrainedRun(label, experiment, weights, population, model))
-    return found
-
-
-def evaluate_runs(
-    runs: Sequence[RunPaths],
-    inner_learning_rate: float | None,
-    num_steps: int,
-    batch_size: int | None,
-    *,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Evaluates trained runs, each on the population it was trained with.
-
-    Args:
-      runs: where the runs are.
-      inner_learning_rate: alpha; None takes each run's own.
-      num_steps: m.
-      batch_size: rows per adaptation step, None for all.
-      seed: of the adaptation's batches.
-
-    Returns:
-      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels.
-
-    Raises:
-      CheckpointError: as `read_trained`.
-    """
-    frames = []
-    for run in read_trained(runs):
-        rate = inner_learning_rate or run.experiment.inner_learning_rate
-        config = AdaptationConfig(rate, num_steps, batch_size)
-        frame = evaluate_users(
-            run.model, run.weights, run.population, config, seed=seed
-        )
-        frame.insert(0, "algorithm", run.label)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def evaluate_baselines_of_runs(runs: Sequence[RunPaths]) -> pd.DataFrame:
-    """Measures what trained runs' users reach by their label shares alone.
-
-    Args:
-      runs: where the runs are.
-
-    Returns:
-      The rows of `evaluate_baselines` of every run; of runs of the same users, which
-      have one majority class, it is there once.
-
-    Raises:
-      CheckpointError: as `read_trained`.
-      DataError: if labels are no classes.
-    """
-    frames: list[pd.DataFrame] = []
-    told: set[str] = set()
-    for run in read_trained(runs):
-        frame = evaluate_baselines(run.model, run.weights, run.population, run.label)
-        of_users = frame["algorithm"] == MAJORITY
-        fingerprint = run.population.fingerprint
-        if fingerprint in told:
-            frame = frame[~of_users]
-        elif told:
-            frame.loc[of_users, "algorithm"] = f"{MAJORITY} of {run.label}'s users"
-        told.add(fingerprint)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def have_same_users(runs: Sequence[RunPaths]) -> bool:
-    """Whether trained runs have the very same users, rows and all."""
-    experiments = [trained_model.load(run.model)[1] for run in runs]
-    populations = {
-        build_population(experiment, run.root).fingerprint
-        for run, experiment in zip(runs, experiments, strict=True)
-    }
-    return len(populations) == 1
-
-
-def save_rows(runs: Sequence[RunPaths], per_user: pd.DataFrame) -> None:
-    """Writes what `evaluate_runs` gave for these runs beside each one's metrics."""
-    # Runs have labels of their own, in their order.
-    for run, label in zip(runs, per_user["algorithm"].unique(), strict=True):
-        write_rows(per_user[per_user["algorithm"] == label], run.per_user)

@@ -190,17 +190,9 @@ def compare_paired(
     Raises:
       DataError: if an algorithm lacks a user that another has.
     """
-    runs = [name for name in ("users", "user", "seed") if name in per_user]
     if step is not None:
         per_user = per_user[per_user["step"] == step]
-    chosen = per_user.dropna(subset=[column])
-    wide = chosen.pivot_table(column, runs, "algorithm", sort=False)
-    if wide.isna().any(axis=None):
-        algorithm = wide.columns[wide.isna().any()][0]
-        raise errors.DataError(
-            f"{algorithm} lacks results of users that others have; evaluate all "
-            "algorithms on the same users."
-        )
+    wide = _by_algorithm(per_user, column)
     rows = []
     for first, second in itertools.combinations(wide.columns, 2):
         difference = (
@@ -226,6 +218,20 @@ def compare_paired(
                 }
             )
     return pd.DataFrame(rows).set_index(["users", "first", "second"])
+
+
+def _by_algorithm(per_user: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns a row per user and run, a column per algorithm; checks for gaps."""
+    runs = [name for name in ("users", "user", "seed") if name in per_user]
+    chosen = per_user.dropna(subset=[column])
+    wide = chosen.pivot_table(column, runs, "algorithm", sort=False)
+    if wide.isna().any(axis=None):
+        algorithm = wide.columns[wide.isna().any()][0]
+        raise errors.DataError(
+            f"{algorithm} lacks results of users that others have; evaluate all "
+            "algorithms on the same users."
+        )
+    return wide
 
 
 def _interval(values, confidence, num_resamples, seed) -> tuple[float, float]:

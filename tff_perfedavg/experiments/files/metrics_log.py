@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import tensorflow as tf
 
 from tff_perfedavg import errors
@@ -156,6 +157,22 @@ class MetricsLog:
 
     def _add_event(self, event: Mapping[str, Any]) -> None:
         self._files[self.EVENTS].write(json.dumps(_without_nan(event)))
+
+
+def read_rounds(path: pathlib.Path) -> pd.DataFrame:
+    """Reads the metrics of a run's rounds.
+
+    Returns:
+      One row per round, indexed by `round_num`.
+
+    Raises:
+      CheckpointError: if the file is not there.
+    """
+    if not path.is_file():
+        raise errors.CheckpointError(
+            f"{path} is missing; put it back, or begin again with --noresume."
+        )
+    return pd.read_csv(path, index_col="round_num")
 
 
 def metric_name(users: str, quantity: str, step: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -11,8 +12,26 @@ import platform
 import psutil
 
 from tff_perfedavg import __version__
+from tff_perfedavg.files import atomic_write
 
 _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
+
+
+def write(seconds: float, path: pathlib.Path) -> None:
+    """Writes, as JSON, what a run took and ran on.
+
+    Args:
+      seconds: it took.
+      path: the file.
+    """
+    facts = {
+        "seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    with atomic_write(path) as file:
+        file.write(json.dumps(facts, indent=1).encode())
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import itertools
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import matplotlib.axes
 import matplotlib.figure
@@ -66,7 +67,7 @@ def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
             by_step = by_user.groupby("step")
             error = scale * by_step.sem().where(by_step.size() >= FEWEST_USERS)
             mean = scale * rows.groupby("step")[column].mean()
-            _band(panel, mean.index, mean, error, label, *look)
+            _band(panel, mean, error, label, look)
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
     return _finish(figure, panels, f"{quantity},\nmean ± standard error over users")
@@ -84,15 +85,17 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Fig
     column, scale, quantity = _quantity(everything)
     figure, panels = _panels(everything["users"].unique())
     for group, panel in panels.items():
-        for (label, rows), (colour, style) in _looks(curves.items()):
+        for (label, rows), look in _looks(curves.items()):
             of_group = rows[rows["users"] == group]
             last = of_group["step"].max()
+            # A line without the marker.
+            line = look._replace(style=look.style[1:])
             for step, width, name in ((0, 0.8, None), (last, 2.0, label)):
                 by_round = of_group[of_group["step"] == step].set_index("round_num")
                 quantile = by_round["num_users"].map(t_quantile)
                 error = scale * quantile * by_round[f"{column}_sem"]
                 mean = scale * by_round[column]
-                _band(panel, mean.index, mean, error, name, colour, style[1:], width)
+                _band(panel, mean, error, name, line._replace(width=width))
         panel.set_xlabel("rounds (number)")
     return _finish(figure, panels, f"{quantity}: thin before,\nthick after adapting")
 
@@ -106,16 +109,14 @@ def gain_histogram(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
     edges = np.histogram_bin_edges(values[np.isfinite(values)], bins=25)
     for group, panel in panels.items():
         of_group = gains[gains["users"] == group]
-        for (label, rows), (colour, style) in _looks(
-            of_group.groupby("algorithm", sort=False)
-        ):
+        for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
             panel.hist(
                 scale * rows["gain"],
                 edges,
                 histtype="step",
                 label=label,
-                color=colour,
-                linestyle=style[1:],
+                color=look.colour,
+                linestyle=look.style[1:],
                 linewidth=1.8,
             )
         panel.axvline(0, color=_LINE, linewidth=0.8)
@@ -130,16 +131,14 @@ def before_against_after(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
     figure, panels = _panels(gains["users"].unique())
     for group, panel in panels.items():
         of_group = gains[gains["users"] == group]
-        for (label, rows), (colour, style) in _looks(
-            of_group.groupby("algorithm", sort=False)
-        ):
+        for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
             panel.scatter(
                 scale * rows["before"],
                 scale * rows["after"],
                 s=18,
-                marker=style[0],
+                marker=look.style[0],
                 facecolors="none",
-                edgecolors=colour,
+                edgecolors=look.colour,
                 alpha=0.7,
                 label=label,
             )
@@ -247,8 +246,17 @@ def _short(quantity: str) -> str:
     return quantity.replace(" on held-out rows", "")
 
 
+class _Look(NamedTuple):
+    """A curve's colour, its marker and line (Matplotlib's), and the line's width."""
+
+    colour: str
+    style: str
+    width: float = 1.5
+
+
 def _looks(groups):
-    return zip(groups, itertools.cycle(zip(_COLOURS, _STYLES, strict=True)))
+    looks = [_Look(*look) for look in zip(_COLOURS, _STYLES, strict=True)]
+    return zip(groups, itertools.cycle(looks))
 
 
 def _panels(groups) -> tuple[matplotlib.figure.Figure, dict]:
@@ -259,20 +267,30 @@ def _panels(groups) -> tuple[matplotlib.figure.Figure, dict]:
 
 
 def _band(
-    panel: matplotlib.axes.Axes, x, mean, error, label, colour, style, width=1.5
+    panel: matplotlib.axes.Axes,
+    mean: pd.Series,
+    error: pd.Series,
+    label: str | None,
+    look: _Look,
 ) -> None:
+    """Draws means over their index, and an error's width around them."""
     panel.plot(
-        x,
+        mean.index,
         mean,
-        style,
+        look.style,
         fillstyle="none",
         label=label,
-        color=colour,
-        linewidth=width,
+        color=look.colour,
+        linewidth=look.width,
         markersize=4,
     )
     panel.fill_between(
-        x, mean - error, mean + error, alpha=0.15, color=colour, linewidth=0
+        mean.index,
+        mean - error,
+        mean + error,
+        alpha=0.15,
+        color=look.colour,
+        linewidth=0,
     )
 
 

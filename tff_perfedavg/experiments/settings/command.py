@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from absl import app, flags, logging
 
 from tff_perfedavg import errors, quiet
+from tff_perfedavg.experiments.settings.remedies import on_the_command_line
 
 _ANOTHER_PLACE = "choose another place, or change its permissions"
 _FREE_SPACE = "free some space, or choose another place"
@@ -63,8 +64,10 @@ def execute(
     """
     # Not `app.run`: where TensorFlow is first imported inside it, Keras takes itself to
     # be in TensorFlow 1 and cannot build models.
+    flag_values = flags.FlagValues()
     try:
-        main(_parse(argv, define))
+        _parse(argv, define, flag_values)
+        main(flag_values)
     except _HelpGivenError:
         return 0
     except flags.Error as e:
@@ -75,7 +78,7 @@ def execute(
     except KeyboardInterrupt:
         return _INTERRUPTED
     except errors.PerFedAvgError as e:
-        return _fail(str(e))
+        return _fail(f"{e}{on_the_command_line(e, flag_values)}")
     except OSError as e:
         if e.filename is None or e.errno not in _REMEDIES:
             raise
@@ -101,10 +104,11 @@ class _HelpFlag(flags.BooleanFlag):
 
 
 def _parse(
-    argv: Sequence[str], define: Callable[[flags.FlagValues], None]
-) -> flags.FlagValues:
-    """Returns the flags of a command, those that every command of absl has included."""
-    flag_values = flags.FlagValues()
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    flag_values: flags.FlagValues,
+) -> None:
+    """Parses a command's flags, those that every command of absl has included."""
     define(flag_values)
     _define_help_flags(flag_values, define.__module__)
     for module in (app.__name__, logging.__name__):
@@ -114,7 +118,6 @@ def _parse(
     rest = flag_values(argv)[1:]
     if rest:
         raise errors.ConfigError(f"unknown argument {rest[0]!r}; flags begin with --.")
-    return flag_values
 
 
 def _define_help_flags(flag_values: flags.FlagValues, module: str) -> None:

@@ -1,0 +1,143 @@
+"""One round: its cohort drawn, TFF's learning process advanced, the result checked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.build import (
+    build_client_data,
+    build_model,
+    build_process,
+)
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.training.cohorts import build_sampler
+from tff_perfedavg.fleet.cohort import PoissonSampler
+
+
+class Round(NamedTuple):
+    """What is there after a round.
+
+    Attributes:
+      done: rounds done.
+      is_last: whether the run ends with it.
+      state: of the learning process.
+      metrics: of the client work, by name.
+      cohort: int `[cohort]`, numbers of the users that took part.
+      num_with_rows: how many of them have rows to train on.
+      outlier_decades: powers of ten from the cohort's median update norm to its
+        largest.
+    """
+
+    done: int
+    is_last: bool
+    state: Any
+    metrics: dict[str, float]
+    cohort: np.ndarray
+    num_with_rows: int
+    outlier_decades: int
+
+
+class Simulation:
+    """An experiment's users, model and learning process, ready to run."""
+
+    def __init__(
+        self, experiment: Experiment, population: UserStore, secret: bytes | None
+    ):
+        """Builds the learning process.
+
+        Args:
+          experiment: what to run.
+          population: its data.
+          secret: what its cohorts are keyed by; None for the seed.
+
+        Raises:
+          ConfigError: if the cohort is larger than the population.
+          DataError: if no training user has adaptation rows.
+        """
+        users = population.training_users
+        # Before anything is traced, let a cohort that cannot be drawn fail.
+        self.sampler = build_sampler(experiment, users, secret)
+        self._has_rows = population.users[:, 1] > population.users[:, 0]
+        if not self._has_rows[users].any():
+            raise errors.DataError(
+                f"{population.path}: not one of its {len(users)} training users has "
+                "adaptation rows to train on; give them some."
+            )
+        self.label = experiment.label
+        self.total_rounds = experiment.total_rounds
+        self.population = population
+        self.model = build_model(experiment, population)
+        self._aggregator = experiment.aggregator
+        self._client_data = build_client_data(experiment, self.model, population)
+        self._process = build_process(experiment, self.model, self._client_data)
+
+    def initialize(self) -> Any:
+        """Returns the state before the first round."""
+        return self._process.initialize()
+
+    def weights(self, state: Any) -> list[np.ndarray]:
+        """Returns the initial model of a state."""
+        return [np.asarray(w) for w in self._process.get_model_weights(state).trainable]
+
+    def next(self, state: Any, round_number: int) -> Round:
+        """Runs a round.
+
+        Args:
+          state: before it.
+          round_number: the round, from 0.
+
+        Raises:
+          Diverged: if it does not lead to finite weights.
+          DataError: if nobody in the cohort has rows, or the store has changed.
+        """
+        cohort = self.sampler.draw(round_number)
+        output = self._run(state, cohort)
+        metrics = {
+            name: value.item() for name, value in output.metrics["client_work"].items()
+        }
+        decades = metrics.pop("outlier_decades")
+        with_rows = int(np.count_nonzero(self._has_rows[cohort]))
+        # A Poisson sample may be of nobody, and tells nobody so.
+        may_be_empty = isinstance(self.sampler, PoissonSampler)
+        if not with_rows and not may_be_empty:
+            raise errors.DataError(
+                f"Round {round_number}: not one of the {len(cohort)} users "
+                f"drawn has adaptation rows in {self.population.path}. Leave "
+                "users without rows out of it, or draw more users a round."
+            )
+        if with_rows and not metrics["num_users_taken"]:
+            raise errors.Diverged(
+                f"Round {round_number}: not one of {with_rows} users' updates was "
+                "finite. Lower the outer or the inner learning rate."
+            )
+        self._check_finite(round_number, output)
+        done = round_number + 1
+        is_last = done == self.total_rounds
+        return Round(done, is_last, output.state, metrics, cohort, with_rows, decades)
+
+    def _run(self, state: Any, cohort: np.ndarray) -> Any:
+        try:
+            return self._process.next(state, self._client_data.clients(cohort))
+        except Exception as e:
+            # Of a store that changes under a worker, TFF tells in many ways.
+            self.population.check_unchanged(e)
+            raise
+
+    def _check_finite(self, round_number: int, output: Any) -> None:
+        """Raises `Diverged` if the aggregate or the server's weights are not finite."""
+        if output.metrics["finalizer"]["update_non_finite"]:
+            raise errors.Diverged(
+                f"Round {round_number}: users' updates are finite, but what the "
+                f"aggregator {self._aggregator} makes of them is not. Lower "
+                "the learning rates, or the noise."
+            )
+        weights = output.state.global_model_weights.trainable
+        if not all(np.isfinite(w).all() for w in weights):
+            raise errors.Diverged(
+                f"Round {round_number}: the server's weights are not finite. Lower the "
+                "outer or the inner learning rate."
+            )
