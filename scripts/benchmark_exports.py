@@ -131,7 +131,7 @@ def main(flag_values):
     population = build_population(experiment, RunPaths.of_model(checkpoint).root)
     model = build_model(experiment, population)
     groups = on_device.choose_users(population, flag_values.num_users)
-    rate = experiment.inner_learning_rate
+    rate = experiment.local.inner_learning_rate
     config = AdaptationConfig(rate, flag_values.adaptation_steps)
     some_user = int(groups[metrics.SEEN][0])
     rows = population.scaled(population.adaptation(some_user))

@@ -58,9 +58,10 @@ def main(flag_values):
     per_user = pd.concat([baselines, per_user], ignore_index=True)
     files.append(write_rows(per_user, root / "per_user.csv"))
     print(
-        f"\nHandwritten digits, {base.total_rounds} rounds of {base.clients_per_round} "
-        f"users, {flag_values.num_seeds} seeds. Accuracy on each user's held-out "
-        "rows, before (0) and after adapting on its own:\n"
+        f"\nHandwritten digits, {base.total_rounds} rounds of "
+        f"{base.cohorts.clients_per_round} users, {flag_values.num_seeds} seeds. "
+        "Accuracy on each user's held-out rows, before (0) and after adapting on its "
+        "own:\n"
     )
     print(report.format_table(metrics.summarize(per_user), {0, 1, steps}))
     print(f"\nAfter one step, {report.COMPARED['accuracy']}")

@@ -9,11 +9,8 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors, quiet
-from tff_perfedavg.algorithms.registry import methods
-from tff_perfedavg.experiments.settings import command
-from tff_perfedavg.ondevice.config import STORAGES, ExportConfig
-
-_DEFAULTS = ExportConfig()
+from tff_perfedavg.experiments.settings import command, settings_flags
+from tff_perfedavg.ondevice.config import ExportConfig
 
 
 def define(flag_values):
@@ -27,65 +24,15 @@ def define(flag_values):
     flags.DEFINE_string(
         "output", None, "The .tflite file.", required=True, flag_values=flag_values
     )
-    flags.DEFINE_integer(
-        "batch_size",
-        _DEFAULTS.batch_size,
-        "Rows a batch holds at most.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "infer_batch_size",
-        _DEFAULTS.infer_batch_size,
-        "Rows `infer` takes at once.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum(
-        "variant",
-        _DEFAULTS.variant,
-        list(methods()),
-        "What a local step of `meta_update` is.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "max_local_steps",
-        _DEFAULTS.max_local_steps,
-        "The most steps of `meta_update`; 0 leaves it out.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum(
-        "storage",
-        _DEFAULTS.storage,
-        STORAGES,
-        "How the initial weights are kept.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_trainable",
-        None,
-        "How many of the last weight tensors adapt; all by default.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "quantize_frozen",
-        False,
-        "Keep frozen weights as 8-bit integers.",
-        flag_values=flag_values,
-    )
+    settings_flags.define(ExportConfig, flag_values)
+    flags.adopt_module_key_flags(settings_flags, flag_values)
     flags.DEFINE_string(
         "license", "not stated", "Of the model, for its card.", flag_values=flag_values
     )
 
 
 def main(flag_values):
-    config = ExportConfig(
-        batch_size=flag_values.batch_size,
-        infer_batch_size=flag_values.infer_batch_size,
-        variant=flag_values.variant,
-        max_local_steps=flag_values.max_local_steps,
-        storage=flag_values.storage,
-        num_trainable=flag_values.num_trainable,
-        quantize_frozen=flag_values.quantize_frozen,
-    )
+    config = settings_flags.read(ExportConfig, flag_values)
     checkpoint = pathlib.Path(flag_values.checkpoint)
     output = pathlib.Path(flag_values.output)
     if output.suffix != ".tflite":

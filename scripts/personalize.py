@@ -83,7 +83,7 @@ def main(flag_values):
     weights, experiment = trained_model.load(run.model)
     command.warn(trained_runs.diverged_warnings(run))
     if rate is None:
-        rate = experiment.inner_learning_rate
+        rate = experiment.local.inner_learning_rate
         config = dataclasses.replace(config, inner_learning_rate=rate)
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.build import build_model
@@ -108,7 +108,7 @@ def main(flag_values):
         Personalization(model, weights, population, config, seed),
         users,
         flag_values.output_dir,
-        provenance={"experiment": dataclasses.asdict(experiment)},
+        provenance={"experiment": experiment.flat()},
     )
     print(f"Written: {store.path}, weights of {len(store.users)} users")
 

@@ -7,7 +7,6 @@ Prints who holds what, and draws it beside the store as OUTPUT_DIR.png. Every fl
 --dataset and --output_dir defaults to what suits the data set.
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
@@ -15,7 +14,8 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.data import config as config_lib
 from tff_perfedavg.data.config import DataConfig
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, settings_flags
+from tff_perfedavg.settings import settings_of
 
 
 def define(flag_values):
@@ -38,76 +38,8 @@ def define(flag_values):
         "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
         flag_values=flag_values,
     )
-    flags.DEFINE_enum(
-        "dataset", None, config_lib.DATASETS, "Data set.", flag_values=flag_values
-    )
-    flags.DEFINE_enum(
-        "partition",
-        None,
-        config_lib.PARTITIONS,
-        "How it is divided.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_users",
-        None,
-        "Users to make, seen and new together.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_new_users",
-        None,
-        "How many are held out of training.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "a",
-        None,
-        "The paper's rule: adaptation rows per class, even.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "evaluation_a", None, "The same for evaluation rows.", flag_values=flag_values
-    )
-    flags.DEFINE_float(
-        "concentration",
-        None,
-        "Of dirichlet and quantity_skew.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "rows_per_user", None, "Of dirichlet.", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "classes_per_user", None, "Of k_classes.", flag_values=flag_values
-    )
-    flags.DEFINE_float(
-        "evaluation_fraction",
-        None,
-        "Share of a user's rows kept for evaluation.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "min_rows",
-        None,
-        "Natural users with fewer rows are left out.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "synthetic_alpha",
-        None,
-        "How unlike users' models are.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "synthetic_beta",
-        None,
-        "How unlike users' features are.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "seed", None, "Seed of every draw.", lower_bound=0, flag_values=flag_values
-    )
+    settings_flags.define(DataConfig, flag_values, is_given=False)
+    flags.adopt_module_key_flags(settings_flags, flag_values)
 
 
 def main(flag_values):
@@ -117,10 +49,9 @@ def main(flag_values):
             raise errors.ConfigError(
                 "--dataset is missing; known: " + ", ".join(config_lib.DATASETS) + "."
             )
-        names = {field.name for field in dataclasses.fields(DataConfig)} - {"dataset"}
-        given = {name: flag_values[name].value for name in names}
+        given = {name: flag_values[name].value for name in settings_of(DataConfig)}
         given = {name: value for name, value in given.items() if value is not None}
-        config = DataConfig.of(flag_values.dataset, **given)
+        config = DataConfig.of(**given)
         if config.dataset in config_lib.FROM_TFF:
             command.load_frameworks()
     from tff_perfedavg.data.user_store import UserStore

@@ -19,7 +19,11 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command, experiment_flags
+from tff_perfedavg.experiments.settings import (
+    command,
+    experiment_flags,
+    settings_flags,
+)
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -73,7 +77,7 @@ def define(flag_values):
         flag_values=flag_values,
     )
     experiment_flags.define(flag_values)
-    flags.adopt_module_key_flags(experiment_flags, flag_values)
+    flags.adopt_module_key_flags(settings_flags, flag_values)
 
 
 def axes(flag_values) -> dict[str, list]:
@@ -112,7 +116,7 @@ def main(flag_values):
         errors.check_known("choose", name, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
-    for rate in rates or [base.inner_learning_rate]:
+    for rate in rates or [base.local.inner_learning_rate]:
         for most in rows:
             AdaptationConfig(rate, flag_values.adaptation_steps, num_rows=most or None)
     command.load_frameworks()

@@ -8,13 +8,16 @@ experiment.metrics.jsonl, hparams.csv, and logdir/NAME for TensorBoard, where NA
 given again. A file of flags, one a line, is read with --flagfile=FILE.
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
 
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command, experiment_flags
+from tff_perfedavg.experiments.settings import (
+    command,
+    experiment_flags,
+    settings_flags,
+)
 from tff_perfedavg.experiments.settings.experiment import (
     check_experiment_name,
     check_workers,
@@ -41,55 +44,8 @@ def define(flag_values):
         flag_values=flag_values,
     )
     experiment_flags.define(flag_values)
-    flags.adopt_module_key_flags(experiment_flags, flag_values)
-    flags.DEFINE_integer(
-        "rounds_per_checkpoint",
-        50,
-        "Rounds between saved states.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "checkpoints_kept",
-        3,
-        "How many of the newest are kept.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "rounds_per_evaluation",
-        50,
-        "Rounds between evaluations; 0 for none.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps",
-        1,
-        "Steps at which users are measured in these.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_evaluation_users",
-        200,
-        "The most users measured, seen and new; 0 for all.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string(
-        "best_metric",
-        "",
-        "Keep the best evaluation's model by this, too, for example new/accuracy/1.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "delta",
-        None,
-        "Of the differential privacy reported; by default users^-1.1.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "resume",
-        True,
-        "Go on with the run of this name; --noresume begins it anew.",
-        flag_values=flag_values,
-    )
+    settings_flags.define(TrainingOptions, flag_values)
+    flags.adopt_module_key_flags(settings_flags, flag_values)
     flags.DEFINE_list(
         "workers",
         "",
@@ -102,8 +58,7 @@ def define(flag_values):
 def main(flag_values):
     check_experiment_name(flag_values.experiment_name)
     experiment = experiment_flags.experiment(flag_values)
-    names = [field.name for field in dataclasses.fields(TrainingOptions)]
-    options = TrainingOptions(**{name: flag_values[name].value for name in names})
+    options = settings_flags.read(TrainingOptions, flag_values)
     check_workers(flag_values.workers, experiment)
     paths = RunPaths(
         pathlib.Path(flag_values.root_output_dir), flag_values.experiment_name

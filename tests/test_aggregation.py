@@ -11,7 +11,7 @@ from tests.helpers import relative_error
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import experiment as experiment_lib
+from tff_perfedavg.experiments.settings import parts
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.privacy import (
@@ -32,8 +32,8 @@ UPDATES = [
 
 
 def settings_of(aggregator):
-    clips = aggregator in (experiment_lib.CLIP, experiment_lib.DP_FIXED)
-    private = aggregator in experiment_lib.PRIVATE
+    clips = aggregator in (parts.CLIP, parts.DP_FIXED)
+    private = aggregator in parts.PRIVATE
     return {
         "aggregator": aggregator,
         "clipping_norm": 0.05 if clips else None,
@@ -55,7 +55,7 @@ def train_rounds(experiment, population, num_rounds, state=None, first=0):
     states = [process.initialize() if state is None else state]
     for number in range(first, first + num_rounds):
         cohort = sample_cohort(
-            population.training_users, experiment.clients_per_round, 0, number
+            population.training_users, experiment.cohorts.clients_per_round, 0, number
         )
         states.append(process.next(states[-1], client_data.clients(cohort)).state)
     return process, states
@@ -70,7 +70,7 @@ def clipped(update, norm=CLIP):
     return [u * min(1.0, norm / length) for u in update]
 
 
-@pytest.mark.parametrize("aggregator", experiment_lib.AGGREGATORS)
+@pytest.mark.parametrize("aggregator", parts.AGGREGATORS)
 def test_every_aggregator_trains_and_its_state_is_kept(tff, tmp_path, aggregator):
     from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 
@@ -86,7 +86,7 @@ def test_every_aggregator_trains_and_its_state_is_kept(tff, tmp_path, aggregator
     _, (_, again) = train_rounds(experiment, population, 1, kept, first=2)
     difference = relative_error(weights_of(process, again), last)
     # Noise is drawn anew.
-    is_noisy = aggregator in experiment_lib.PRIVATE
+    is_noisy = aggregator in parts.PRIVATE
     assert (difference > 0) == is_noisy
 
 

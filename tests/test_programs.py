@@ -189,7 +189,7 @@ def test_the_model_of_a_run_that_diverged_is_shown_with_a_warning(tmp_path):
     whole, diverged = runs = [RunPaths(tmp_path, name) for name in ("whole", "cut")]
     for run in runs:
         trained_model.save(run.model, [np.zeros([3])], SHORT)
-    facts = {"round_num": 2, "message": "", "experiment": dataclasses.asdict(SHORT)}
+    facts = {"round_num": 2, "message": "", "experiment": SHORT.flat()}
     with atomic_write(diverged.diverged) as file:
         file.write(json.dumps(facts).encode())
     found, (warning,) = with_model(runs)

@@ -14,6 +14,7 @@ BELOW = {
     "files": set(),
     "progress": set(),
     "quiet": set(),
+    "settings": set(),
     "data": set(),
     "models": set(),
     "lazy": set(),
@@ -34,7 +35,7 @@ BELOW = {
         "data",
     },
 }
-GROUND = {"errors", "files", "lazy", "progress", "quiet", "__version__"}
+GROUND = {"errors", "files", "lazy", "progress", "quiet", "settings", "__version__"}
 # The wings of the top floor: each may import those before it.
 WINGS = (
     "settings",
@@ -65,8 +66,6 @@ LONG = {
     "federated/builders.py:build_process",
     # What TFF's client data leave to say: their split, names and number.
     "federated/tff_datasets.py:users_from_client_data",
-    # Being rebuilt.
-    "experiments/settings/experiment_flags.py:define",
 }
 # What names a command or a flag below the top floor, and why.
 NAMES_COMMANDS = {

@@ -583,7 +583,7 @@ def test_a_study_goes_on_past_a_run_that_diverges_and_trains_it_once(
     assert study.read_diverged(tmp_path) == [
         run.experiment
         for run in sorted(runs, key=lambda run: run.name)
-        if run.experiment.outer_learning_rate > 1
+        if run.experiment.local.outer_learning_rate > 1
     ]
     study.run_all(runs, BASE, tmp_path)
     assert len(trained) == len(runs)
@@ -607,7 +607,7 @@ def test_the_papers_runs_are_what_its_table_needs_and_no_more(tff):
     # three variants with two alphas; three seeds.
     assert len(runs) == 2 * 3 * (1 + 3 * 2) * 3
     settings = collections.Counter(
-        (e.dataset, e.partition, e.num_local_steps)
+        (e.data.dataset, e.data.partition, e.local.num_local_steps)
         for e in (r.experiment for r in runs)
     )
     assert {key[1:] for key in settings} == {
@@ -618,10 +618,10 @@ def test_the_papers_runs_are_what_its_table_needs_and_no_more(tff):
     assert {*settings.values()} == {21}
     for run in runs:
         rates = [adaptation.inner_learning_rate for adaptation in run.adaptations]
-        if run.experiment.algorithm == "fed_avg":
+        if run.experiment.local.algorithm == "fed_avg":
             assert rates == [0.01, 0.001]
         else:
-            assert rates == [run.experiment.inner_learning_rate]
+            assert rates == [run.experiment.local.inner_learning_rate]
         assert all(a.num_steps == 5 for a in run.adaptations)
         assert run.experiment.total_rounds == 1000
     # A table of the first seed is there before the second's runs begin.

@@ -9,7 +9,8 @@ from typing import Any
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
-from tff_perfedavg.algorithms.per_fed_avg import EXACT, PerFedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import EXACT, VARIANTS, PerFedAvgConfig
+from tff_perfedavg.settings import setting, settings_of
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
     "fed_avg": FedAvgConfig,
@@ -28,16 +29,15 @@ def methods() -> dict[str, dict[str, Any]]:
     }
 
 
-def options() -> dict[str, dataclasses.Field]:
-    """Returns the fields that an algorithm alone has settings for, by name.
+def options() -> dict[str, tuple[type[AlgorithmConfig], dataclasses.Field]]:
+    """Returns the settings that some algorithms alone have, with one that does.
 
-    They are those of its configuration whose metadata has a `help`.
+    They are the fields of configurations that `setting` made.
     """
     return {
-        field.name: field
+        name: (config, field)
         for config in ALGORITHMS.values()
-        for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if "help" in field.metadata
+        for name, field in settings_of(config).items()
     }
 
 
@@ -46,25 +46,32 @@ class LocalSettings:
     """What a user does in a round, said in the same words for every algorithm.
 
     Attributes:
-      algorithm: of `ALGORITHMS`.
-      variant: the meta-gradient of Per-FedAvg; others ignore it.
-      inner_learning_rate: alpha; FedAvg uses it at adaptation only.
-      outer_learning_rate: beta, the rate of every local step, FedAvg's too.
-      num_local_steps: tau.
-      batch_size: rows of every batch (support, query and Hessian alike).
       options: values of `options()` that are not their defaults.
     """
 
-    algorithm: str = "per_fed_avg"
-    variant: str = EXACT
-    inner_learning_rate: float = 0.01
-    outer_learning_rate: float = 0.01
-    num_local_steps: int = 10
-    batch_size: int = 10
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    algorithm: str = setting("per_fed_avg", "Algorithm.", lambda: tuple(ALGORITHMS))
+    variant: str = setting(
+        EXACT, "Per-FedAvg's form of the meta-gradient; others ignore it.", VARIANTS
+    )
+    inner_learning_rate: float = setting(0.01, "alpha, of adaptation.")
+    outer_learning_rate: float = setting(
+        0.01, "beta, of each local step (of FedAvg, too)."
+    )
+    num_local_steps: int = setting(10, "tau, local steps per round.")
+    batch_size: int = setting(10, "Rows of every batch.")
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         errors.check_known("algorithm", self.algorithm, tuple(ALGORITHMS))
+        known = options()
+        given = {n: v for n, v in self.options.items() if v != known[n][1].default}
+        object.__setattr__(self, "options", given)
+        own = settings_of(ALGORITHMS[self.algorithm])
+        for name, value in given.items():
+            if name not in own:
+                raise errors.ConfigError(
+                    f"{name} is {value}, but {self.algorithm} has no such setting."
+                )
         # Settings that the algorithm ignores are checked nevertheless.
         PerFedAvgConfig.of(self)
         self.config()

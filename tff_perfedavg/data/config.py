@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from tff_perfedavg import errors
+from tff_perfedavg.settings import setting
 
 NATURAL = "natural"
 PAPER = "paper"
@@ -83,41 +84,34 @@ class DataConfig:
 
     `DataConfig.of(dataset, ...)` takes what suits the data set for every field not
     given.
-
-    Attributes:
-      dataset: one of `DATASETS`.
-      partition: one of `PARTITIONS`.
-      num_users: users to make, seen and new together; natural partitions have the
-        users they have.
-      num_new_users: how many of them are held out of training. Where the data set
-        says itself who is new (`mnist_by_writer`, `uci_har`), 0 leaves it to that.
-      a: the paper's rule: adaptation rows per class, even.
-      evaluation_a: the same for evaluation rows.
-      concentration: of `dirichlet` and `quantity_skew`.
-      rows_per_user: of `dirichlet`.
-      classes_per_user: of `k_classes`.
-      evaluation_fraction: share of a user's rows (or segments) kept for evaluation,
-        where the rule does not say.
-      min_rows: natural users with fewer rows are left out.
-      synthetic_alpha: how unlike the users' models are, of `synthetic`.
-      synthetic_beta: how unlike their features are, of `synthetic`.
-      seed: of every draw.
     """
 
-    dataset: str
-    partition: str
-    num_users: int = 50
-    num_new_users: int = 0
-    a: int = 8
-    evaluation_a: int = 4
-    concentration: float = 0.5
-    rows_per_user: int = 100
-    classes_per_user: int = 2
-    evaluation_fraction: float = 0.2
-    min_rows: int = 2
-    synthetic_alpha: float = 1.0
-    synthetic_beta: float = 1.0
-    seed: int = 0
+    dataset: str = setting(dataclasses.MISSING, "Data set.", DATASETS)
+    partition: str = setting(dataclasses.MISSING, "How it is divided.", PARTITIONS)
+    num_users: int = setting(
+        50,
+        "Users to make, seen and new together; natural partitions have those that "
+        "there are.",
+    )
+    num_new_users: int = setting(
+        0,
+        "How many are held out of training. Where the data set says itself who is new "
+        "(mnist_by_writer, uci_har), 0 leaves it to that.",
+    )
+    a: int = setting(8, "The paper's rule: adaptation rows per class, even.")
+    evaluation_a: int = setting(4, "The same for evaluation rows.")
+    concentration: float = setting(0.5, "Of dirichlet and quantity_skew.")
+    rows_per_user: int = setting(100, "Of dirichlet.")
+    classes_per_user: int = setting(2, "Of k_classes.")
+    evaluation_fraction: float = setting(
+        0.2,
+        "Share of a user's rows (or segments) kept for evaluation, where the rule does "
+        "not say.",
+    )
+    min_rows: int = setting(2, "Natural users with fewer rows are left out.")
+    synthetic_alpha: float = setting(1.0, "How unlike users' models are, of synthetic.")
+    synthetic_beta: float = setting(1.0, "How unlike their features are, of synthetic.")
+    seed: int = setting(0, "Seed of every draw.")
 
     def __post_init__(self):
         errors.check_known("dataset", self.dataset, DATASETS)

@@ -41,31 +41,29 @@ def build_personalization_eval(
       seed: of the batches drawn, where the configuration asks for batches.
 
     Returns:
-      A computation from (`tff.learning.models.ModelWeights` at the server, users
-      at the clients) to one result per client, in the order given: `user` int32,
-      `loss` and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where
-      the user has no evaluation rows or the model no classes),
-      `num_adaptation_examples` (those used) and `num_evaluation_examples` int32. A user
-      without adaptation rows keeps the initial weights. Where clients are blocks of
-      users, all have a leading axis `[users]`.
+      A computation from (`tff.learning.models.ModelWeights` at the server, users at
+      the clients) to one result per client, in the order given: `user` int32, `loss`
+      and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where the user has no
+      evaluation rows or the model no classes), `num_adaptation_examples` (those used)
+      and `num_evaluation_examples` int32. A user without adaptation rows keeps the
+      initial weights. Blocks of users have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
     weights_type = weights_type_of(model.init(0))
+    value_type = client_data.evaluation_type
     seed_pair, how = batches.seed_pair(seed), adaptation.build()
     most_rows = how.num_rows or np.iinfo(np.int32).max
 
-    @tff.tensorflow.computation(weights_type, client_data.evaluation_type)
+    @tff.tensorflow.computation(weights_type, value_type)
     def evaluate_users(model_weights, value):
         def evaluate_user(user, rows, evaluation):
             draw = adaptation_batches(rows, tf.constant(seed_pair), user, how)
             held_out, weights = batches.all_rows(evaluation), model_weights.trainable
-            _, measured = adapt(
-                model.batch_loss,
-                weights,
-                draw,
-                how,
-                lambda w: model.evaluate(w, held_out),
-            )
+
+            def measure(adapted):
+                return model.evaluate(adapted, held_out)
+
+            _, measured = adapt(model.batch_loss, weights, draw, how, measure)
             return collections.OrderedDict(
                 user=user,
                 loss=measured[:, 0],
@@ -76,10 +74,9 @@ def build_personalization_eval(
 
         return client_data.map_users(value, evaluate_user)
 
-    @tff.federated_computation(
-        tff.FederatedType(weights_type, tff.SERVER),
-        tff.FederatedType(client_data.evaluation_type, tff.CLIENTS),
-    )
+    at_server = tff.FederatedType(weights_type, tff.SERVER)
+
+    @tff.federated_computation(at_server, tff.FederatedType(value_type, tff.CLIENTS))
     def evaluate(weights, values):
         weights = tff.federated_broadcast(weights)
         return tff.federated_map(evaluate_users, (weights, values))

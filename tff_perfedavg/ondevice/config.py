@@ -12,6 +12,7 @@ from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
     check_at_least,
 )
+from tff_perfedavg.settings import setting
 
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)
@@ -24,29 +25,25 @@ MAX_ADAPT_STEPS = 10_000
 class ExportConfig:
     """How a model is exported. Shapes are fixed in the file.
 
-    Attributes:
-      batch_size: rows of a batch in `adapt`, `adapt_steps` and `meta_update`, at most
-        1,000,000; a shorter one is padded with label -1 (NaN where labels are no
-        classes).
-      infer_batch_size: rows `infer` takes at once, at most 1,000,000.
-      variant: what a local step of `meta_update` is, one of `registry.methods()`: a
-        variant of Per-FedAvg, or another algorithm.
-      max_local_steps: the most steps (tau) one `meta_update` takes; 0 leaves the
-        signature out. Rows of all batches of all steps are at most 1,000,000.
-      storage: how the initial weights are kept in the file, one of `STORAGES`. The
-        arithmetic is float32 in either case.
-      num_trainable: how many of the last weight tensors adapt (a dense layer has two,
-        kernel and bias); None is all. The others are frozen.
-      quantize_frozen: keep the frozen weights as 8-bit integers.
+    A batch of `adapt`, `adapt_steps` and `meta_update` that is shorter than
+    `batch_size` is padded with label -1 (NaN where labels are no classes). Rows of all
+    batches of all steps of `meta_update` are at most 1,000,000. The arithmetic is
+    float32 whatever the storage.
     """
 
-    batch_size: int = 20
-    infer_batch_size: int = 1
-    variant: str = EXACT
-    max_local_steps: int = 10
-    storage: str = FLOAT32
-    num_trainable: int | None = None
-    quantize_frozen: bool = False
+    batch_size: int = setting(20, "Rows a batch holds at most.")
+    infer_batch_size: int = setting(1, "Rows `infer` takes at once.")
+    variant: str = setting(
+        EXACT, "What a local step of `meta_update` is.", lambda: tuple(methods())
+    )
+    max_local_steps: int = setting(
+        10, "The most steps of `meta_update`; 0 leaves it out."
+    )
+    storage: str = setting(FLOAT32, "How the initial weights are kept.", STORAGES)
+    num_trainable: int | None = setting(
+        None, "How many of the last weight tensors adapt; all by default."
+    )
+    quantize_frozen: bool = setting(False, "Keep frozen weights as 8-bit integers.")
 
     def __post_init__(self):
         # The file takes this many rows at once, whatever a user has.

@@ -11,7 +11,7 @@ import math
 import pathlib
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -230,9 +230,8 @@ class OnDeviceModel:
 
         Args:
           weights: w_k, the server's.
-          batches: one mapping a local step, from the roles of the file's algorithm to
-            rows (x, y): of Per-FedAvg `support`, `query` and, unless the file's variant
-            is `first_order`, `hessian`.
+          batches: one mapping a local step, from the algorithm's roles to rows (x, y):
+            `support`, `query` and, unless the variant is `first_order`, `hessian`.
           inner_learning_rate: alpha, where the algorithm has an inner step.
           outer_learning_rate: beta.
 
@@ -259,18 +258,16 @@ class OnDeviceModel:
         }
         for name, rate in rates.items():
             _check_rate(name, rate)
-        inputs = self._named_weights(weights)
         taken = self.inputs("meta_update")
-        roles = [name[2:] for name in taken if name.startswith("x_")]
         answer = self.call(
             "meta_update",
-            **inputs,
-            **self._steps(batches, roles, most),
+            **self._named_weights(weights),
+            **self._steps(batches, taken, most),
             **{n: np.array([r], np.float32) for n, r in rates.items() if n in taken},
             num_steps=np.array([len(batches)], np.int32),
         )
-        query_loss = answer["query_loss"]
-        losses = answer.get("support_loss", query_loss), query_loss
+        query = answer["query_loss"]
+        losses = answer.get("support_loss", query), query
         update = in_order(answer, "delta")
         # Files of version 0.1.0 do not say `applied`.
         is_sound = all(np.isfinite(part).all() for part in [*update, *losses])
@@ -454,13 +451,14 @@ class OnDeviceModel:
             )
         return y.astype(np.int32)
 
-    def _steps(self, batches, roles: Sequence[str], most: int) -> dict[str, np.ndarray]:
+    def _steps(self, batches, taken: Iterable[str], most: int) -> dict[str, np.ndarray]:
         """Batches of all steps by input, padded to as many steps as the file takes."""
         if not 1 <= len(batches) <= most:
             raise errors.DataError(
                 f"meta_update: {len(batches)} steps were given; the file takes 1 to "
                 f"{most}."
             )
+        roles = [name[2:] for name in taken if name.startswith("x_")]
         inputs = {}
         for role in roles:
             steps = []

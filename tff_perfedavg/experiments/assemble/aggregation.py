@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import tensorflow_federated as tff
 
-from tff_perfedavg.experiments.settings import experiment as experiment_lib
-from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings import parts
+from tff_perfedavg.experiments.settings.parts import AggregationSettings
 from tff_perfedavg.federated.block_noise import BlockGaussianFactory
 from tff_perfedavg.federated.client_work import UpdateTransform
 from tff_perfedavg.optimization.update_transforms import clip_update
@@ -26,44 +26,47 @@ class Aggregation(NamedTuple):
     update_transform: UpdateTransform | None
 
 
-def build_aggregation(experiment: Experiment, in_blocks: bool) -> Aggregation:
-    """Returns the experiment's treatment of updates.
+def build_aggregation(
+    settings: AggregationSettings, clients_per_round: int, in_blocks: bool
+) -> Aggregation:
+    """Returns the treatment of updates that is asked for.
 
     Args:
-      experiment: its settings.
+      settings: what is asked for.
+      clients_per_round: users in a cohort.
       in_blocks: whether a client stands for several users. One user per client leaves
         everything to TFF's aggregators; in blocks, what acts on a user's update acts
         before the sum, and noise after it, with the same distribution.
     """
-    name, clip = experiment.aggregator, experiment.clipping_norm
-    cohort, noise = experiment.clients_per_round, experiment.noise_multiplier
-    if name == experiment_lib.MEAN:
+    name, clip = settings.aggregator, settings.clipping_norm
+    cohort, noise = clients_per_round, settings.noise_multiplier
+    if name == parts.MEAN:
         return Aggregation(None, None)
-    if name == experiment_lib.CLIP:
+    if name == parts.CLIP:
         assert clip is not None
         if in_blocks:
             return Aggregation(None, clip_update(clip))
         mean = tff.aggregators.MeanFactory()
         return Aggregation(tff.aggregators.clipping_factory(clip, mean), None)
-    if name == experiment_lib.DP_FIXED:
+    if name == parts.DP_FIXED:
         assert clip is not None
         if in_blocks:
             noised = BlockGaussianFactory(noise, cohort, clip)
             return Aggregation(noised, clip_update(clip))
         private = tff.aggregators.DifferentiallyPrivateFactory
         return Aggregation(private.gaussian_fixed(noise, cohort, clip), None)
-    if name == experiment_lib.SECURE:
+    if name == parts.SECURE:
         # TFF's secure sums leave assertions of theirs unused, at length.
         logging.getLogger("tensorflow").addFilter(
             lambda record: "Object was never used" not in record.getMessage()
         )
     assert not in_blocks, f"{name} must see each user's update"
     builders = {
-        experiment_lib.ROBUST: tff.learning.robust_aggregator,
-        experiment_lib.COMPRESSION: tff.learning.compression_aggregator,
-        experiment_lib.SECURE: tff.learning.secure_aggregator,
+        parts.ROBUST: tff.learning.robust_aggregator,
+        parts.COMPRESSION: tff.learning.compression_aggregator,
+        parts.SECURE: tff.learning.secure_aggregator,
         # Zeroing would go by a norm that is found without noise: no epsilon covers it.
-        experiment_lib.DP_ADAPTIVE: lambda: tff.learning.dp_aggregator(
+        parts.DP_ADAPTIVE: lambda: tff.learning.dp_aggregator(
             noise, cohort, zeroing=False
         ),
     }

@@ -55,9 +55,9 @@ def build_client_data(
     return choose_client_data(
         population,
         model,
-        experiment.clients_per_round,
-        experiment.effective_client_form,
-        experiment.block_size,
+        experiment.cohorts.clients_per_round,
+        experiment.client_form,
+        experiment.layout.block_size,
     )
 
 
@@ -66,13 +66,15 @@ def build_process(
 ) -> tff.learning.templates.LearningProcess:
     """Builds the experiment's learning process."""
     aggregation = build_aggregation(
-        experiment, in_blocks=isinstance(client_data, BlockClientData)
+        experiment.aggregation,
+        experiment.cohorts.clients_per_round,
+        in_blocks=isinstance(client_data, BlockClientData),
     )
     return builders.build_process(
         model,
         experiment.local.config(),
         client_data=client_data,
-        client_weighting=ClientWeighting(experiment.client_weighting),
+        client_weighting=ClientWeighting(experiment.aggregation.client_weighting),
         model_aggregator=aggregation.model_aggregator,
         update_transform=aggregation.update_transform,
         seed=experiment.base_random_seed,

@@ -27,13 +27,14 @@ def build_population(
       DataError: as `UserStore.open` and `prepare_once`.
     """
     path = population_path(experiment, root)
-    if experiment.store:
+    if experiment.data.store:
         return UserStore.open(path)
-    return prepare_once(experiment.data_config(), path, data_dir)
+    config = experiment.data.config(experiment.base_random_seed)
+    return prepare_once(config, path, data_dir)
 
 
 def population_path(experiment: Experiment, root: pathlib.Path) -> pathlib.Path:
     """Returns where the experiment's store is, or will be prepared."""
-    if experiment.store:
-        return pathlib.Path(experiment.store)
-    return root / "stores" / experiment.store_name
+    if experiment.data.store:
+        return pathlib.Path(experiment.data.store)
+    return root / "stores" / experiment.data.store_name(experiment.base_random_seed)

@@ -58,7 +58,7 @@ def export_run(
         weights,
         population,
         AdaptationConfig(
-            experiment.inner_learning_rate,
+            experiment.local.inner_learning_rate,
             adaptation_steps,
             num_trainable=config.num_trainable,
         ),
@@ -82,9 +82,9 @@ def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:
         "class_names": list(description.class_names),
         "input_scale": np.asarray(description.scale).tolist(),
         "algorithm": experiment.label,
-        "inner_learning_rate": experiment.inner_learning_rate,
-        "outer_learning_rate": experiment.outer_learning_rate,
-        "num_local_steps": experiment.num_local_steps,
+        "inner_learning_rate": experiment.local.inner_learning_rate,
+        "outer_learning_rate": experiment.local.outer_learning_rate,
+        "num_local_steps": experiment.local.num_local_steps,
         "total_rounds": experiment.total_rounds,
     }
 

@@ -97,7 +97,7 @@ def evaluate_runs(
     """
     frames = []
     for run in read_trained(runs):
-        rate = inner_learning_rate or run.experiment.inner_learning_rate
+        rate = inner_learning_rate or run.experiment.local.inner_learning_rate
         config = AdaptationConfig(rate, num_steps, batch_size)
         frame = evaluate_users(
             run.model, run.weights, run.population, config, seed=seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
 import pandas as pd
@@ -13,6 +12,6 @@ from tff_perfedavg.files import atomic_write
 
 def write(experiment: Experiment, path: pathlib.Path) -> None:
     """Writes the settings as CSV: a name and a value on each line."""
-    settings = pd.Series(dataclasses.asdict(experiment))
+    settings = pd.Series(experiment.flat())
     with atomic_write(path) as file:
         settings.to_csv(file, index_label="name", header=["value"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ def save(
     header = {
         "format_version": _FORMAT_VERSION,
         "num_weights": len(weights),
-        "experiment": dataclasses.asdict(experiment),
+        "experiment": experiment.flat(),
         "sources": dict(sources or {}),
     }
     arrays = {f"weight_{i}": np.asarray(w) for i, w in enumerate(weights)}

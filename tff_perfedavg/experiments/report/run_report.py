@@ -217,9 +217,7 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
                 "html": _html(compared, "{:+.1f}", missing="-"),
             }
         )
-    settings = pd.DataFrame(
-        {r.label: pd.Series(dataclasses.asdict(r.experiment)) for r in records}
-    )
+    settings = pd.DataFrame({r.label: pd.Series(r.experiment.flat()) for r in records})
     facts = pd.DataFrame({r.label: pd.Series(_flat_facts(r)) for r in records})
     tables.append(
         {

@@ -10,36 +10,35 @@ import re
 
 from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import check_at_least
+from tff_perfedavg.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
     """What is saved and measured while a run trains.
 
-    Attributes:
-      rounds_per_checkpoint: rounds from one saved state to the next.
-      checkpoints_kept: how many of the newest are kept.
-      rounds_per_evaluation: rounds from one evaluation of the users to the next; 0
-        for none.
-      adaptation_steps: m, steps at which users are measured in these, at the run's
-        inner learning rate on all of a user's adaptation rows.
-      num_evaluation_users: the most users, of those seen and of the new, that are
-        measured in these; 0 for all.
-      best_metric: `GROUP/QUANTITY/STEP`, for example `new/accuracy/1`: the model of the
-        evaluation that was best by it is kept beside the last round's; '' for none.
-      delta: of the differential privacy that is reported, where there is any; None for
-        the number of training users to the power -1.1.
-      resume: go on where a run of that name was left, rather than begin it anew.
+    Users are measured at the run's inner learning rate, on all of their adaptation
+    rows. `best_metric` is `GROUP/QUANTITY/STEP`: the model of the evaluation that was
+    best by it is kept beside the last round's.
     """
 
-    rounds_per_checkpoint: int = 50
-    checkpoints_kept: int = 3
-    rounds_per_evaluation: int = 0
-    adaptation_steps: int = 1
-    num_evaluation_users: int = 200
-    best_metric: str = ""
-    delta: float | None = None
-    resume: bool = True
+    rounds_per_checkpoint: int = setting(50, "Rounds between saved states.")
+    checkpoints_kept: int = setting(3, "How many of the newest are kept.")
+    rounds_per_evaluation: int = setting(50, "Rounds between evaluations; 0 for none.")
+    adaptation_steps: int = setting(1, "Steps at which users are measured in these.")
+    num_evaluation_users: int = setting(
+        200, "The most users measured, seen and new; 0 for all."
+    )
+    best_metric: str = setting(
+        "",
+        "Keep the best evaluation's model by this, too, for example new/accuracy/1.",
+    )
+    delta: float | None = setting(
+        None, "Of the differential privacy reported; by default users^-1.1."
+    )
+    resume: bool = setting(
+        True, "Go on with the run of this name; --noresume begins it anew."
+    )
 
     def __post_init__(self):
         check_at_least(self, "rounds_per_checkpoint", 1)

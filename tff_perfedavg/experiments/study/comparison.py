@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -40,11 +39,11 @@ def compare(
       The rows of `evaluate_users` of every run, and those of `evaluate_baselines` of
       FedAvg's, with `algorithm` and `seed`.
     """
-    adaptation = AdaptationConfig(base.inner_learning_rate, adaptation_steps)
+    adaptation = AdaptationConfig(base.local.inner_learning_rate, adaptation_steps)
     frames, baselines = [], []
     for method, settings in methods().items():
         for seed in seeds:
-            experiment = dataclasses.replace(base, **settings, base_random_seed=seed)
+            experiment = base.replace(**settings, base_random_seed=seed)
             population = build_population(experiment, root)
             result = train(experiment, population)
             model = build_model(experiment, population)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -72,8 +71,7 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
             "num_local_steps": tau,
             "method": method,
         }
-        shared = dataclasses.replace(
-            base,
+        shared = base.replace(
             dataset=dataset,
             partition=partition,
             num_local_steps=tau,
@@ -82,11 +80,11 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
         )
         rates = part.inner_learning_rates
         if not uses_inner_rate(shared):
-            groups: list[tuple] = [({}, base.inner_learning_rate, rates)]
+            groups: list[tuple] = [({}, base.local.inner_learning_rate, rates)]
         else:
             groups = [({"inner_learning_rate": r}, r, [r]) for r in rates]
         for of_rate, trained, adapted in groups:
-            experiment = dataclasses.replace(shared, inner_learning_rate=trained)
+            experiment = shared.replace(inner_learning_rate=trained)
             adaptations = [AdaptationConfig(r, adaptation_steps) for r in adapted]
             name = {**settings, **of_rate, "seed": seed}
             runs.append(Run(name, experiment, adaptations))
@@ -112,15 +110,15 @@ def summarize_paper(
     groups = {key: mean_with_intervals(rows) for key, rows in chosen.groupby(by)}
     users = [*chosen["users"].unique()] or [SEEN]
     rates = {*chosen[_RATE]} | {
-        e.inner_learning_rate for e in diverged if uses_inner_rate(e)
+        e.local.inner_learning_rate for e in diverged if uses_inner_rate(e)
     }
     counts: collections.Counter = collections.Counter()
     for experiment in diverged:
-        e, own = experiment, {experiment.inner_learning_rate}
+        e, own = experiment, {experiment.local.inner_learning_rate}
         for rate, group, step in itertools.product(
             own if uses_inner_rate(e) else (rates or own), users, steps
         ):
-            setting = (e.dataset, e.partition, e.num_local_steps, rate)
+            setting = (e.data.dataset, e.data.partition, e.local.num_local_steps, rate)
             counts[(*setting, group, e.label, step)] += 1
     nothing = pd.Series({"mean": np.nan, "num_seeds": 0, "num_users": 0})
     rows = {

@@ -30,7 +30,8 @@ from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
-from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment, setting_names
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -83,7 +84,7 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
     Returns:
       Pairs of a combination, a dictionary, and the experiment with it.
     """
-    fields = {field.name for field in dataclasses.fields(base)} | {"method"}
+    fields = {*setting_names(), "method"}
     for name, values in axes.items():
         errors.check_known("axis of the grid", name, sorted(fields))
         if not values:
@@ -95,7 +96,7 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
             method = changed.pop("method")
             errors.check_known("method", method, tuple(methods()))
             changed.update(methods()[method])
-        yield settings, dataclasses.replace(base, **changed)
+        yield settings, base.replace(**changed)
 
 
 def uses_inner_rate(experiment: Experiment) -> bool:
@@ -194,7 +195,7 @@ def _claim(root: pathlib.Path, base: Experiment) -> None:
     path = root / "study.json"
     if not path.exists():
         with atomic_write(path) as file:
-            file.write(json.dumps(dataclasses.asdict(base), indent=1).encode())
+            file.write(json.dumps(base.flat(), indent=1).encode())
     try:
         found = Experiment(**json.loads(path.read_text()))
     except (ValueError, TypeError) as e:
@@ -231,7 +232,8 @@ def _weights(run: Run, paths: RunPaths):
         weights, trained = trained_model.load(paths.model)
         if trained == run.experiment:
             return weights
-    return train_and_save(run.experiment, paths).weights
+    options = TrainingOptions(rounds_per_evaluation=0)
+    return train_and_save(run.experiment, paths, options).weights
 
 
 @functools.lru_cache(_MOST_EVALUATORS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -55,14 +54,14 @@ def sweep_runs(
     """
     runs: list[Run] = []
     for settings, experiment in grid(base, axes):
-        adapted = rates or [experiment.inner_learning_rate]
+        adapted = rates or [experiment.local.inner_learning_rate]
         is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
         if is_shared:
             settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
             # A run has a name even if nothing else sets it apart.
             settings = settings or {"method": experiment.local.method}
-            experiment = dataclasses.replace(
-                experiment, inner_learning_rate=base.inner_learning_rate
+            experiment = experiment.replace(
+                inner_learning_rate=base.local.inner_learning_rate
             )
             adapted = rates or axes[_INNER_RATE]
         adaptations = [

@@ -27,7 +27,7 @@ def build_sampler(
     Raises:
       ConfigError: if the cohort is larger than the population.
     """
-    size = experiment.clients_per_round
+    size = experiment.cohorts.clients_per_round
     if secret is not None:
         return PoissonSampler(users, size, secret)
     return UniformSampler(users, size, experiment.base_random_seed)

@@ -59,7 +59,9 @@ class Evaluate(Callback):
         self._evaluate = build_evaluator(
             simulation.model,
             population,
-            AdaptationConfig(experiment.inner_learning_rate, options.adaptation_steps),
+            AdaptationConfig(
+                experiment.local.inner_learning_rate, options.adaptation_steps
+            ),
             groups=choose_users(population, options.num_evaluation_users, seed),
             seed=seed,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -42,14 +41,14 @@ class KeepLastGood(Callback):
         facts = {
             "round_num": done,
             "message": str(error),
-            "experiment": dataclasses.asdict(experiment),
+            "experiment": experiment.flat(),
         }
         with atomic_write(self._paths.diverged) as file:
             file.write(json.dumps(facts, indent=1).encode())
         if not done:
             return "There is no round before it whose model could be kept."
         # It is what a run of so many rounds ends with.
-        shorter = dataclasses.replace(experiment, total_rounds=done)
+        shorter = experiment.replace(total_rounds=done)
         trained_model.save(
             self._paths.model, self._weights(state), shorter, self._identity.sources
         )

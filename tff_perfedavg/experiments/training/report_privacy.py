@@ -33,8 +33,8 @@ class ReportPrivacy(Callback):
             )
         self._sampler = simulation.sampler
         self._account = PrivacyAccount(
-            experiment.noise_multiplier,
-            experiment.clients_per_round / num_users,
+            experiment.aggregation.noise_multiplier,
+            experiment.cohorts.clients_per_round / num_users,
             options.delta or default_delta(num_users),
             secret=isinstance(simulation.sampler, PoissonSampler),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -42,7 +41,7 @@ def latest_saved(experiment: Experiment, manager: CheckpointManager) -> Saved | 
     if saved is not None:
         found = Experiment(**saved.notes["experiment"])
         if found.total_rounds < experiment.total_rounds:
-            found = dataclasses.replace(found, total_rounds=experiment.total_rounds)
+            found = found.replace(total_rounds=experiment.total_rounds)
         _check_same(saved.path, found, experiment)
     return saved
 

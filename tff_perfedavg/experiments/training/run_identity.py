@@ -25,7 +25,7 @@ class RunIdentity:
     def notes(self) -> dict[str, Any]:
         """Returns it as a checkpoint keeps it."""
         notes: dict[str, Any] = {
-            "experiment": dataclasses.asdict(self.experiment),
+            "experiment": self.experiment.flat(),
             "sources": self.sources,
         }
         if self.secret is not None:

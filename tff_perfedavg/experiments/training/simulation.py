@@ -71,7 +71,7 @@ class Simulation:
         self.total_rounds = experiment.total_rounds
         self.population = population
         self.model = build_model(experiment, population)
-        self._aggregator = experiment.aggregator
+        self._aggregator = experiment.aggregation.aggregator
         self._client_data = build_client_data(experiment, self.model, population)
         self._process = build_process(experiment, self.model, self._client_data)
 

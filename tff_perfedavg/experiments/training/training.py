@@ -21,7 +21,7 @@ from tff_perfedavg.experiments.files import hparams, run_facts, trained_model
 from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 from tff_perfedavg.experiments.files.metrics_log import read_rounds
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings.experiment import PRIVATE, Experiment
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training import interrupts, resume
 from tff_perfedavg.experiments.training.clock import Clock
@@ -69,7 +69,7 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
     population.verify()
     simulation = Simulation(experiment, population, new_secret(experiment))
     metrics = _CollectMetrics()
-    callbacks = [WatchUpdates(experiment.aggregator), metrics]
+    callbacks = [WatchUpdates(experiment.aggregation.aggregator), metrics]
     last = run_rounds(simulation, Start(0, simulation.initialize()), callbacks)
     table = pd.DataFrame(metrics.rows).set_index("round_num")
     return TrainingResult(simulation.weights(last.state), table)
@@ -185,9 +185,10 @@ def _callbacks(
     experiment = identity.experiment
     log = LogMetrics(paths)
     best = KeepBest(options.best_metric, paths.best_model, identity)
-    callbacks: list[Callback] = [WatchUpdates(experiment.aggregator), log, best]
+    watch = WatchUpdates(experiment.aggregation.aggregator)
+    callbacks: list[Callback] = [watch, log, best]
     observers: list[Callable[[Evaluation], None]] = [log.add_evaluation, best.look]
-    if experiment.aggregator in PRIVATE:
+    if experiment.aggregation.is_private:
         privacy = ReportPrivacy(simulation, experiment, options)
         callbacks.append(privacy)
         # Before the rows are logged, for it adds to them.

@@ -6,7 +6,7 @@ import collections
 import math
 import statistics
 
-from tff_perfedavg.experiments.settings.experiment import COMPRESSION, MEAN, SECURE
+from tff_perfedavg.experiments.settings.parts import COMPRESSION, MEAN, SECURE
 from tff_perfedavg.experiments.training.rounds import Callback
 from tff_perfedavg.experiments.training.simulation import Round
 from tff_perfedavg.progress import tell

@@ -1,0 +1,197 @@
+"""The parts of an experiment: each is what one of its callees needs.
+
+Plain Python, so that a command checks its flags before TensorFlow is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.config import DATASETS, PARTITIONS, DataConfig
+from tff_perfedavg.federated.client_forms import AUTO, CLIENT_FORMS
+from tff_perfedavg.settings import check_choices, setting, values_of
+
+CLIENT_WEIGHTINGS = ("uniform", "num_examples")
+MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE = (
+    "mean",
+    "clip",
+    "robust",
+    "compression",
+    "dp_fixed",
+    "dp_adaptive",
+    "secure",
+)
+AGGREGATORS = (MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE)
+# With differential privacy.
+PRIVATE = (DP_FIXED, DP_ADAPTIVE)
+# How cohorts are drawn.
+FIXED, POISSON = "fixed", "poisson"
+COHORT_SAMPLINGS = (AUTO, FIXED, POISSON)
+# The largest float32 is 3.4e38, and a draw may be some standard deviations.
+_MOST_NOISE = 1e37
+_LEAST_NORM = 1e-30
+_DIVISION_HELP = "As in prepare_data.py."
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Whose rows: a data set, divided with the run's seed, or a store.
+
+    What divides it is as in `DataConfig`; None takes what suits the data set.
+    """
+
+    dataset: str = setting("digits", "Data set, divided in its own way.", DATASETS)
+    partition: str | None = setting(
+        None, "How it is divided; the next flags say by what.", PARTITIONS
+    )
+    num_users: int | None = setting(None, _DIVISION_HELP)
+    num_new_users: int | None = setting(None, _DIVISION_HELP)
+    a: int | None = setting(None, _DIVISION_HELP)
+    evaluation_a: int | None = setting(None, _DIVISION_HELP)
+    concentration: float | None = setting(None, _DIVISION_HELP)
+    rows_per_user: int | None = setting(None, _DIVISION_HELP)
+    classes_per_user: int | None = setting(None, _DIVISION_HELP)
+    min_rows: int | None = setting(None, _DIVISION_HELP)
+    store: str = setting("", "A store of scripts/prepare_data.py, instead.")
+
+    def __post_init__(self):
+        if self.store and self.division:
+            raise errors.ConfigError(
+                f"{', '.join(self.division)} given with a store, which is divided "
+                "already; leave out one of the two."
+            )
+
+    @property
+    def division(self) -> dict[str, Any]:
+        """How the data set is divided, as far as it is said."""
+        values = dict(values_of(self))
+        del values["dataset"], values["store"]
+        return {name: value for name, value in values.items() if value is not None}
+
+    def config(self, seed: int) -> DataConfig:
+        """Returns which data set is prepared, divided how."""
+        return DataConfig.of(self.dataset, seed=seed, **self.division)
+
+    def store_name(self, seed: int) -> str:
+        """Returns what the prepared data set's store is called."""
+        given = [
+            value if name == "partition" else f"{name}{value}"
+            for name, value in self.division.items()
+        ]
+        return "-".join([self.dataset, *given, f"seed{seed}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortSettings:
+    """Who takes part in a round."""
+
+    clients_per_round: int = setting(
+        5, "Users per round; their mean number, where cohorts are Poisson samples."
+    )
+    cohort_sampling: str = setting(
+        AUTO,
+        "fixed: cohorts of one size, by the seed; poisson: by a secret of the run, as "
+        "differential privacy wants it; auto: poisson with privacy, fixed without.",
+        COHORT_SAMPLINGS,
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        if self.clients_per_round < 1:
+            raise errors.ConfigError(
+                f"clients_per_round is {self.clients_per_round}; it must be at least 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AggregationSettings:
+    """What is done to users' updates on their way into the mean.
+
+    Aggregators are the `mean`; `clip`, each clipped to a norm before; `robust`, each
+    clipped and large ones zeroed, by norms that adapt; `compression`; `dp_fixed` and
+    `dp_adaptive`, central differential privacy with a fixed and an adaptive clipping
+    norm; `secure`, by secure sums (in a simulation, without their security).
+    """
+
+    client_weighting: str = setting(
+        "uniform", "What a user counts for in the mean.", CLIENT_WEIGHTINGS
+    )
+    aggregator: str = setting(
+        MEAN, "What is done to users' updates on their way into the mean.", AGGREGATORS
+    )
+    clipping_norm: float | None = setting(None, "Of clip and dp_fixed.")
+    noise_multiplier: float = setting(
+        0.0,
+        "Of dp_fixed and dp_adaptive: the noise's standard deviation over the norm.",
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        self._check_norm()
+        self._check_noise()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it gives differential privacy."""
+        return self.aggregator in PRIVATE
+
+    @property
+    def sees_users(self) -> bool:
+        """Whether it must see each user's update by itself, not blocks of users."""
+        return self.aggregator in (ROBUST, COMPRESSION, DP_ADAPTIVE, SECURE)
+
+    def _check_norm(self) -> None:
+        clips, norm = self.aggregator in (CLIP, DP_FIXED), self.clipping_norm
+        # Smaller or larger ones are 0 or infinite in float32.
+        if clips and not (norm is not None and _LEAST_NORM <= norm <= _MOST_NOISE):
+            raise errors.ConfigError(
+                f"clipping_norm is {norm}; {self.aggregator} needs a number above 0, "
+                f"from {_LEAST_NORM:g} to {_MOST_NOISE:g}."
+            )
+        if not clips and norm is not None:
+            raise errors.ConfigError(
+                f"clipping_norm is {norm}, but aggregator {self.aggregator} has none."
+            )
+
+    def _check_noise(self) -> None:
+        norm, noise = self.clipping_norm, self.noise_multiplier
+        if self.is_private and not (math.isfinite(noise) and noise > 0):
+            raise errors.ConfigError(
+                f"noise_multiplier is {noise}; {self.aggregator} needs a number above "
+                "0, for example 0.5."
+            )
+        # In float32 the noise would be infinite, and every round's update dropped.
+        if self.is_private and norm is not None and norm * noise > _MOST_NOISE:
+            raise errors.ConfigError(
+                f"clipping_norm {norm:g} times noise_multiplier {noise:g} is "
+                f"{norm * noise:g}, noise that no float32 holds; take a norm near "
+                "those of users' updates (update_norm in the metrics)."
+            )
+        if not self.is_private and noise:
+            raise errors.ConfigError(
+                f"noise_multiplier is {noise}, but aggregator {self.aggregator} adds "
+                f"no noise; choose one of {', '.join(PRIVATE)}."
+            )
+        if self.is_private and self.client_weighting != "uniform":
+            raise errors.ConfigError(
+                f"client_weighting is {self.client_weighting}, but {self.aggregator} "
+                "must count every user alike: its noise hides one user of weight 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayoutSettings:
+    """How a round is laid out over TFF clients; the result differs by rounding only."""
+
+    client_form: str = setting(AUTO, "Users per TFF client: speed only.", CLIENT_FORMS)
+    block_size: int = setting(0, "The most users per TFF client; 0 to choose.")
+
+    def __post_init__(self):
+        check_choices(self)
+        if self.block_size < 0:
+            raise errors.ConfigError(
+                f"block_size is {self.block_size}; it must be at least 0."
+            )
