@@ -1,7 +1,6 @@
 """Exported files: refused or proved at export, and equal to the mathematics after."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.helpers import relative_error, rows_of
+from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
@@ -1105,13 +1105,16 @@ def store_of(name, tmp_path):
     from tff_perfedavg.data.config import DataConfig
     from tff_perfedavg.experiments.assemble.prepare import prepare_once
 
-    if name != "digits" and not os.environ.get("TFF_PERFEDAVG_DATA_DIR"):
-        pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
     return prepare_once(DataConfig.of(name, seed=0), tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("name", "build"), [("digits", mlp), ("mnist", mlp), ("uci_har", conv1d)]
+    ("name", "build"),
+    [
+        ("digits", mlp),
+        pytest.param("mnist", mlp, marks=needs_data),
+        pytest.param("uci_har", conv1d, marks=needs_data),
+    ],
 )
 def test_fifty_phones_equal_the_personalization_evaluation(tff, tmp_path, name, build):
     from tff_perfedavg.experiments.deploy import on_device

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.helpers import relative_error
+from tests.needs import needs_networks, needs_user_namespaces
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.settings.experiment import (
@@ -33,11 +34,6 @@ PORT = 8123
 # Of the hosts' networks; nothing else may have addresses in it.
 NETWORK = "10.231"
 EXPERIMENT = Experiment(num_local_steps=3, clients_per_round=6, block_size=1)
-
-needs_namespaces = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None,
-    reason="hosts of their own need root and iproute2",
-)
 
 
 def ip(*words):
@@ -168,7 +164,7 @@ def kill_soon(host, seconds):
     return timer
 
 
-@needs_namespaces
+@needs_networks
 def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
@@ -188,7 +184,7 @@ def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
     assert np.allclose(found_by_user["loss"], by_user["loss"], rtol=1e-5)
 
 
-@needs_namespaces
+@needs_networks
 @pytest.mark.parametrize("aggregator", sorted({*AGGREGATORS} - {"mean", "secure"}))
 def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     private = aggregator.startswith("dp")
@@ -204,7 +200,7 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     assert relative_error(found, expected) < (1e-3 if private else 1e-6)
 
 
-@needs_namespaces
+@needs_networks
 def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
     from tff_perfedavg.runtime.remote_runtime import Connection
 
@@ -220,7 +216,7 @@ def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
     assert set(taken) == {host.target for host in hosts}
 
 
-@needs_namespaces
+@needs_networks
 def test_a_worker_killed_in_a_round_and_back_later_changes_nothing(
     tff, hosts, population, capfd
 ):
@@ -248,7 +244,7 @@ def test_a_worker_killed_in_a_round_and_back_later_changes_nothing(
     assert f"Worker {first.target} is back" in told
 
 
-@needs_namespaces
+@needs_networks
 def test_a_host_that_is_cut_off_is_lost_and_found_again(tff, hosts, population):
     first, _ = hosts
     settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
@@ -264,7 +260,7 @@ def test_a_host_that_is_cut_off_is_lost_and_found_again(tff, hosts, population):
     assert relative_error(found, expected) < 1e-6
 
 
-@needs_namespaces
+@needs_networks
 def test_a_frozen_worker_is_lost(tff, hosts, population):
     first, _ = hosts
     settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
@@ -281,7 +277,7 @@ def test_a_frozen_worker_is_lost(tff, hosts, population):
     assert relative_error(found, expected) < 1e-6
 
 
-@needs_namespaces
+@needs_networks
 def test_a_part_that_loses_every_worker_is_given_up(
     tff, hosts, population, monkeypatch
 ):
@@ -301,7 +297,7 @@ def test_a_part_that_loses_every_worker_is_given_up(
         pool.run(None, None)
 
 
-@needs_namespaces
+@needs_networks
 def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, population):
     from tff_perfedavg.runtime.remote_runtime import WorkerPool
     from tff_perfedavg.runtime.store_check import store_check
@@ -324,7 +320,7 @@ def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, populatio
             process.resume()
 
 
-@needs_namespaces
+@needs_networks
 def test_all_workers_lost_and_none_back_is_an_error(tff, hosts, population):
     first, _ = hosts
     with pool_of(tff, [first.target], population, return_seconds=2):
@@ -339,7 +335,7 @@ def test_all_workers_lost_and_none_back_is_an_error(tff, hosts, population):
             first.start()
 
 
-@needs_namespaces
+@needs_networks
 def test_another_store_at_a_worker_is_refused(tff, hosts, population, tmp_path):
     _, second = hosts
     other = tmp_path / "other"
@@ -371,7 +367,7 @@ def test_another_store_at_a_worker_is_refused(tff, hosts, population, tmp_path):
         second.start()
 
 
-@needs_namespaces
+@needs_networks
 def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
     tff, hosts, population
 ):
@@ -517,10 +513,7 @@ def test_another_address_than_this_machines_own_is_warned_of():
     assert "Cannot listen on 192.0.2.1:9000" in answer.stderr
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None,
-    reason="the limit is set by root, in a user namespace of its own",
-)
+@needs_user_namespaces
 def test_a_system_without_namespaces_is_told_of():
     forbid = "echo 0 > /proc/sys/user/max_net_namespaces"
     done = subprocess.run(
