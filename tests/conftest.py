@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 import pytest
 
-from tests import needs
+from tests import builds, needs
 from tests.commands import Commands, TrainedRun
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 
@@ -70,6 +70,19 @@ def run(commands, capfd):
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Where data sets are prepared once, and what was built on them."""
+    return tmp_path_factory.mktemp("prepared"), {}
+
+
+@pytest.fixture(scope="module")
+def shared_builds(tff, prepared):
+    """Runs of the module's tests share prepared data sets and learning processes."""
+    with builds.shared(*prepared):
+        yield
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -288,8 +288,17 @@ def deltas_of(answer):
 # ---------------------------------------------------------------- export and gate
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        # Every model, and every variant twice; the rest is left to the slow ones.
+        pytest.param(
+            name, variant, marks=() if i % len(VARIANTS) == j else pytest.mark.slow
+        )
+        for i, name in enumerate(MODELS)
+        for j, variant in enumerate(VARIANTS)
+    ],
+)
 def test_models_pass_the_gate(tmp_path, name, variant):
     model = MODELS[name]
     examples = None

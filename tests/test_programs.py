@@ -23,6 +23,8 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.fleet.cohort import sample_cohort
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
 
 

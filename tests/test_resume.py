@@ -30,6 +30,8 @@ from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import locked
 from tff_perfedavg.fleet.cohort import UniformSampler
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {"model": "logistic_regression", "num_local_steps": 2, "batch_size": 5}
 WATCHED = {

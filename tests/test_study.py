@@ -19,6 +19,8 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = Experiment(
     model="logistic_regression",
