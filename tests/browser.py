@@ -1,14 +1,15 @@
-"""Chromium without a window, by the WebDriver protocol."""
+"""Chromium without a window, driven by Selenium with the system's own ChromeDriver."""
 
 import contextlib
-import json
 import re
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from tests.needs import BROWSER
 
 _FLAGS = [
     "--headless=new",
@@ -23,72 +24,39 @@ _FLAGS = [
     # Whatever would ask another host fails.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver's name of a reference.
 
 
-class Browser:
-    """A browser by the WebDriver protocol."""
+class Browser(webdriver.Chrome):
+    """A browser whose elements are named by CSS selectors."""
 
-    def __init__(self, driver_url, chromium, profile):
-        self._url = driver_url
-        options = {
-            "binary": chromium,
-            "args": [*_FLAGS, f"--user-data-dir={profile}"],
-        }
-        capabilities = {
-            "browserName": "chrome",
-            "goog:chromeOptions": options,
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        answer = self.ask("POST", "session", capabilities={"alwaysMatch": capabilities})
-        self._url = f"{driver_url}/session/{answer['sessionId']}"
-
-    def open(self, url):
-        self.ask("POST", "url", url=url)
-
-    def refresh(self):
-        self.ask("POST", "refresh")
+    def __init__(self, profile):
+        """Starts it; skips the test where there is no Chromium or no ChromeDriver."""
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        chromedriver = shutil.which("chromedriver")
+        if not chromium or not chromedriver:
+            pytest.skip(f"{BROWSER}: chromium or chromedriver is missing: make browser")
+        options = webdriver.ChromeOptions()
+        # Both by their paths, so that Selenium downloads neither.
+        options.binary_location = chromium
+        for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        super().__init__(options, webdriver.ChromeService(chromedriver))
 
     def run(self, script, *arguments):
         """Runs a script's function body; waits for the promise it returns."""
-        return self.ask("POST", "execute/sync", script=script, args=list(arguments))
+        return self.execute_script(script, *arguments)
 
     def find(self, selector):
-        answer = self.ask("POST", "element", using="css selector", value=selector)
-        return {ELEMENT: answer[ELEMENT]}
-
-    def click(self, selector):
-        self.ask("POST", f"element/{self.find(selector)[ELEMENT]}/click")
-
-    def type(self, selector, keys):
-        self.ask("POST", f"element/{self.find(selector)[ELEMENT]}/value", text=keys)
+        return self.find_element(By.CSS_SELECTOR, selector)
 
     def emulate(self, command, **parameters):
         """Asks Chromium's developer tools to emulate a medium, a screen, ..."""
-        self.ask(
-            "POST", "goog/cdp/execute", cmd=f"Emulation.{command}", params=parameters
-        )
+        self.execute_cdp_cmd(f"Emulation.{command}", parameters)
 
     def console(self):
         """What the console said since it was last asked, failed requests included."""
-        lines = self.ask("POST", "se/log", type="browser")
-        return [line["message"] for line in lines]
-
-    def close(self):
-        self.ask("DELETE", "")
-
-    def ask(self, method, path, **body):
-        """Sends a command of the protocol; returns its value."""
-        request = urllib.request.Request(
-            f"{self._url}/{path}".rstrip("/"),
-            method=method,
-            data=json.dumps(body).encode() if method == "POST" else None,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as e:
-            raise RuntimeError(json.load(e)["value"]["message"]) from None
+        return [line["message"] for line in self.get_log("browser")]
 
 
 @contextlib.contextmanager
@@ -112,14 +80,3 @@ def process(*command, says):
     finally:
         running.terminate()
         running.communicate(timeout=10)
-
-
-@contextlib.contextmanager
-def driver():
-    """ChromeDriver's address, and Chromium's path; skips the test without them."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        pytest.skip("chromium or chromedriver is missing")
-    with process(chromedriver, "--port=0", says=r"on port (\d+)\.") as port:
-        yield f"http://127.0.0.1:{port}", chromium

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import pathlib
+import sys
 import types
+import warnings
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +14,19 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def warnings_printed():
+    """Prints warnings to standard error, as a process of its own does."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show
+        yield
 
 
 class TrainedRun(NamedTuple):
@@ -32,7 +47,7 @@ class Commands:
         """Runs a command as `scripts/SCRIPT ARGUMENTS` does; its exit code."""
         module = importlib.import_module(f"scripts.{script.removesuffix('.py')}")
         argv = [str(ROOT / "scripts" / script), *map(str, arguments)]
-        with self._shared_runtime():
+        with self._shared_runtime(), warnings_printed():
             return command.execute(argv, module.main, module.define)
 
     def run_text(self, text):

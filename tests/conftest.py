@@ -1,3 +1,4 @@
+import collections
 import os
 import subprocess
 
@@ -6,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 import pytest
 
+from tests import builds, needs
 from tests.commands import Commands, TrainedRun
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 
@@ -68,3 +70,39 @@ def run(commands, capfd):
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Where data sets are prepared once, and what was built on them."""
+    return tmp_path_factory.mktemp("prepared"), {}
+
+
+@pytest.fixture(scope="module")
+def shared_builds(tff, prepared):
+    """Runs of the module's tests share prepared data sets and learning processes."""
+    with builds.shared(*prepared):
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and needs.is_needed(reason_of(report)):
+        report.outcome = "failed"
+        report.longrepr = f"Skipped where it must run: {reason_of(report)}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} tests were skipped")
+        for reason, count in collections.Counter(map(reason_of, skipped)).most_common():
+            terminalreporter.write_line(f"{count:5} {reason}")
+
+
+def reason_of(report):
+    """Why a test was skipped."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    return reason.removeprefix("Skipped: ")

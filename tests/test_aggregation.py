@@ -20,6 +20,8 @@ from tff_perfedavg.experiments.training.privacy import (
 )
 from tff_perfedavg.fleet.cohort import PoissonSampler, sample_cohort
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 BASE = Experiment(
     model="logistic_regression", num_local_steps=2, clients_per_round=8, batch_size=5
 )

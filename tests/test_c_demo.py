@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import shutil
 import subprocess
 
 import ai_edge_litert
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 
 import tff_perfedavg as pfa
+from tests.needs import needs_compiler
 from tff_perfedavg.ondevice import seal
 
 RUNTIME = pathlib.Path(ai_edge_litert.__file__).parent
 SOURCE = pathlib.Path(__file__).parent.parent / "scripts" / "c_demo" / "adapt.c"
 RATE, NUM_STEPS = 0.5, 5
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("cc"), reason="no C compiler: there is no 'cc' on the PATH"
-)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.data import catalog, division, idx
 from tff_perfedavg.data.config import DataConfig
@@ -24,9 +25,6 @@ from tff_perfedavg.experiments.report.store_summary import summary
 from tff_perfedavg.experiments.settings.experiment import Experiment
 
 DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
-needs_data = pytest.mark.skipif(
-    not DATA_DIR, reason=f"{catalog.DATA_DIR_VARIABLE} is not set"
-)
 
 
 def counts(rows):

@@ -1,6 +1,7 @@
 """The theory's quantities on quadratics, where all are known in closed form."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -41,15 +42,30 @@ def make_users(rng, count=5):
     return users
 
 
-def measure(users, point, config=CONFIG, probes=BASIS):
-    @tf.function(input_signature=[tf.TensorSpec([None, SIZE + 1, SIZE], tf.float64)])
-    def of_user(x):
-        weights = [tf.constant(point)]
+@functools.cache
+def traced(config, num_probes):
+    """A user's diagnostics as a graph, which takes a while to trace."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, SIZE + 1, SIZE], tf.float64),
+            tf.TensorSpec([SIZE], tf.float64),
+            [[tf.TensorSpec([SIZE], tf.float64)]] * num_probes,
+        ]
+    )
+    def of_user(x, point, probes):
         count = tf.shape(x)[0]
         rows = Batch(x, tf.zeros([count], tf.int32), tf.ones([count], x.dtype))
-        return user_diagnostics(quadratic_loss, weights, rows, probes, config)
+        return user_diagnostics(quadratic_loss, [point], rows, probes, config)
 
-    return population_diagnostics([of_user(tf.constant(x)) for x in users], config)
+    return of_user
+
+
+def measure(users, point, config=CONFIG, probes=BASIS):
+    probes = [[tf.constant(p, tf.float64) for p in probe] for probe in probes]
+    of_user = traced(config, len(probes))
+    found = [of_user(tf.constant(x), tf.constant(point), probes) for x in users]
+    return population_diagnostics(found, config)
 
 
 def test_all_quantities_of_quadratics():

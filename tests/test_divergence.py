@@ -13,6 +13,8 @@ from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 BASE = Experiment(
     model="logistic_regression",
     algorithm="fed_avg",

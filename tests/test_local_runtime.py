@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,8 @@ import numpy as np
 import portpicker
 import psutil
 import pytest
+
+from tests.needs import needs_networks, needs_user_namespaces
 
 START = (
     "import warnings; warnings.simplefilter('ignore')\n"
@@ -57,6 +58,7 @@ def network_of(pid):
     return os.readlink(f"/proc/{pid}/ns/net")
 
 
+@needs_networks
 def test_nobody_reaches_the_worker_from_another_network(tff, worker):
     """Tried from a namespace that has an address of ours for neighbour.
 
@@ -99,8 +101,6 @@ for port in ports:
 @contextlib.contextmanager
 def neighbour():
     """A network beside this one: our address there, and what runs Python in it."""
-    if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces are made by root, with ip")
     name = f"pfa{os.getpid()}"
 
     def ip(*words):
@@ -170,9 +170,8 @@ def test_a_library_call_leaves_its_callers_network_alone(tff, worker):
     assert network_of("self") == network_of(os.getppid())
 
 
+@needs_user_namespaces
 def test_where_the_system_allows_no_network_of_its_own_a_warning_says_so_once(tff):
-    if os.geteuid() or not shutil.which("unshare"):
-        pytest.skip("the limit is set by root, in a user namespace of its own")
     program = START + "use_local_runtime()\nprint(runtime.worker.is_private)\n"
     forbid = "echo 0 > /proc/sys/user/max_net_namespaces"
     done = subprocess.run(

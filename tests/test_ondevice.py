@@ -1,7 +1,6 @@
 """Exported files: refused or proved at export, and equal to the mathematics after."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.helpers import relative_error, rows_of
+from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import VARIANTS, PerFedAvgConfig
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
@@ -288,8 +288,17 @@ def deltas_of(answer):
 # ---------------------------------------------------------------- export and gate
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        # Every model, and every variant twice; the rest is left to the slow ones.
+        pytest.param(
+            name, variant, marks=() if i % len(VARIANTS) == j else pytest.mark.slow
+        )
+        for i, name in enumerate(MODELS)
+        for j, variant in enumerate(VARIANTS)
+    ],
+)
 def test_models_pass_the_gate(tmp_path, name, variant):
     model = MODELS[name]
     examples = None
@@ -1105,13 +1114,16 @@ def store_of(name, tmp_path):
     from tff_perfedavg.data.config import DataConfig
     from tff_perfedavg.experiments.assemble.prepare import prepare_once
 
-    if name != "digits" and not os.environ.get("TFF_PERFEDAVG_DATA_DIR"):
-        pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
     return prepare_once(DataConfig.of(name, seed=0), tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("name", "build"), [("digits", mlp), ("mnist", mlp), ("uci_har", conv1d)]
+    ("name", "build"),
+    [
+        ("digits", mlp),
+        pytest.param("mnist", mlp, marks=needs_data),
+        pytest.param("uci_har", conv1d, marks=needs_data),
+    ],
 )
 def test_fifty_phones_equal_the_personalization_evaluation(tff, tmp_path, name, build):
     from tff_perfedavg.experiments.deploy import on_device

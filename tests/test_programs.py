@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -24,7 +23,8 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.fleet.cohort import sample_cohort
 
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 SHORT = Experiment(model="logistic_regression", total_rounds=4, num_local_steps=2)
 
 
@@ -134,28 +134,28 @@ def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
     assert [*names.unique()] == ["Per-FedAvg exact", "FedAvg + update"]
 
 
-def evaluate(root, *names):
-    return subprocess.run(
-        [
-            sys.executable,
-            ROOT / "scripts" / "evaluate.py",
-            f"--root_output_dir={root}",
+@pytest.fixture
+def evaluate(run, tmp_path):
+    """Evaluates runs by name as the command does."""
+
+    def evaluate(*names):
+        return run(
+            "evaluate.py",
+            f"--root_output_dir={tmp_path}",
             f"--experiment_name={','.join(names)}",
             "--adaptation_steps=1",
             "--baselines",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+        )
+
+    return evaluate
 
 
-def test_of_three_runs_of_which_one_has_no_model_two_are_shown(tmp_path):
+def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_path):
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=[64, 10]).astype(np.float32), np.zeros(10, np.float32)]
     for name in ("first", "third"):
         trained_model.save(RunPaths(tmp_path, name).model, weights, SHORT)
-    answer = evaluate(tmp_path, "first", "second", "third")
+    answer = evaluate("first", "second", "third")
     assert answer.returncode == 0, answer.stderr
     missing = RunPaths(tmp_path, "second").model
     assert f"warning: left out: No trained model at {missing}" in answer.stderr
@@ -202,8 +202,8 @@ def test_the_model_of_a_run_that_diverged_is_shown_with_a_warning(tmp_path):
         diverged_experiment(diverged)
 
 
-def test_runs_of_which_none_has_a_model_are_an_error(tmp_path):
-    answer = evaluate(tmp_path, "first", "second")
+def test_runs_of_which_none_has_a_model_are_an_error(evaluate):
+    answer = evaluate("first", "second")
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: No trained model at")
     assert answer.stderr.count("\n") == 1

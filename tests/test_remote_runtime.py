@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -18,7 +19,9 @@ import psutil
 import pytest
 
 from tests.helpers import relative_error
+from tests.needs import needs_networks, needs_user_namespaces
 from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.settings.experiment import (
     AGGREGATORS,
@@ -33,11 +36,6 @@ PORT = 8123
 # Of the hosts' networks; nothing else may have addresses in it.
 NETWORK = "10.231"
 EXPERIMENT = Experiment(num_local_steps=3, clients_per_round=6, block_size=1)
-
-needs_namespaces = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None,
-    reason="hosts of their own need root and iproute2",
-)
 
 
 def ip(*words):
@@ -94,6 +92,14 @@ class Host:
         parent = psutil.Process(self._worker.pid)
         return [parent, *parent.children(recursive=True)]
 
+    def freeze(self):
+        for process in self.processes():
+            process.suspend()
+
+    def thaw(self):
+        for process in self.processes():
+            process.resume()
+
     def kill(self):
         if self._worker is not None:
             for process in self.processes():
@@ -122,9 +128,9 @@ def hosts():
         yield pair
 
 
-@pytest.fixture
-def population(tmp_path):
-    return build_population(EXPERIMENT, tmp_path)
+@pytest.fixture(scope="module")
+def population(tmp_path_factory):
+    return build_population(EXPERIMENT, tmp_path_factory.mktemp("population"))
 
 
 @contextlib.contextmanager
@@ -140,19 +146,27 @@ def pool_of(tff, targets, population, **settings):
     pool.close()
 
 
-def rounds(population, num_rounds, tau=3, before_round=None, **changes):
-    """Weights and last metrics of some rounds on the context that is there."""
+@functools.cache
+def built(experiment, path):
+    """The client data and the learning process, which knows of no context."""
     from tff_perfedavg.experiments.assemble.build import (
         build_client_data,
         build_model,
         build_process,
     )
-    from tff_perfedavg.fleet.cohort import sample_cohort
 
-    experiment = dataclasses.replace(EXPERIMENT, num_local_steps=tau, **changes)
+    population = UserStore.open(path)
     model = build_model(experiment, population)
     client_data = build_client_data(experiment, model, population)
-    process = build_process(experiment, model, client_data)
+    return client_data, build_process(experiment, model, client_data)
+
+
+def rounds(population, num_rounds, before_round=None, **changes):
+    """Weights and last metrics of some rounds on the context that is there."""
+    from tff_perfedavg.fleet.cohort import sample_cohort
+
+    experiment = dataclasses.replace(EXPERIMENT, **changes)
+    client_data, process = built(experiment, population.path)
     state = process.initialize()
     for number in range(num_rounds):
         if before_round is not None:
@@ -162,13 +176,35 @@ def rounds(population, num_rounds, tau=3, before_round=None, **changes):
     return process.get_model_weights(state).trainable, metrics["client_work"]
 
 
-def kill_soon(host, seconds):
-    timer = threading.Timer(seconds, host.kill)
-    timer.start()
-    return timer
+@contextlib.contextmanager
+def killed_while_it_works(host):
+    """Kills a host's worker in the midst of the next part that it is given."""
+    from tff_perfedavg.runtime.remote_runtime import Connection
+
+    run, asked = Connection.run, threading.Event()
+
+    def given(self, *arguments):
+        if self.address == host.target and not asked.is_set():
+            # So that it cannot have done its part before it is killed.
+            host.freeze()
+            asked.set()
+        return run(self, *arguments)
+
+    def kill():
+        asked.wait()
+        time.sleep(0.2)
+        host.kill()
+
+    killer = threading.Thread(target=kill)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "run", given)
+        killer.start()
+        yield
+        killer.join(timeout=60)
+        assert not killer.is_alive(), "it was given nothing"
 
 
-@needs_namespaces
+@needs_networks
 def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
@@ -188,7 +224,7 @@ def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
     assert np.allclose(found_by_user["loss"], by_user["loss"], rtol=1e-5)
 
 
-@needs_namespaces
+@needs_networks
 @pytest.mark.parametrize("aggregator", sorted({*AGGREGATORS} - {"mean", "secure"}))
 def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     private = aggregator.startswith("dp")
@@ -204,7 +240,7 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     assert relative_error(found, expected) < (1e-3 if private else 1e-6)
 
 
-@needs_namespaces
+@needs_networks
 def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
     from tff_perfedavg.runtime.remote_runtime import Connection
 
@@ -220,26 +256,26 @@ def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
     assert set(taken) == {host.target for host in hosts}
 
 
-@needs_namespaces
+@needs_networks
 def test_a_worker_killed_in_a_round_and_back_later_changes_nothing(
     tff, hosts, population, capfd
 ):
     first, _ = hosts
-    expected, _ = rounds(population, 6, tau=150)
-    timers = []
+    expected, _ = rounds(population, 6)
+    dying = contextlib.ExitStack()
 
     def disturb(number):
         if number == 2:
-            timers.append(kill_soon(first, 0.2))
+            dying.enter_context(killed_while_it_works(first))
         if number == 4:
-            timers[0].join()
+            dying.close()
             first.start()
 
-    with pool_of(tff, [host.target for host in hosts], population) as pool:
-        found, metrics = rounds(population, 6, tau=150, before_round=disturb)
+    with dying, pool_of(tff, [host.target for host in hosts], population) as pool:
+        found, metrics = rounds(population, 6, before_round=disturb)
         assert metrics["num_users_taken"] == 6
         wait_for(lambda: all(worker.alive for worker in pool.workers))
-        again, _ = rounds(population, 6, tau=150)
+        again, _ = rounds(population, 6)
     assert relative_error(found, expected) < 1e-6
     assert relative_error(again, expected) < 1e-6
     told = capfd.readouterr().err
@@ -248,7 +284,7 @@ def test_a_worker_killed_in_a_round_and_back_later_changes_nothing(
     assert f"Worker {first.target} is back" in told
 
 
-@needs_namespaces
+@needs_networks
 def test_a_host_that_is_cut_off_is_lost_and_found_again(tff, hosts, population):
     first, _ = hosts
     settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
@@ -264,24 +300,22 @@ def test_a_host_that_is_cut_off_is_lost_and_found_again(tff, hosts, population):
     assert relative_error(found, expected) < 1e-6
 
 
-@needs_namespaces
+@needs_networks
 def test_a_frozen_worker_is_lost(tff, hosts, population):
     first, _ = hosts
     settings = {"heartbeat_seconds": 0.5, "patience_seconds": 3}
     with pool_of(tff, [host.target for host in hosts], population, **settings) as pool:
         expected, _ = rounds(population, 2)
-        for process in first.processes():
-            process.suspend()
+        first.freeze()
         try:
             found, _ = rounds(population, 2)
         finally:
-            for process in first.processes():
-                process.resume()
+            first.thaw()
         wait_for(lambda: pool.workers[0].alive)
     assert relative_error(found, expected) < 1e-6
 
 
-@needs_namespaces
+@needs_networks
 def test_a_part_that_loses_every_worker_is_given_up(
     tff, hosts, population, monkeypatch
 ):
@@ -301,7 +335,7 @@ def test_a_part_that_loses_every_worker_is_given_up(
         pool.run(None, None)
 
 
-@needs_namespaces
+@needs_networks
 def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, population):
     from tff_perfedavg.runtime.remote_runtime import WorkerPool
     from tff_perfedavg.runtime.store_check import store_check
@@ -310,8 +344,7 @@ def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, populatio
     check = store_check(population)
 
     def freeze(connection):
-        for process in first.processes():
-            process.suspend()
+        first.freeze()
         check(connection)
 
     try:
@@ -320,11 +353,10 @@ def test_a_worker_that_freezes_while_it_is_checked_is_lost(tff, hosts, populatio
                 [first.target], freeze, heartbeat_seconds=0.5, patience_seconds=2
             )
     finally:
-        for process in first.processes():
-            process.resume()
+        first.thaw()
 
 
-@needs_namespaces
+@needs_networks
 def test_all_workers_lost_and_none_back_is_an_error(tff, hosts, population):
     first, _ = hosts
     with pool_of(tff, [first.target], population, return_seconds=2):
@@ -339,7 +371,7 @@ def test_all_workers_lost_and_none_back_is_an_error(tff, hosts, population):
             first.start()
 
 
-@needs_namespaces
+@needs_networks
 def test_another_store_at_a_worker_is_refused(tff, hosts, population, tmp_path):
     _, second = hosts
     other = tmp_path / "other"
@@ -371,7 +403,7 @@ def test_another_store_at_a_worker_is_refused(tff, hosts, population, tmp_path):
         second.start()
 
 
-@needs_namespaces
+@needs_networks
 def test_a_computation_that_fails_is_an_error_and_no_lost_worker(
     tff, hosts, population
 ):
@@ -521,10 +553,7 @@ def test_another_address_than_this_machines_own_is_warned_of():
     assert "On the command line: --port, --address." in answer.stderr
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None,
-    reason="the limit is set by root, in a user namespace of its own",
-)
+@needs_user_namespaces
 def test_a_system_without_namespaces_is_told_of():
     forbid = "echo 0 > /proc/sys/user/max_net_namespaces"
     done = subprocess.run(

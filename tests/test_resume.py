@@ -30,6 +30,8 @@ from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import locked
 from tff_perfedavg.fleet.cohort import UniformSampler
 
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {"model": "logistic_regression", "num_local_steps": 2, "batch_size": 5}
 WATCHED = {
@@ -156,15 +158,20 @@ def rounds_written(paths):
 # ------------------------------------------------------------------ processes
 
 
-def command(paths, experiment, *more):
+def arguments_of(paths, experiment):
     flags = {**FLAGS, **WATCHED, "total_rounds": experiment.total_rounds}
     return [
-        sys.executable,
-        ROOT / "scripts" / "train.py",
         f"--experiment_name={paths.name}",
         f"--root_output_dir={paths.root}",
         *(f"--{name}={value}" for name, value in flags.items()),
-        *more,
+    ]
+
+
+def command(paths, experiment):
+    return [
+        sys.executable,
+        ROOT / "scripts" / "train.py",
+        *arguments_of(paths, experiment),
     ]
 
 
@@ -192,7 +199,7 @@ def is_writing(paths):
 
 @pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
-    tff, root, paths, long_once, num_kills
+    tff, run, root, paths, long_once, num_kills
 ):
     experiment = dataclasses.replace(LONG, total_rounds=num_kills * ROUNDS_PER_LIFE)
     if experiment == LONG:
@@ -215,9 +222,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not paths.model.exists()
-    last = subprocess.run(
-        command(paths, experiment), capture_output=True, text=True, cwd=ROOT
-    )
+    last = run("train.py", *arguments_of(paths, experiment))
     assert last.returncode == 0, last.stderr
     assert re.search(f"{paths.name}: [1-9][0-9]* rounds are done", last.stderr)
     assert_same_results(paths, undisturbed)
@@ -238,13 +243,11 @@ def test_ctrl_c_saves_all_and_the_same_command_goes_on(tff, paths, long_once):
     assert_same_results(paths, long_once)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(paths, long_once):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(run, paths, long_once):
     copy_of(long_once, paths)
     newest = paths.checkpoints / "state_0000000150.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1])
-    again = subprocess.run(
-        command(paths, LONG), capture_output=True, text=True, cwd=ROOT
-    )
+    again = run("train.py", *arguments_of(paths, LONG))
     assert again.returncode == 0
     assert f"{newest} is damaged" in again.stderr
     assert f"{paths.name}: 147 rounds are done" in again.stderr
@@ -286,13 +289,10 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(paths, long_o
         ("--rounds_per_save=3", "Unknown command line flag 'rounds_per_save'"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused_before_any_work(tmp_path, flag, message):
-    answer = subprocess.run(
-        command(RunPaths(tmp_path, "run"), SHORT, flag),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+def test_flags_that_make_no_sense_are_refused_before_any_work(
+    run, tmp_path, flag, message
+):
+    answer = run("train.py", *arguments_of(RunPaths(tmp_path, "run"), SHORT), flag)
     assert answer.returncode == 1
     assert message in answer.stdout + answer.stderr
     assert "Traceback" not in answer.stderr

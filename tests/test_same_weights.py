@@ -1,15 +1,16 @@
 """Runs end with the weights with which they ended when the files were written."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
 import pytest
 
 from tests import weights
+from tests.needs import needs_data
 
 EXPECTED = json.loads((pathlib.Path(__file__).parent / "data/weights.json").read_text())
+FROM_FILES = ("mnist", "uci_har")
 QUICK = weights.keys(["digits"])
 LONG = weights.keys([name for name in weights.DATASETS if name != "digits"])
 
@@ -34,10 +35,12 @@ def test_digits_end_with_the_same_weights(tff, root, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", LONG)
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=needs_data if key.startswith(FROM_FILES) else ())
+        for key in LONG
+    ],
+)
 def test_other_data_ends_with_the_same_weights(tff, root, key):
-    if key.startswith(("mnist", "uci_har")) and not os.environ.get(
-        "TFF_PERFEDAVG_DATA_DIR"
-    ):
-        pytest.skip("TFF_PERFEDAVG_DATA_DIR is not set")
     check(key, root)

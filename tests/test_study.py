@@ -7,8 +7,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -20,6 +18,8 @@ from tff_perfedavg.experiments.evaluation.selection import validation_users
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
+
+pytestmark = pytest.mark.usefixtures("shared_builds")
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = Experiment(
@@ -33,16 +33,16 @@ BASE = Experiment(
 RATE = AdaptationConfig(0.1, 2)
 
 
-def command(script, *flags):
-    answer = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+@pytest.fixture
+def command(run):
+    """What a command prints, which must end well."""
+
+    def run_well(script, *arguments):
+        answer = run(script, *arguments)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    return run_well
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_a_study_without_evaluations_says_so(study, tmp_path):
         study.read_study(tmp_path)
 
 
-def test_a_sweep_reports_what_validation_users_chose_on_the_others(tmp_path):
+def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_path):
     said = command(
         "sweep.py",
         f"--root_output_dir={tmp_path}",
@@ -742,7 +742,7 @@ def test_the_papers_table_counts_runs_that_diverged(tff):
     assert table.stack().str.contains("diverged").sum() == 6
 
 
-def test_the_papers_comparison_in_small(tmp_path):
+def test_the_papers_comparison_in_small(command, tmp_path):
     flags = (
         f"--flagfile={ROOT}/scripts/configs/paper_smoke.flags",
         f"--root_output_dir={tmp_path}",
@@ -779,7 +779,7 @@ def test_the_papers_comparison_in_small(tmp_path):
     check_latex((tmp_path / "paper_table.tex").read_text(), num_rows=4, num_columns=7)
 
 
-def test_the_smoke_setting_gives_the_committed_table(tmp_path):
+def test_the_smoke_setting_gives_the_committed_table(command, tmp_path):
     flagfile = ROOT / "scripts/configs/paper_smoke.flags"
     command(
         "reproduce_paper.py", f"--flagfile={flagfile}", f"--root_output_dir={tmp_path}"

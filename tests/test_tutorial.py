@@ -1,7 +1,10 @@
 """The tutorial, word for word: its files, its commands, and what it says of them."""
 
+import contextlib
+import io
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -15,8 +18,31 @@ TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
+def steps_of(content):
+    """A block's commands of scripts/, as words, and what else a shell has to do."""
+    rest = ""
+    for line in content.replace("\\\n", " ").splitlines(keepends=True):
+        if line.startswith(".venv/bin/python scripts/"):
+            if rest:
+                yield rest
+            yield shlex.split(line)[1:]
+            rest = ""
+        else:
+            rest += line
+    if rest:
+        yield rest
+
+
+def test_commands_and_shell_lines_are_told_apart():
+    content = "cat > f <<'END'\n--a\nEND\n.venv/bin/python scripts/x.py \\\n  --b=1\n"
+    assert [*steps_of(content)] == [
+        "cat > f <<'END'\n--a\nEND\n",
+        ["scripts/x.py", "--b=1"],
+    ]
+
+
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory):
+def tutorial(commands, tmp_path_factory):
     """Where the tutorial was followed, and what each block of commands printed."""
     root = tmp_path_factory.mktemp("tutorial")
     (root / "scripts").symlink_to(ROOT / "scripts")
@@ -25,6 +51,29 @@ def tutorial(tmp_path_factory):
     # A link would not find the packages of the environment it leads to.
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
+
+    def shell(text):
+        answer = subprocess.run(
+            ["sh", "-e", "-c", text],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert "Traceback" not in answer.stderr
+        return answer.stdout
+
+    def command(script, *arguments):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as said,
+        ):
+            patch.chdir(root)
+            assert commands.run(pathlib.Path(script).name, *arguments) == 0
+        return said.getvalue()
+
     printed = []
     for kind, content in BLOCKS:
         if kind == "python":
@@ -32,17 +81,12 @@ def tutorial(tmp_path_factory):
             path.parent.mkdir(exist_ok=True)
             path.write_text(content)
         elif kind == "sh":
-            answer = subprocess.run(
-                ["sh", "-e", "-c", content],
-                capture_output=True,
-                text=True,
-                timeout=600,
-                cwd=root,
-                stdin=subprocess.DEVNULL,
+            printed.append(
+                "".join(
+                    shell(step) if isinstance(step, str) else command(*step)
+                    for step in steps_of(content)
+                )
             )
-            assert answer.returncode == 0, answer.stderr
-            assert "Traceback" not in answer.stderr
-            printed.append(answer.stdout)
     return root, printed
 
 

@@ -14,10 +14,12 @@ import time
 
 import numpy as np
 import pytest
+from selenium import webdriver
+from selenium.common.exceptions import JavascriptException
 
 import tff_perfedavg as pfa
-from tests import browser as browser_lib
 from tests.browser import Browser, process
+from tests.needs import BROWSER
 from tff_perfedavg.ondevice import flatbuffer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -30,7 +32,7 @@ class DemoBrowser(Browser):
     """A browser at the demo's page."""
 
     def open(self, url):
-        super().open(url)
+        self.get(url)
         self.run("return demo.ready")
 
     def refresh(self):
@@ -45,32 +47,16 @@ class DemoBrowser(Browser):
             "return [box.width, box.height]",
             paper,
         )
-        actions = []
+        mouse = webdriver.ActionChains(self, duration=10)
         for stroke in strokes:
             for i, (x, y) in enumerate(stroke):
-                actions.append(
-                    {
-                        "type": "pointerMove",
-                        "origin": paper,
-                        "x": round((x - 0.5) * width),
-                        "y": round((y - 0.5) * height),
-                        "duration": 10,
-                    }
+                mouse.move_to_element_with_offset(
+                    paper, round((x - 0.5) * width), round((y - 0.5) * height)
                 )
                 if i == 0:
-                    actions.append({"type": "pointerDown", "button": 0})
-            actions.append({"type": "pointerUp", "button": 0})
-        mouse = {"type": "pointer", "id": "mouse", "actions": actions}
-        self.ask("POST", "actions", actions=[mouse])
-
-
-@pytest.fixture(scope="module")
-def driver():
-    """ChromeDriver's address, and Chromium's path."""
-    if not RUNTIME.exists():
-        pytest.skip("@litertjs/core is missing: npm ci --prefix scripts/web_demo")
-    with browser_lib.driver() as found:
-        yield found
+                    mouse.click_and_hold()
+            mouse.release()
+        mouse.perform()
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +79,13 @@ def export(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(driver, tmp_path_factory):
+def browser(tmp_path_factory):
     """A browser; every page served has a port, so a storage, of its own."""
-    opened = DemoBrowser(*driver, tmp_path_factory.mktemp("profile"))
+    if not RUNTIME.exists():
+        pytest.skip(f"{BROWSER}: @litertjs/core is missing: make browser")
+    opened = DemoBrowser(tmp_path_factory.mktemp("profile"))
     yield opened
-    opened.close()
+    opened.quit()
 
 
 @contextlib.contextmanager
@@ -208,7 +196,7 @@ def test_weights_stay_in_the_browser_until_forgotten(browser, export):
     with served(export(8), port=port) as url:
         browser.open(url)
         assert browser.run("return demo.weights()") == personal
-        browser.click("#forget")
+        browser.find("#forget").click()
         wait_for(lambda: "Forgotten" in text(browser, "#kept"))
         assert browser.run("return demo.weights()") == initial
         browser.refresh()
@@ -328,7 +316,7 @@ def test_a_damaged_model_file_is_refused_before_it_is_run(
         # The server looks when it starts.
         content[place] ^= 4
         path.write_bytes(content)
-        with pytest.raises(RuntimeError, match="The model file is damaged"):
+        with pytest.raises(JavascriptException, match="The model file is damaged"):
             browser.open(url)
 
 
@@ -397,7 +385,7 @@ def test_a_drawing_is_read_corrected_and_learned(page, export):
     wait_for(lambda: np.allclose(shown(page), python.infer(x)[0], atol=1e-5))
     assert text(page, "#prediction") == f"I read a {python.infer(x).argmax()}."
 
-    page.click("#labels button:nth-child(8)")
+    page.find("#labels button:nth-child(8)").click()
     wait_for(lambda: text(page, "#adaptations") == "1")
     python.adapt(x, np.array([7]), RATE, STEPS)
     wait_for(lambda: np.allclose(shown(page), python.infer(x)[0], atol=1e-5))
@@ -408,17 +396,17 @@ def test_a_drawing_is_read_corrected_and_learned(page, export):
     wait_for(lambda: ink_of(page).mean() < ink.mean() * 0.8)
     one = digit_image(ink_of(page))[np.newaxis]
     wait_for(lambda: np.allclose(shown(page), python.infer(one)[0], atol=1e-5))
-    page.click("#clear")
+    page.find("#clear").click()
     wait_for(lambda: np.isnan(shown(page)).all())
 
 
 def test_a_drawing_by_keyboard(page):
     down, space = "\ue015", " "
-    page.type("#paper", space + down * 12 + space)
+    page.find("#paper").send_keys(space + down * 12 + space)
     wait_for(lambda: np.isfinite(shown(page)).all())
-    page.type("#paper", "1")
+    page.find("#paper").send_keys("1")
     wait_for(lambda: re.sub(r"\D", "", text(page, "#corrections")) == "1")
-    page.type("#paper", "\ue017")
+    page.find("#paper").send_keys("\ue017")
     wait_for(lambda: np.isnan(shown(page)).all())
 
 
@@ -452,7 +440,7 @@ def test_a_drawing_becomes_the_image_that_is_documented(page, side):
 )
 def test_wrong_input_is_refused_and_changes_nothing(page, script, message):
     before = page.run("return demo.weights()")
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(JavascriptException, match=message):
         page.run(f"return {script}")
     assert page.run("return demo.weights()") == before
     assert text(page, "#adaptations") == "0"
@@ -464,12 +452,12 @@ def test_a_model_that_the_page_cannot_draw_for_is_named(browser, tmp_path):
     weights = [np.asarray(w) for w in model.init(0)]
     pfa.export_tflite(model, weights, path, pfa.ExportConfig(max_local_steps=0))
     with served(path) as url:
-        with pytest.raises(RuntimeError, match="2 classes from inputs of shape"):
+        with pytest.raises(JavascriptException, match="2 classes from inputs of shape"):
             browser.open(url)
         assert "2 classes" in text(browser, "#alert")
         assert browser.run("return document.querySelector('#clear').disabled")
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="2 classes"):
+            with pytest.raises(JavascriptException, match="2 classes"):
                 browser.run("return demo.predict([1, 2, 3])")
 
 

@@ -91,71 +91,31 @@ def pack(model: schema.ModelT) -> bytes:
     """Returns the content of a file."""
     for buffer in model.buffers:
         buffer.__class__ = _AlignedBuffer
-    for graph in model.subgraphs:
-        graph.tensors = [_SharedTable(tensor) for tensor in graph.tensors]
-        for operator in graph.operators:
-            if operator.builtinOptions is not None:
-                operator.builtinOptions = _SharedTable(operator.builtinOptions)
     builder = _SharingBuilder(1 << 16)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal strings, vectors and shared tables once, and refers to them."""
+    """Writes equal vectors, shapes above all, once, and refers to them."""
 
     def __init__(self, initial_size: int):
         super().__init__(initial_size)
-        self._written: dict[object, int] = {}
-
-    def CreateString(self, s, *options):
-        return self.once(s, lambda: super(_SharingBuilder, self).CreateString(s))
+        self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x):
-        write = super().CreateNumpyVector
-        return self.once(_content(x), lambda: write(x))
-
-    def once(self, key, write) -> int:
-        """Returns where `write` put it when it was first called with this key."""
+        if x.dtype == np.uint8:  # A constant's content: `shrink` has one of each.
+            return super().CreateNumpyVector(x)
+        key = x.dtype.str, x.tobytes()
         if key not in self._written:
-            self._written[key] = write()
+            self._written[key] = super().CreateNumpyVector(x)
         return self._written[key]
-
-
-class _SharedTable:
-    """A table, such as a tensor's, of which the file keeps one of each content."""
-
-    def __init__(self, table):
-        self._table = table
-
-    def Pack(self, builder):
-        return builder.once(_content(self._table), lambda: self._table.Pack(builder))
-
-
-def _content(value):
-    """A key that tells whether two values of a file are equal."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    if hasattr(value, "__dict__"):
-        fields = tuple((name, _content(v)) for name, v in vars(value).items())
-        return type(value).__name__, fields
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_content, value))
-    return value
 
 
 class _AlignedBuffer(schema.BufferT):
     """A constant that begins where the runtime may read it without copying."""
 
     def Pack(self, builder):
-        data = None
-        if self.data is not None and len(self.data):
-            content = np.asarray(self.data, np.uint8).tobytes()
-            builder.StartVector(1, len(content), _ALIGNMENT)
-            builder.head -= len(content)
-            builder.Bytes[builder.head : builder.head + len(content)] = content
-            data = builder.EndVector()
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
+        if self.data is not None:
+            builder.Prep(_ALIGNMENT, len(self.data))
+        return super().Pack(builder)
