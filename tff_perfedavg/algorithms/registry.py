@@ -66,15 +66,26 @@ class LocalSettings:
         known = options()
         given = {n: v for n, v in self.options.items() if v != known[n][1].default}
         object.__setattr__(self, "options", given)
-        own = settings_of(ALGORITHMS[self.algorithm])
-        for name, value in given.items():
+        # Settings that the algorithm ignores are checked nevertheless.
+        PerFedAvgConfig.of(self)
+        self.config()
+
+    def options_of(self, config: type[AlgorithmConfig]) -> dict[str, Any]:
+        """Returns the options that a configuration has."""
+        own = settings_of(config)
+        return {name: value for name, value in self.options.items() if name in own}
+
+    def check_options(self) -> None:
+        """Raises `ConfigError` if an option is given that the algorithm has not.
+
+        Where several algorithms are compared, each takes its own.
+        """
+        own = self.options_of(ALGORITHMS[self.algorithm])
+        for name, value in self.options.items():
             if name not in own:
                 raise errors.ConfigError(
                     f"{name} is {value}, but {self.algorithm} has no such setting."
                 )
-        # Settings that the algorithm ignores are checked nevertheless.
-        PerFedAvgConfig.of(self)
-        self.config()
 
     def config(self) -> AlgorithmConfig:
         """Returns the configuration of the algorithm."""
