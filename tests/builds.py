@@ -31,7 +31,7 @@ def shared(prepared, made):
     build_process, path_of = build.build_process, population.population_path
 
     def shared_process(experiment, model, client_data):
-        if experiment.store or experiment.has_own_model:
+        if experiment.data.store or experiment.has_own_model:
             return build_process(experiment, model, client_data)
         key = dataclasses.replace(experiment, total_rounds=1)
         if key not in made:
@@ -39,7 +39,7 @@ def shared(prepared, made):
         return made[key]
 
     def shared_path(experiment, root):
-        return path_of(experiment, root if experiment.store else prepared)
+        return path_of(experiment, root if experiment.data.store else prepared)
 
     with pytest.MonkeyPatch.context() as patch:
         replace_everywhere(patch, build_process, shared_process)

@@ -58,9 +58,9 @@ def trained(study, monkeypatch):
     names = []
     train_and_save = study.train_and_save
 
-    def watched(experiment, paths):
+    def watched(experiment, paths, options):
         names.append(paths.name)
-        return train_and_save(experiment, paths)
+        return train_and_save(experiment, paths, options)
 
     monkeypatch.setattr(study, "train_and_save", watched)
     return names
