@@ -109,9 +109,9 @@ def test_adapting_by_no_step_is_allowed():
 
 def test_an_experiment_gives_each_rate_to_its_own_place():
     experiment = Experiment(inner_learning_rate=0.2, outer_learning_rate=0.03)
-    config = experiment.local.config()
+    config = experiment.local.config
     assert (config.inner_learning_rate, config.outer_learning_rate) == (0.2, 0.03)
     fed_avg = Experiment(
         algorithm="fed_avg", inner_learning_rate=0.2, outer_learning_rate=0.03
     )
-    assert fed_avg.local.config().learning_rate == 0.03
+    assert fed_avg.local.config.learning_rate == 0.03

@@ -169,7 +169,7 @@ def test_a_sweep_reports_it(registered, run, tmp_path):
     runs = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
     assert len(runs) == 3
     _, experiment = trained_model.load(runs["anchored"] / "model.npz")
-    assert experiment.local.config().pull == 0.1
+    assert experiment.local.config.pull == 0.1
     table = pd.read_csv(tmp_path / "sweep.table.csv")
     assert {*table["method"]} == {"anchored", "exact"}
     assert table["accuracy"].between(0, 1).all()

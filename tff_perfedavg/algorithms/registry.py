@@ -10,7 +10,12 @@ from tff_perfedavg import errors
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
 from tff_perfedavg.algorithms.per_fed_avg import EXACT, VARIANTS, PerFedAvgConfig
-from tff_perfedavg.settings import setting, settings_of
+from tff_perfedavg.optimization.config import (
+    MOST_BATCH_ROWS,
+    check_at_least,
+    check_positive,
+)
+from tff_perfedavg.settings import check_choices, setting, settings_of
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
     "fed_avg": FedAvgConfig,
@@ -47,6 +52,7 @@ class LocalSettings:
 
     Attributes:
       options: values of `options()` that are not their defaults.
+      config: the configuration of the algorithm, made of the settings.
     """
 
     algorithm: str = setting("per_fed_avg", "Algorithm.", lambda: tuple(ALGORITHMS))
@@ -60,15 +66,20 @@ class LocalSettings:
     num_local_steps: int = setting(10, "tau, local steps per round.")
     batch_size: int = setting(10, "Rows of every batch.")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    config: AlgorithmConfig = dataclasses.field(init=False, compare=False, repr=False)
 
     def __post_init__(self):
-        errors.check_known("algorithm", self.algorithm, tuple(ALGORITHMS))
+        check_choices(self)
+        # Those that the algorithm ignores, too.
+        for rate in ("inner_learning_rate", "outer_learning_rate"):
+            check_positive(self, rate, "for example 0.01")
+        check_at_least(self, "num_local_steps", 1)
+        check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         known = options()
         given = {n: v for n, v in self.options.items() if v != known[n][1].default}
         object.__setattr__(self, "options", given)
-        # Settings that the algorithm ignores are checked nevertheless.
-        PerFedAvgConfig.of(self)
-        self.config()
+        # Built once, which checks what it alone knows.
+        object.__setattr__(self, "config", ALGORITHMS[self.algorithm].of(self))
 
     def options_of(self, config: type[AlgorithmConfig]) -> dict[str, Any]:
         """Returns the options that a configuration has."""
@@ -87,10 +98,6 @@ class LocalSettings:
                     f"{name} is {value}, but {self.algorithm} has no such setting."
                 )
 
-    def config(self) -> AlgorithmConfig:
-        """Returns the configuration of the algorithm."""
-        return ALGORITHMS[self.algorithm].of(self)
-
     @property
     def method(self) -> str:
         """The name of `methods()` that the algorithm with its variant has."""
@@ -103,4 +110,4 @@ class LocalSettings:
     @property
     def label(self) -> str:
         """The method's name in tables and figures."""
-        return self.config().label
+        return self.config.label

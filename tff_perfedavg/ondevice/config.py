@@ -83,4 +83,4 @@ class ExportConfig:
             **methods()[self.variant],
             num_local_steps=max(self.max_local_steps, 1),
             batch_size=self.batch_size,
-        ).config()
+        ).config

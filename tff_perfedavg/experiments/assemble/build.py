@@ -72,7 +72,7 @@ def build_process(
     )
     return builders.build_process(
         model,
-        experiment.local.config(),
+        experiment.local.config,
         client_data=client_data,
         client_weighting=ClientWeighting(experiment.aggregation.client_weighting),
         model_aggregator=aggregation.model_aggregator,

@@ -91,10 +91,9 @@ class Experiment:
         """
         for own in dataclasses.fields(self):
             if own.name in _PARTS:
-                part = settings.pop(own.name, None) or _PARTS[own.name]()
                 names = _names_of(_PARTS[own.name])
                 given = {name: settings.pop(name) for name in names if name in settings}
-                value = _replaced(part, given)
+                value = _built(_PARTS[own.name], settings.pop(own.name, None), given)
             else:
                 value = settings.pop(own.name, own.default)
             object.__setattr__(self, own.name, value)
@@ -216,13 +215,15 @@ def _names_of(part: type | None) -> list[str]:
     return [*settings_of(part), *extra]
 
 
-def _replaced(part: Any, given: dict[str, Any]) -> Any:
-    """A part with other settings, those of single algorithms among its options."""
-    known = settings_of(type(part))
+def _built(kind: type, part: Any, given: dict[str, Any]) -> Any:
+    """A part, or the default one if None, with the settings given in their place."""
+    known = settings_of(kind)
     own = {name: value for name, value in given.items() if name in known}
     others = {name: value for name, value in given.items() if name not in known}
     if others:
-        own["options"] = {**part.options, **others}
+        own["options"] = {**getattr(part, "options", {}), **others}
+    if part is None:
+        return kind(**own)
     # Not where nothing changes: a part is checked when it is built.
     return dataclasses.replace(part, **own) if own else part
 

@@ -105,7 +105,7 @@ def uses_inner_rate(experiment: Experiment) -> bool:
     other = dataclasses.replace(
         local, inner_learning_rate=2 * local.inner_learning_rate
     )
-    return local.config() != other.config()
+    return local.config != other.config
 
 
 def run_all(
