@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Processes that run tests side by side, each with a TFF worker of its own.
 TEST_PROCESSES ?= 2
+# By file, in the order of tests/conftest.py: the longest first.
+IN_PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-slow browser lint format clean
 
@@ -13,11 +15,11 @@ demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
+	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
 # What needs no TFF worker; about a minute. BUILD knows which.
 test-fast: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow" -n $(TEST_PROCESSES) --dist loadfile $$(sed -n \
+	$(PYTEST) -m "not slow" $(IN_PARALLEL) $$(sed -n \
 	    '/^LIGHT_TESTS/,/^]/s/.*"\(.*\)".*/tests\/\1.py/p' BUILD)
 
 # The long experiments; about ten minutes on two cores.

@@ -18,7 +18,7 @@ medians, and the share of the machine's float32 matrix-product rate that is reac
 writes all as JSON.
 """
 
-import atexit
+import contextlib
 import itertools
 import json
 import os
@@ -111,8 +111,13 @@ def make_work(name, directory, flag_values):
     return store, build(shape, classes)
 
 
-def make_stock_runtime():
-    """TFF's runtime as it comes, whose worker TFF leaves behind at some exits."""
+@contextlib.contextmanager
+def stock_runtime():
+    """TFF's runtime as it comes, and the end of its worker.
+
+    TFF leaves it behind at some exits, and waits for it for ever at others: it ends it
+    by SIGINT, which a command in the background, and so its worker, ignores.
+    """
     import psutil
     import tensorflow_federated as tff
 
@@ -122,9 +127,12 @@ def make_stock_runtime():
     with tff.framework.get_context_stack().install(context):
         tff.tensorflow.computation(lambda: 0)()
     (worker,) = set(this.children()) - set(others)
-    # Not when it has ended: the number may be another process's by then.
-    atexit.register(lambda: worker.is_running() and worker.kill())
-    return context
+    try:
+        yield context
+    finally:
+        # Not when it has ended: the number may be another process's by then.
+        if worker.is_running():
+            worker.kill()
 
 
 def contenders(store, model, algorithm, stock_runtime, flag_values):
@@ -308,11 +316,10 @@ def main(flag_values):
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
-    stock = make_stock_runtime()
     rate = matrix_product_rate()
     print(f"matrix products: {rate:.0f} GFLOP/s; times in ms per user, medians")
     results = {"gflops": rate, "cohort": flag_values.cohort, "rows": []}
-    with tempfile.TemporaryDirectory() as directory:
+    with stock_runtime() as stock, tempfile.TemporaryDirectory() as directory:
         for work in flag_values.work:
             store, model = make_work(work, pathlib.Path(directory), flag_values)
             for algorithm in flag_values.algorithm:

@@ -11,6 +11,23 @@ from tests import builds, needs
 from tests.commands import Commands, TrainedRun
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 
+# Test files that take longest, in this order.
+LONGEST = (
+    "test_scripts",
+    "test_resume",
+    "test_ondevice",
+    "test_study",
+    "test_tutorial",
+    "test_aggregation",
+    "test_remote_runtime",
+    "test_store_clients",
+    "test_same_weights",
+    "test_divergence",
+    "test_local_runtime",
+    "test_programs",
+    "test_learning_process",
+)
+
 
 @pytest.fixture(scope="session")
 def runtime():
@@ -83,6 +100,12 @@ def shared_builds(tff, prepared):
     """Runs of the module's tests share prepared data sets and learning processes."""
     with builds.shared(*prepared):
         yield
+
+
+def pytest_collection_modifyitems(items):
+    # So that no process is left with a long file when the others are done.
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
