@@ -60,7 +60,7 @@ def main(flag_values):
     experiment = experiment_flags.experiment(flag_values)
     experiment.local.check_options()
     options = settings_flags.read(TrainingOptions, flag_values)
-    check_workers(flag_values.workers, experiment)
+    check_workers(flag_values.workers, experiment.aggregation.aggregator)
     paths = RunPaths(
         pathlib.Path(flag_values.root_output_dir), flag_values.experiment_name
     )

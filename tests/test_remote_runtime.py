@@ -447,16 +447,18 @@ def test_a_worker_that_is_not_there_is_named(tff, population):
 @pytest.mark.parametrize("address", ["host", "host:", ":80", "a b:80", "host:x"])
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(errors.ConfigError, match="write host:port"):
-        check_workers([address], EXPERIMENT)
+        check_workers([address], EXPERIMENT.aggregation.aggregator)
 
 
 def test_what_workers_cannot_do_is_refused():
-    check_workers(["host:1", "[::1]:2"], EXPERIMENT)
+    check_workers(["host:1", "[::1]:2"], EXPERIMENT.aggregation.aggregator)
     with pytest.raises(errors.ConfigError, match="twice"):
-        check_workers(["host:1", "[::1]:2", "host:1"], EXPERIMENT)
+        check_workers(
+            ["host:1", "[::1]:2", "host:1"], EXPERIMENT.aggregation.aggregator
+        )
     secure = Experiment(aggregator="secure")
     with pytest.raises(errors.ConfigError, match="secure, which TFF cannot spread"):
-        check_workers(["host:1"], secure)
+        check_workers(["host:1"], secure.aggregation.aggregator)
 
 
 def test_a_worker_is_reached_on_its_address_alone():

@@ -245,8 +245,8 @@ def check_run_names(names: Sequence[str]) -> None:
         raise errors.ConfigError(f"A run is named twice in {', '.join(names)}.")
 
 
-def check_workers(addresses: Sequence[str], experiment: Experiment) -> None:
-    """Raises `ConfigError` unless an experiment can run on workers so named."""
+def check_workers(addresses: Sequence[str], aggregator: str) -> None:
+    """Raises `ConfigError` unless an aggregator can run on workers so named."""
     for address in addresses:
         if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", address):
             raise errors.ConfigError(
@@ -254,7 +254,7 @@ def check_workers(addresses: Sequence[str], experiment: Experiment) -> None:
             )
     if len(set(addresses)) < len(addresses):
         raise errors.ConfigError("workers names an address twice.")
-    if addresses and experiment.aggregation.aggregator == SECURE:
+    if addresses and aggregator == SECURE:
         raise errors.ConfigError(
             f"aggregator is {SECURE}, which TFF cannot spread over workers; leave "
             "out --workers."

@@ -7,7 +7,6 @@ import secrets
 import numpy as np
 
 from tff_perfedavg.experiments.files.checkpoints import Saved
-from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.cohort import CohortSampler, PoissonSampler, UniformSampler
 from tff_perfedavg.progress import tell
 
@@ -15,35 +14,35 @@ _SECRET_BYTES = 32
 
 
 def build_sampler(
-    experiment: Experiment, users: np.ndarray, secret: bytes | None
+    users: np.ndarray, cohort_size: int, seed: int, secret: bytes | None
 ) -> CohortSampler:
     """Returns Poisson samples where there is a secret, else cohorts of a fixed size.
 
     Args:
-      experiment: tells the cohort's size and the seed.
       users: int `[users]`, numbers of the users to draw from.
+      cohort_size: how many, or their mean number.
+      seed: what cohorts of a fixed size are keyed by.
       secret: what Poisson samples are keyed by.
 
     Raises:
       ConfigError: if the cohort is larger than the population.
     """
-    size = experiment.cohorts.clients_per_round
     if secret is not None:
-        return PoissonSampler(users, size, secret)
-    return UniformSampler(users, size, experiment.base_random_seed)
+        return PoissonSampler(users, cohort_size, secret)
+    return UniformSampler(users, cohort_size, seed)
 
 
-def new_secret(experiment: Experiment) -> bytes | None:
+def new_secret(samples_secretly: bool) -> bytes | None:
     """Returns what a new run's cohorts are keyed by; None where it is the seed."""
-    return secrets.token_bytes(_SECRET_BYTES) if experiment.samples_secretly else None
+    return secrets.token_bytes(_SECRET_BYTES) if samples_secretly else None
 
 
-def secret_of(experiment: Experiment, saved: Saved | None) -> bytes | None:
+def secret_of(samples_secretly: bool, saved: Saved | None) -> bytes | None:
     """Returns what the cohorts of a run, new or resumed, are keyed by."""
     if saved is None:
-        return new_secret(experiment)
+        return new_secret(samples_secretly)
     found = saved.notes.get("cohort_secret")
-    if found is None and experiment.samples_secretly:
+    if found is None and samples_secretly:
         tell(
             f"{saved.path} is of a version that drew private cohorts from the seed; "
             "the run goes on with these, and its epsilon counts no amplification."

@@ -92,7 +92,8 @@ def identify(
     sources = sources_of(experiment, population)
     if saved is not None:
         check_same_sources(saved.path, saved.notes["sources"], sources)
-    return RunIdentity(experiment, sources, secret_of(experiment, saved))
+    secret = secret_of(experiment.samples_secretly, saved)
+    return RunIdentity(experiment, sources, secret)
 
 
 def go_on(saved: Saved, initial_state: Any, name: str) -> Start:

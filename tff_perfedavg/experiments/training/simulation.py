@@ -60,7 +60,12 @@ class Simulation:
         """
         users = population.training_users
         # Before anything is traced, let a cohort that cannot be drawn fail.
-        self.sampler = build_sampler(experiment, users, secret)
+        self.sampler = build_sampler(
+            users,
+            experiment.cohorts.clients_per_round,
+            experiment.base_random_seed,
+            secret,
+        )
         self._has_rows = population.users[:, 1] > population.users[:, 0]
         if not self._has_rows[users].any():
             raise errors.DataError(

@@ -67,7 +67,9 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
       Diverged: if a round ends with weights that are not finite, naming it.
     """
     population.verify()
-    simulation = Simulation(experiment, population, new_secret(experiment))
+    simulation = Simulation(
+        experiment, population, new_secret(experiment.samples_secretly)
+    )
     metrics = _CollectMetrics()
     callbacks = [WatchUpdates(experiment.aggregation.aggregator), metrics]
     last = run_rounds(simulation, Start(0, simulation.initialize()), callbacks)
