@@ -3,10 +3,10 @@
   sweep.py --dataset=mnist --grid=method=fed_avg,exact --grid=base_random_seed=0,1,2
 
 Every --grid names a field of the experiment (any flag of train.py that is one, or
-`method`: fed_avg, first_order, hessian_free, exact) and its values. Half of the users
-of each group, seen and new, choose the adaptation's rate and number of steps, 0 among
-them, and what --choose names besides; the table is of the other half. FedAvg, whose
-training has no inner learning rate, is trained once for all of the grid's. A run that
+`method`, an algorithm with its variant) and its values. Half of the users of each
+group, seen and new, choose the adaptation's rate and number of steps, 0 among them, and
+what --choose names besides; the table is of the other half. A method whose training has
+no inner learning rate, as FedAvg's, is trained once for all of the grid's. A run that
 diverges is counted, and what it was trained with is not chosen. Runs that are there,
 under --root_output_dir, are not made again. Writes sweep.table.csv and, where methods
 are compared, sweep.comparison.csv.
@@ -38,7 +38,8 @@ def define(flag_values):
     flags.DEFINE_multi_string(
         "grid",
         None,
-        "FIELD=VALUE,VALUE,...; once for each axis.",
+        "FIELD=VALUE,VALUE,...; once for each axis. Known methods: "
+        f"{', '.join(methods())}.",
         required=True,
         flag_values=flag_values,
     )
