@@ -15,7 +15,7 @@ from absl import flags
 
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.files import atomic_write
 
@@ -28,9 +28,7 @@ def define(flag_values):
         required=True,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
-        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
-    )
+    common_flags.define_root(flag_values)
     flags.DEFINE_integer(
         "num_users", 20, "Users; 0 for all.", lower_bound=0, flag_values=flag_values
     )
@@ -44,6 +42,7 @@ def define(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

@@ -16,7 +16,7 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -29,37 +29,15 @@ def define(flag_values):
         required=True,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
-        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
-    )
-    flags.DEFINE_float(
-        "inner_learning_rate",
-        None,
-        "alpha; by default each run's own.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "adaptation_batch_size",
-        None,
-        "Rows per step; by default all a user has.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "base_random_seed",
-        0,
-        "Seed of adaptation batches.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
+    common_flags.define_root(flag_values)
+    common_flags.define_adaptation(flag_values, "each run's")
     flags.DEFINE_bool(
         "baselines",
         False,
         "Whether to show what label shares give without a gradient.",
         flag_values=flag_values,
     )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_experiment_name
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -19,9 +19,7 @@ def define(flag_values):
     flags.DEFINE_string(
         "experiment_name", None, "The run.", required=True, flag_values=flag_values
     )
-    flags.DEFINE_string(
-        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
-    )
+    common_flags.define_root(flag_values)
     flags.DEFINE_string(
         "output_dir", None, "What is written.", required=True, flag_values=flag_values
     )
@@ -35,34 +33,14 @@ def define(flag_values):
         "Which users, if not named one by one.",
         flag_values=flag_values,
     )
-    flags.DEFINE_float(
-        "inner_learning_rate",
-        None,
-        "alpha; by default the run's own.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "adaptation_batch_size",
-        None,
-        "Rows per step; by default all a user has.",
-        flag_values=flag_values,
-    )
+    common_flags.define_adaptation(flag_values, "the run's")
     flags.DEFINE_integer(
         "adaptation_rows",
         None,
         "The most rows of a user used; by default all.",
         flag_values=flag_values,
     )
-    flags.DEFINE_integer(
-        "base_random_seed",
-        0,
-        "Seed of adaptation batches.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

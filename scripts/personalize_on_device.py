@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import quiet
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 
@@ -36,34 +36,14 @@ def define(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
-    flags.DEFINE_float(
-        "inner_learning_rate",
-        None,
-        "alpha; by default the model's own.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps", 5, "Gradient steps per user.", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "adaptation_batch_size",
-        None,
-        "Rows per step; by default all that fit.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "base_random_seed",
-        0,
-        "Seed of adaptation batches.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
+    common_flags.define_adaptation(flag_values, "the model's", rows="all that fit")
     flags.DEFINE_string(
         "output_dir",
         None,
         "Where tables and curves are written, if anywhere.",
         flag_values=flag_values,
     )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

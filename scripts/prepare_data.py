@@ -14,7 +14,7 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.data import config as config_lib
 from tff_perfedavg.data.config import DataConfig
-from tff_perfedavg.experiments.settings import command, settings_flags
+from tff_perfedavg.experiments.settings import command, common_flags, settings_flags
 from tff_perfedavg.settings import settings_of
 
 
@@ -32,14 +32,10 @@ def define(flag_values):
     flags.DEFINE_bool(
         "verify", False, "Check the hashes of the store, too.", flag_values=flag_values
     )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
-        flag_values=flag_values,
-    )
+    common_flags.define_data_dir(flag_values)
     settings_flags.define(DataConfig, flag_values, is_given=False)
     flags.adopt_module_key_flags(settings_flags, flag_values)
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

@@ -13,7 +13,7 @@ from absl import flags
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -22,9 +22,7 @@ def define(flag_values):
     flags.DEFINE_list(
         "run", None, "Names of the runs.", required=True, flag_values=flag_values
     )
-    flags.DEFINE_string(
-        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
-    )
+    common_flags.define_root(flag_values)
     flags.DEFINE_string(
         "title",
         None,
@@ -41,6 +39,7 @@ def define(flag_values):
         1,
         flag_values=flag_values,
     )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

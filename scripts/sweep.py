@@ -21,6 +21,7 @@ from tff_perfedavg.algorithms.registry import methods
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import (
     command,
+    common_flags,
     experiment_flags,
     settings_flags,
 )
@@ -71,12 +72,7 @@ def define(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
-        flag_values=flag_values,
-    )
+    common_flags.define_data_dir(flag_values)
     experiment_flags.define(flag_values)
     flags.adopt_module_key_flags(settings_flags, flag_values)
 
@@ -107,6 +103,7 @@ def axes(flag_values) -> dict[str, list]:
             except ValueError as e:
                 raise errors.ConfigError(f"grid has {text!r}: {e}.") from e
     return found
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

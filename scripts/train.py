@@ -15,6 +15,7 @@ from absl import flags
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import (
     command,
+    common_flags,
     experiment_flags,
     settings_flags,
 )
@@ -34,15 +35,8 @@ def define(flag_values):
         required=True,
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
-        "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
-    )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Where data files are; by default $TFF_PERFEDAVG_DATA_DIR.",
-        flag_values=flag_values,
-    )
+    common_flags.define_root(flag_values)
+    common_flags.define_data_dir(flag_values)
     experiment_flags.define(flag_values)
     settings_flags.define(TrainingOptions, flag_values)
     flags.adopt_module_key_flags(settings_flags, flag_values)
@@ -53,6 +47,7 @@ def define(flag_values):
         "default one on this machine.",
         flag_values=flag_values,
     )
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):
