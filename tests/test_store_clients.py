@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -114,6 +115,38 @@ def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, 
     assert (metrics["num_users_taken"], metrics["num_users_excluded"]) == (4, 1)
 
 
+def one_round(client_data, users, config, weighting):
+    """Weights and metrics of a round in which updates are clipped."""
+    import tff_perfedavg as pfa
+
+    build = (
+        pfa.build_per_fed_avg
+        if isinstance(config, PerFedAvgConfig)
+        else pfa.build_fed_avg
+    )
+    process = build(
+        MODEL,
+        config,
+        client_data=client_data,
+        client_weighting=pfa.ClientWeighting(weighting),
+        update_transform=pfa.clip_update(0.1),
+    )
+    state, metrics = process.next(process.initialize(), client_data.clients(users))
+    return process.get_model_weights(state).trainable, metrics["client_work"]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tff, many_users):
+    """What `one_round` gives with a TFF client for each user, computed once."""
+    from tff_perfedavg.federated.client_data import StoreClientData
+
+    alone = StoreClientData(many_users, MODEL)
+    users = range(many_users.num_users)
+    return functools.cache(
+        lambda config, weighting: one_round(alone, users, config, weighting)
+    )
+
+
 @pytest.mark.parametrize("layout", ["loop", "vectorized"])
 @pytest.mark.parametrize(
     ("config", "weighting"),
@@ -130,36 +163,18 @@ def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, 
     ids=["exact", "first_order", "hessian_free", "fed_avg"],
 )
 def test_blocks_of_any_size_and_order_equal_users_one_by_one(
-    tff, many_users, layout, weighting, config
+    tff, many_users, one_by_one, layout, weighting, config
 ):
     import tff_perfedavg as pfa
 
-    build = (
-        pfa.build_per_fed_avg
-        if isinstance(config, PerFedAvgConfig)
-        else pfa.build_fed_avg
-    )
     shuffled = np.random.default_rng(0).permutation(many_users.num_users)
-
-    def run(client_data, users):
-        process = build(
-            MODEL,
-            config,
-            client_data=client_data,
-            client_weighting=pfa.ClientWeighting(weighting),
-            update_transform=pfa.clip_update(0.1),
-        )
-        state, metrics = process.next(process.initialize(), client_data.clients(users))
-        return process.get_model_weights(state).trainable, metrics["client_work"]
-
-    alone = pfa.StoreClientData(many_users, MODEL)
-    expected, expected_metrics = run(alone, range(many_users.num_users))
+    expected, expected_metrics = one_by_one(config, weighting)
     assert expected_metrics["num_users_excluded"] == 1
     # The transform acts on each user's update: most exceed its norm.
     assert 0.05 < expected_metrics["update_norm"] < 0.1001
     for size in (1, 7, 64):
         blocks = pfa.BlockClientData(many_users, MODEL, size, layout)
-        found, metrics = run(blocks, shuffled)
+        found, metrics = one_round(blocks, shuffled, config, weighting)
         change = [f - w for f, w in zip(found, MODEL.init(0), strict=True)]
         wanted = [e - w for e, w in zip(expected, MODEL.init(0), strict=True)]
         assert relative_error(change, wanted) < 1e-5
