@@ -429,7 +429,7 @@ def test_a_card_does_not_replace_what_the_export_says(tmp_path):
     [
         ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
         ({"max_local_steps": -1}, "max_local_steps is -1"),
-        ({"variant": "second"}, "variant is 'second'; known: exact"),
+        ({"variant": "second"}, "variant is 'second'; known: fed_avg, first_order, "),
         ({"storage": "int4"}, "storage is 'int4'; known: float32"),
         ({"quantize_frozen": True}, "nothing is frozen"),
         ({"num_trainable": 0}, "num_trainable is 0"),
@@ -706,7 +706,7 @@ def in_double(weights):
         (
             lambda d, x, y: d.meta_update(d.weights, [{"support": (x, y)}], 1.0, 1.0),
             errors.DataError,
-            r"step 0 has no rows \(x, y\) of 'query'; give those of support, query, h",
+            r"step 0 has no rows \(x, y\) of 'query'; give those of hessian, query, s",
         ),
         (
             lambda d, x, y: d.meta_update(d.weights, [{"support": None}], 1.0, 1.0),

@@ -13,15 +13,18 @@ from tff_perfedavg import errors
 Choices = Sequence[str] | Callable[[], Sequence[str]]
 
 
-def setting(default: Any, help_text: str, choices: Choices = ()) -> Any:
+def setting(
+    default: Any, help_text: str, choices: Choices = (), lowest: float | None = None
+) -> Any:
     """Returns a field of a dataclass.
 
     Args:
       default: its default.
       help_text: what it is, for people who set it.
       choices: its known values, or a function that returns them; empty for any.
+      lowest: the smallest number that a flag of it takes; None for any.
     """
-    metadata = {"help": help_text, "choices": choices}
+    metadata = {"help": help_text, "choices": choices, "lowest": lowest}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -111,7 +111,7 @@ class DataConfig:
     min_rows: int = setting(2, "Natural users with fewer rows are left out.")
     synthetic_alpha: float = setting(1.0, "How unlike users' models are, of synthetic.")
     synthetic_beta: float = setting(1.0, "How unlike their features are, of synthetic.")
-    seed: int = setting(0, "Seed of every draw.")
+    seed: int = setting(0, "Seed of every draw.", lowest=0)
 
     def __post_init__(self):
         errors.check_known("dataset", self.dataset, DATASETS)

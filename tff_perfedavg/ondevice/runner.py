@@ -458,7 +458,7 @@ class OnDeviceModel:
                 f"meta_update: {len(batches)} steps were given; the file takes 1 to "
                 f"{most}."
             )
-        roles = [name[2:] for name in taken if name.startswith("x_")]
+        roles = sorted(name[2:] for name in taken if name.startswith("x_"))
         inputs = {}
         for role in roles:
             steps = []

@@ -37,8 +37,11 @@ def define_one(
 ) -> None:
     """Defines the flag of one field, whose values are of a kind."""
     name, text, known = field.name, field.metadata["help"], choices_of(field)
+    lowest = field.metadata["lowest"]
     if known:
         flags.DEFINE_enum(name, default, known, text, flag_values=flag_values)
+    elif lowest is not None:
+        _DEFINE[kind](name, default, text, lower_bound=lowest, flag_values=flag_values)
     else:
         _DEFINE[kind](name, default, text, flag_values=flag_values)
 
