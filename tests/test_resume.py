@@ -544,7 +544,7 @@ def test_a_best_metric_that_is_none_is_refused_with_an_example(best_metric):
 
 def test_a_best_metric_that_is_not_measured_is_refused():
     with pytest.raises(errors.ConfigError, match="but rounds_per_evaluation is 0; not"):
-        TrainingOptions(best_metric="new/accuracy/1")
+        TrainingOptions(best_metric="new/accuracy/1", rounds_per_evaluation=0)
 
 
 def test_a_best_metric_of_new_users_is_refused_where_there_are_none(tff, paths):

@@ -178,10 +178,10 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     runs = runs_of(study, method=["fed_avg", "exact"])
     watched = study.train_and_save
 
-    def interrupted(experiment, paths):
+    def interrupted(experiment, paths, options):
         if paths.name == "exact":
             raise errors.Interrupted("Stopped")
-        return watched(experiment, paths)
+        return watched(experiment, paths, options)
 
     with monkeypatch.context() as patched:
         patched.setattr(study, "train_and_save", interrupted)
