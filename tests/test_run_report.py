@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests import browser as browser_lib
+from tests.browser import Browser
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
@@ -292,10 +292,8 @@ def test_a_run_without_its_files_is_told_by_the_file(root):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with browser_lib.driver() as found:
-        opened = browser_lib.Browser(*found, tmp_path_factory.mktemp("profile"))
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
-        opened.close()
 
 
 # Every text with its colour and the page's, as red, green and blue.
@@ -331,7 +329,7 @@ def contrast(colour, other):
 def test_a_browser_shows_the_page_in_light_and_in_dark(browser, written, scheme):
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.emulate("setEmulatedMedia", features=[feature])
-    browser.open(written[1].as_uri())
+    browser.get(written[1].as_uri())
     assert browser.console() == []
     requests = "return performance.getEntriesByType('resource').map((e) => e.name)"
     assert browser.run(requests) == []
@@ -360,7 +358,7 @@ def test_the_page_is_as_wide_as_the_screen(browser, written, width):
         deviceScaleFactor=1,
         mobile=False,
     )
-    browser.open(written[1].as_uri())
+    browser.get(written[1].as_uri())
     found = browser.run(
         "const page = document.documentElement;"
         "return [innerWidth, page.clientWidth, page.scrollWidth]"
@@ -371,8 +369,8 @@ def test_the_page_is_as_wide_as_the_screen(browser, written, width):
 
 
 def test_the_page_prints(browser, written):
-    browser.open(written[1].as_uri())
-    pdf = base64.b64decode(browser.ask("POST", "print"))
+    browser.get(written[1].as_uri())
+    pdf = base64.b64decode(browser.print_page())
     assert pdf.startswith(b"%PDF-")
     # Six figures and five tables take more than a page.
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 1
