@@ -23,11 +23,8 @@ from tests.needs import needs_networks, needs_user_namespaces
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.settings.experiment import (
-    AGGREGATORS,
-    Experiment,
-    check_workers,
-)
+from tff_perfedavg.experiments.settings.experiment import Experiment, check_workers
+from tff_perfedavg.experiments.settings.parts import AGGREGATORS
 from tff_perfedavg.runtime import worker_process
 
 ROOT = pathlib.Path(__file__).parent.parent
