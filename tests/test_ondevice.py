@@ -706,7 +706,7 @@ def in_double(weights):
         (
             lambda d, x, y: d.meta_update(d.weights, [{"support": (x, y)}], 1.0, 1.0),
             errors.DataError,
-            r"step 0 has no rows \(x, y\) of 'hessian'; give those of hessian, query, s",
+            r"step 0 has no rows \(x, y\) of 'hessian'; give those of hessian, query",
         ),
         (
             lambda d, x, y: d.meta_update(d.weights, [{"support": None}], 1.0, 1.0),
