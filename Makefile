@@ -4,8 +4,9 @@ LOCK ?= requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Processes that run tests side by side, each with a TFF worker of its own.
-TEST_PROCESSES ?= 2
+# Processes that run tests side by side, each with a TFF worker of its own: one more than
+# two cores, since tests that kill and freeze processes wait.
+TEST_PROCESSES ?= 3
 # By file, in the order of tests/conftest.py: the longest first.
 IN_PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -147,20 +147,37 @@ def one_by_one(tff, many_users):
     )
 
 
-@pytest.mark.parametrize("layout", ["loop", "vectorized"])
+# A distance at which the difference of two gradients is not all rounding.
+HESSIAN_FREE = dataclasses.replace(
+    CONFIG, variant="hessian_free", hessian_free_delta=0.1
+)
+ALGORITHMS = {
+    "exact": (CONFIG, "uniform"),
+    "first_order": (dataclasses.replace(CONFIG, variant="first_order"), "num_examples"),
+    "hessian_free": (HESSIAN_FREE, "uniform"),
+    "fed_avg": (FedAvgConfig(0.07, 3, 4), "num_examples"),
+}
+# The others are slow: no layout asks which algorithm it lays out.
+QUICK = {
+    ("exact", "vectorized"),
+    ("first_order", "loop"),
+    ("hessian_free", "vectorized"),
+    ("fed_avg", "loop"),
+}
+
+
 @pytest.mark.parametrize(
-    ("config", "weighting"),
+    ("config", "weighting", "layout"),
     [
-        (CONFIG, "uniform"),
-        (dataclasses.replace(CONFIG, variant="first_order"), "num_examples"),
-        # A distance at which the difference of two gradients is not all rounding.
-        (
-            dataclasses.replace(CONFIG, variant="hessian_free", hessian_free_delta=0.1),
-            "uniform",
-        ),
-        (FedAvgConfig(0.07, 3, 4), "num_examples"),
+        pytest.param(
+            *of_algorithm,
+            layout,
+            id=f"{name}-{layout}",
+            marks=() if (name, layout) in QUICK else pytest.mark.slow,
+        )
+        for name, of_algorithm in ALGORITHMS.items()
+        for layout in ("loop", "vectorized")
     ],
-    ids=["exact", "first_order", "hessian_free", "fed_avg"],
 )
 def test_blocks_of_any_size_and_order_equal_users_one_by_one(
     tff, many_users, one_by_one, layout, weighting, config
