@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
-# What needs no TFF worker; about a minute. BUILD knows which.
+# What needs no TFF worker and no browser; under a minute. BUILD knows which.
 test-fast: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL) $$(sed -n \
 	    '/^LIGHT_TESTS/,/^]/s/.*"\(.*\)".*/tests\/\1.py/p' BUILD)
