@@ -25,6 +25,7 @@ from tff_perfedavg.experiments.settings import (
     experiment_flags,
     settings_flags,
 )
+from tff_perfedavg.experiments.settings.experiment import setting_names
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -82,10 +83,10 @@ def axes(flag_values) -> dict[str, list]:
     found = {}
     for text in flag_values.grid:
         name, _, values = text.partition("=")
-        if name != "method" and name not in experiment_flags.names():
+        if name != "method" and name not in setting_names():
             raise errors.ConfigError(
                 f"grid has {text!r}; known fields: method, "
-                f"{', '.join(experiment_flags.names())}."
+                f"{', '.join(setting_names())}."
             )
         if name in found:
             raise errors.ConfigError(f"grid has {name} twice; give its values at once.")

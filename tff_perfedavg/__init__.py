@@ -6,7 +6,7 @@ package, or a module that needs neither TensorFlow nor TFF, is immediate.
 
 from __future__ import annotations
 
-import importlib
+from tff_perfedavg import lazy
 
 __version__ = "0.2.0.dev0"
 
@@ -52,12 +52,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    globals()[name] = getattr(module, name)
-    return globals()[name]
+__getattr__ = lazy.names_of(__name__, _HOMES)
 
 
 def __dir__():

@@ -29,8 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.verified_directory import read_header, verify
-from tff_perfedavg.files import atomic_directory
+from tff_perfedavg.data.verified_directory import read_header, verify, written_whole
 
 FORMAT_VERSION = 1
 _JSON, _USERS, _FEATURES, _LABELS, _IDS = (
@@ -161,26 +160,11 @@ class UserStore:
             an empty split (a user with a single row has).
         """
         path = pathlib.Path(path)
-        try:
-            with atomic_directory(path) as directory:
-                writer = _Writer(directory, description)
-                for user in users:
-                    writer.add(user)
-                writer.finish()
-        except FileExistsError as e:
-            raise errors.DataError(
-                f"{path} exists already; remove it or choose another place."
-            ) from e
-        except NotADirectoryError as e:
-            raise errors.DataError(
-                f"{path} could not be written: a file is where a directory is needed; "
-                "choose another place."
-            ) from e
-        except OSError as e:
-            raise errors.DataError(
-                f"{path} could not be written ({e.strerror or e}); nothing of it was "
-                "kept. Free some space or choose another disk."
-            ) from e
+        with written_whole(path) as directory:
+            writer = _Writer(directory, description)
+            for user in users:
+                writer.add(user)
+            writer.finish()
         return cls.open(path)
 
     # ------------------------------------------------------------------ reading

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import sha256
+from tff_perfedavg.files import atomic_directory, sha256
+
+
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a directory to fill, which appears at `path` with the end of the block.
+
+    Raises:
+      DataError: if something is at the path, a file is where a directory is needed, or
+        the disk does not take it.
+    """
+    try:
+        with atomic_directory(path) as directory:
+            yield directory
+    except FileExistsError as e:
+        raise errors.DataError(
+            f"{path} exists already; remove it or choose another place."
+        ) from e
+    except NotADirectoryError as e:
+        raise errors.DataError(
+            f"{path} could not be written: a file is where a directory is needed; "
+            "choose another place."
+        ) from e
+    except OSError as e:
+        raise errors.DataError(
+            f"{path} could not be written ({e.strerror or e}); nothing of it was "
+            "kept. Free some space or choose another disk."
+        ) from e
 
 
 def read_header(

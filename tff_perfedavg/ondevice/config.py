@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
@@ -73,7 +74,7 @@ class ExportConfig:
                 "other; choose one."
             )
 
-    @property
+    @functools.cached_property
     def algorithm(self) -> AlgorithmConfig:
         """The algorithm whose local steps `meta_update` takes.
 

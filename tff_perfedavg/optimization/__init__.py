@@ -6,7 +6,7 @@ a module that names them, and is asked for its settings alone, loads no TensorFl
 
 from __future__ import annotations
 
-import importlib
+from tff_perfedavg import lazy
 
 _HOMES = {
     "Adaptation": "adaptation",
@@ -24,9 +24,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    globals()[name] = getattr(module, name)
-    return globals()[name]
+__getattr__ = lazy.names_of(__name__, _HOMES)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from tff_perfedavg import errors
+from tff_perfedavg import errors, optimization
 
 if TYPE_CHECKING:
     from tff_perfedavg.optimization.adaptation import Adaptation
@@ -56,9 +56,7 @@ class AdaptationConfig:
 
     def build(self) -> Adaptation:
         """Builds the adaptation."""
-        from tff_perfedavg.optimization.adaptation import Adaptation
-
-        return Adaptation(
+        return optimization.Adaptation(
             self.inner_learning_rate,
             self.num_steps,
             self.num_trainable,

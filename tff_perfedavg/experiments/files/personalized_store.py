@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.verified_directory import read_header, verify
-from tff_perfedavg.files import atomic_directory, sha256, sync_file
+from tff_perfedavg.data.verified_directory import read_header, verify, written_whole
+from tff_perfedavg.files import sha256, sync_file
 
 _FORMAT_VERSION = 1
 _AGAIN = "personalize again"
@@ -78,23 +78,8 @@ class PersonalizedStore:
             or the disk does not take it.
         """
         path = pathlib.Path(path)
-        try:
-            with atomic_directory(path) as directory:
-                _fill(directory, users, adapted, provenance)
-        except FileExistsError as e:
-            raise errors.DataError(
-                f"{path} exists already; remove it or choose another place."
-            ) from e
-        except NotADirectoryError as e:
-            raise errors.DataError(
-                f"{path} could not be written: a file is where a directory is needed; "
-                "choose another place."
-            ) from e
-        except OSError as e:
-            raise errors.DataError(
-                f"{path} could not be written ({e.strerror or e}); nothing of it was "
-                "kept. Free some space or choose another disk."
-            ) from e
+        with written_whole(path) as directory:
+            _fill(directory, users, adapted, provenance)
         return cls.open(path)
 
     def verify(self) -> None:

@@ -29,9 +29,4 @@ def experiment(flag_values: flags.FlagValues) -> Experiment:
     Raises:
       ConfigError: naming the field that is out of range.
     """
-    return Experiment(**{name: flag_values[name].value for name in names()})
-
-
-def names() -> list[str]:
-    """Returns the flags' names."""
-    return setting_names()
+    return Experiment(**{name: flag_values[name].value for name in setting_names()})
