@@ -100,7 +100,9 @@ class Host:
     def kill(self):
         if self._worker is not None:
             for process in self.processes():
-                process.kill()
+                # The parent's end may have ended it already.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             self._worker.wait()
             self._worker.stdout.close()
             self._worker = None
