@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ from tff_perfedavg.experiments.study.study import (
     uses_inner_rate,
 )
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 _SEED = "base_random_seed"
 # The training of FedAvg, for one, does not use it.
@@ -54,7 +54,8 @@ def sweep_runs(
     """
     runs: list[Run] = []
     for settings, experiment in grid(base, axes):
-        adapted = rates or [experiment.local.inner_learning_rate]
+        own = experiment.local.adaptation
+        adapted = rates or [own.inner_learning_rate]
         is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
         if is_shared:
             settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
@@ -65,7 +66,12 @@ def sweep_runs(
             )
             adapted = rates or axes[_INNER_RATE]
         adaptations = [
-            AdaptationConfig(rate, adaptation_steps, num_rows=rows or None)
+            dataclasses.replace(
+                own,
+                inner_learning_rate=rate,
+                num_steps=adaptation_steps,
+                num_rows=rows or None,
+            )
             for rate in adapted
             for rows in adaptation_rows
         ]
