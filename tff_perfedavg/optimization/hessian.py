@@ -137,6 +137,8 @@ def hessian_vector_product(
       moves: which weights the vector is shaped like; by default all.
     """
     with optimization.differentiable():
+        # Copies, or the derivative would go on to what a point was computed from.
+        weights = [tf.identity(w) for w in weights]
         restricted, moving = moves.restrict(loss, weights), moves.chosen(weights)
         _, of_loss = optimization.loss_and_gradient(restricted, moving, batch, scale)
         return optimization.gradient(of_loss, weights, vector)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.gradients import Loss, Weights, subtract
-from tff_perfedavg.optimization.moves import HEAD, Moves
+from tff_perfedavg.optimization.moves import BODY, Moves
 
 # A user's state between its local steps: any nest of tensors.
 State = Any
@@ -74,7 +74,8 @@ class LocalAlgorithm:
     def check(self, model: Model) -> None:
         """Raises `ConfigError` if the model has no weights for what is to stay."""
         self.adaptation.moves.check(model)
-        Moves.of(HEAD, self.num_fixed).check(model)
+        if self.num_fixed:
+            Moves.of(BODY, self.num_fixed).check(model)
 
     @property
     def random_roles(self) -> list[int]:

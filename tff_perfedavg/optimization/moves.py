@@ -56,12 +56,12 @@ class Moves(NamedTuple):
         return lambda moved, batch: loss(self.join(weights, moved), batch)
 
     def check(self, model: Model) -> None:
-        """Raises `ConfigError` unless the model has tensors beside the head's."""
+        """Raises `ConfigError` unless the model has a tensor that moves."""
         head, count = -(self.start or self.stop or 0), len(model.init(0))
-        if head >= count:
+        if head > count or (head == count and self.start is None):
             raise errors.ConfigError(
                 f"head_tensors is {head}, but {model.name!r} has {count} weight "
-                "tensors; give fewer, so that both head and body have some."
+                "tensors; give fewer."
             )
 
 
