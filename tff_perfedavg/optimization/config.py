@@ -69,6 +69,10 @@ class AdaptationConfig:
         """Returns what the server holds to begin with, from a model's weights."""
         return [*weights, *(self.learned.initial(weights) if self.learned else ())]
 
+    def weights(self, parameters: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Returns the model's weights of what the server holds."""
+        return self.learned.split(parameters)[0] if self.learned else parameters
+
     def build(self) -> Adaptation:
         """Builds the adaptation."""
         return optimization.Adaptation(

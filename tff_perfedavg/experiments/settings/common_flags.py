@@ -10,13 +10,15 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.moves import PARTS
 
 # From flags to fields of `AdaptationConfig`.
-_ADAPTATION = {
+_STEPS = {
     "inner_learning_rate": "inner_learning_rate",
     "adaptation_steps": "num_steps",
     "adaptation_batch_size": "batch_size",
     "adaptation_rows": "num_rows",
+}
+_MOVES = {
     "adaptation_moves": "moves",
-    "head_tensors": "head_tensors",
+    "adaptation_head_tensors": "head_tensors",
     "adaptation_pull": "pull",
 }
 
@@ -82,7 +84,7 @@ def define_what_moves(flag_values: flags.FlagValues) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "head_tensors",
+        "adaptation_head_tensors",
         None,
         "How many of the last weight tensors are the head; by default as trained.",
         flag_values=flag_values,
@@ -101,9 +103,18 @@ def adaptation_changes(flag_values: flags.FlagValues) -> dict[str, Any]:
     Raises:
       ConfigError: naming the field that is out of range.
     """
+    return _checked_changes(flag_values, _STEPS | _MOVES)
+
+
+def what_moves(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """Returns as `adaptation_changes` what `define_what_moves` defined."""
+    return _checked_changes(flag_values, _MOVES)
+
+
+def _checked_changes(flag_values, fields: dict[str, str]) -> dict[str, Any]:
     given = {
         field: flag_values[name].value
-        for name, field in _ADAPTATION.items()
+        for name, field in fields.items()
         if name in flag_values
     }
     changes = {field: value for field, value in given.items() if value is not None}

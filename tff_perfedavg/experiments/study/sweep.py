@@ -41,6 +41,7 @@ def sweep_runs(
     rates: Sequence[float],
     adaptation_steps: int,
     adaptation_rows: Sequence[int],
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Returns the runs of a grid; once for all inner rates where training uses none.
 
@@ -51,10 +52,12 @@ def sweep_runs(
         grid's where training uses none.
       adaptation_steps: m.
       adaptation_rows: the most rows a user adapts on; 0 for all.
+      changes: other fields of `AdaptationConfig` in the place of those that each run
+        was trained for.
     """
     runs: list[Run] = []
     for settings, experiment in grid(base, axes):
-        own = experiment.local.adaptation
+        own = dataclasses.replace(experiment.local.adaptation, **(changes or {}))
         adapted = rates or [own.inner_learning_rate]
         is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
         if is_shared:
