@@ -15,7 +15,7 @@ from tff_perfedavg.optimization.config import (
     check_at_least,
 )
 from tff_perfedavg.optimization.hessian import EXACT
-from tff_perfedavg.optimization.moves import ALL, HEAD
+from tff_perfedavg.optimization.moves import ALL, BODY, HEAD
 from tff_perfedavg.settings import setting
 
 FLOAT32, FLOAT16 = "float32", "float16"
@@ -106,6 +106,34 @@ class ExportConfig:
         by_default = self.trained.method if self.trained is not None else EXACT
         return self.variant or by_default
 
+    def differences(self) -> list[str]:
+        """Returns in what the file differs from training, a sentence each."""
+        if self.trained is None:
+            return []
+        found, own, how = [], self.trained.adaptation, self.adaptation
+        if (how.moves, how.head_tensors) != (own.moves, own.head_tensors):
+            found.append(
+                f"num_trainable is {self.num_trainable}: the file adapts the last "
+                f"{self.num_trainable} weight tensors, and training adapted "
+                f"{_words(own)}; train with the algorithm anil for a head that adapts."
+            )
+        if self.max_local_steps and self.method != self.trained.method:
+            found.append(
+                f"variant is {self.method}: meta_update takes its steps, and training "
+                f"took those of {self.trained.method}."
+            )
+        if self.batch_size < self.trained.batch_size:
+            found.append(
+                f"batch_size is {self.batch_size}: the file's batches hold fewer rows "
+                f"than the {self.trained.batch_size} of training."
+            )
+        if 0 < self.max_local_steps < self.trained.num_local_steps:
+            found.append(
+                f"max_local_steps is {self.max_local_steps}: meta_update takes fewer "
+                f"than the {self.trained.num_local_steps} local steps of training."
+            )
+        return found
+
     @functools.cached_property
     def adaptation(self) -> AdaptationConfig:
         """How a device adapts."""
@@ -114,3 +142,12 @@ class ExportConfig:
             return own
         head = self.num_trainable
         return dataclasses.replace(own, moves=HEAD, head_tensors=head)
+
+
+def _words(how: AdaptationConfig) -> str:
+    """What of a model adapts."""
+    return {
+        ALL: "all",
+        HEAD: f"the last {how.head_tensors}",
+        BODY: f"all but the last {how.head_tensors}",
+    }[how.moves]
