@@ -82,8 +82,9 @@ class Simulation:
         self.population = population
         self.model = build_model(experiment, population)
         self._aggregator = experiment.aggregation.aggregator
-        has_plain_server = experiment.server == ServerSettings()
-        self._rates = "the outer" if has_plain_server else "the server's, the outer"
+        is_plain = experiment.server == ServerSettings()
+        rates = "the outer or the inner learning rate."
+        self._remedy = "Lower " + (rates if is_plain else f"the server's, {rates}")
         trained = self.model
         if experiment.initial:
             trained = starting_from(trained, pathlib.Path(experiment.initial))
@@ -127,7 +128,7 @@ class Simulation:
         if with_rows and not metrics["num_users_taken"]:
             raise errors.Diverged(
                 f"Round {round_number}: not one of {with_rows} users' updates was "
-                "finite. Lower the outer or the inner learning rate."
+                f"finite. {self._remedy}"
             )
         self._check_finite(round_number, output)
         done = round_number + 1
@@ -153,6 +154,6 @@ class Simulation:
         weights = output.state.global_model_weights.trainable
         if not all(np.isfinite(w).all() for w in weights):
             raise errors.Diverged(
-                f"Round {round_number}: the server's weights are not finite. Lower "
-                f"{self._rates} or the inner learning rate."
+                f"Round {round_number}: the server's weights are not finite. "
+                f"{self._remedy}"
             )
