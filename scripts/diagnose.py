@@ -66,7 +66,8 @@ def main(flag_values):
     from tff_perfedavg.experiments.files.sources import check_sources
 
     rows = []
-    for run, (weights, experiment) in zip(runs, loaded, strict=True):
+    for run, (learned, experiment) in zip(runs, loaded, strict=True):
+        weights = experiment.local.adaptation.weights(learned)
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         # FedAvg's point is measured as Per-FedAvg's would be.

@@ -17,7 +17,7 @@ from tests import reference
 from tests.helpers import relative_error, rows_of
 from tests.needs import needs_data
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.per_fed_avg import VARIANTS, PerFedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
@@ -26,6 +26,7 @@ from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_inference, export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.signatures import DeviceModule
+from tff_perfedavg.optimization.hessian import VARIANTS
 
 layers = tf.keras.layers
 SMALL = mlp((4,), 3, hidden=(5,))

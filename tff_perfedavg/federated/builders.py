@@ -34,7 +34,9 @@ def build_process(
     """Builds an algorithm as a learning process.
 
     Args:
-      model: what to train; initial weights are `model.init(seed)`.
+      model: what to train; initial weights are `model.init(seed)`. What the
+        process's `get_model_weights` gives is the algorithm's: learned rates stand
+        behind the weights, and what it never changes is `non_trainable`.
       algorithm: a user's part of a round, or the configuration that builds it.
       server_optimizer: a TFF optimizer for the aggregated update; by default the
         plain mean of the users' weights becomes the server's.
@@ -51,6 +53,7 @@ def build_process(
       measurements under `client_work` are listed in `build_client_work`.
     """
     algorithm = algorithm.build()
+    algorithm.check(model)
     client_work = build_client_work(
         model,
         algorithm,
@@ -64,6 +67,7 @@ def build_process(
         client_work,
         server_optimizer,
         model_aggregator,
+        algorithm.num_fixed,
     )
 
 

@@ -41,7 +41,8 @@ def build_personalization_eval(
       seed: of the batches drawn, where the configuration asks for batches.
 
     Returns:
-      A computation from (`tff.learning.models.ModelWeights` at the server, users at
+      A computation from (`tff.learning.models.ModelWeights` at the server, all of it
+      trainable and learned rates behind the weights, users at
       the clients) to one result per client, in the order given: `user` int32, `loss`
       and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where the user has no
       evaluation rows or the model no classes), `num_adaptation_examples` (those used)
@@ -49,9 +50,12 @@ def build_personalization_eval(
       initial weights. Blocks of users have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
-    weights_type = weights_type_of(model.init(0))
     value_type = client_data.evaluation_type
     seed_pair, how = batches.seed_pair(seed), adaptation.build()
+    how.moves.check(model)
+    initial = model.init(0)
+    learned = how.learned.initial(initial) if how.learned else []
+    weights_type = weights_type_of([*initial, *learned])
     most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, value_type)

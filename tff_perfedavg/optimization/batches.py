@@ -17,6 +17,8 @@ from tff_perfedavg.models.model import Batch
 
 # Fixed, since the generator TensorFlow picks by itself depends on the device.
 _ALGORITHM = "philox"
+# Sets the draw of batches' sizes apart from that of rows.
+_SIZES = 1
 
 
 # From the int32 scalar step number to the batches of that step, one per role.
@@ -177,8 +179,47 @@ def rows_per_role(num_rows: tf.Tensor, batch_sizes: Sequence[int]) -> tf.Tensor:
     return tf.minimum(counts, num_rows)
 
 
+def random_masks(
+    counts: tf.Tensor, key: tf.Tensor, num_steps: int, batch_size: int
+) -> tf.Tensor:
+    """Draws how many rows a batch has in each step: from 1 to all, equally likely.
+
+    Args:
+      counts: int32 scalar, rows the batch would have; for several users `[users]`.
+      key: int32 `[2]` from `user_key`, or `[users, 2]`.
+      num_steps: number of steps.
+      batch_size: places in the batch.
+
+    Returns:
+      float32 `[num_steps, batch_size]`, for several users
+      `[num_steps, users, batch_size]`: 1 for a row that counts. A step's does not
+      depend on how many steps there are.
+    """
+
+    def sizes(of_user):
+        count, key = of_user
+        key = tf.random.experimental.stateless_fold_in(key, _SIZES, alg=_ALGORITHM)
+        drawn = tf.random.stateless_uniform([num_steps], key, alg=_ALGORITHM)
+        count = tf.cast(count, tf.float32)
+        # Rounding may take a product up to the count itself.
+        return tf.minimum(tf.floor(drawn * count) + 1.0, count)
+
+    if counts.shape.rank:
+        of_step = tf.TensorSpec([num_steps], tf.float32)
+        drawn = tf.map_fn(sizes, (counts, key), fn_output_signature=of_step)
+        drawn = tf.transpose(drawn)
+    else:
+        drawn = sizes((counts, key))
+    numbers = tf.range(batch_size, dtype=tf.float32)
+    return tf.cast(numbers < drawn[..., tf.newaxis], tf.float32)
+
+
 def batch_source(
-    rows: UserRows, key: tf.Tensor, num_steps: int, batch_sizes: Sequence[int]
+    rows: UserRows,
+    key: tf.Tensor,
+    num_steps: int,
+    batch_sizes: Sequence[int],
+    random_roles: Sequence[int] = (),
 ) -> BatchSource:
     """Returns the batches of a user's steps, drawn by `draw_rows`.
 
@@ -192,6 +233,8 @@ def batch_source(
       key: int32 `[2]` from `user_key`, or `[users, 2]`.
       num_steps: steps there will be.
       batch_sizes: rows of each role's batch, in the order of the roles.
+      random_roles: numbers of the roles of whose rows a random number counts in each
+        step, as `random_masks` draws it.
     """
     total = sum(batch_sizes)
     counts = rows_per_role(rows.num_rows, batch_sizes)
@@ -220,17 +263,26 @@ def batch_source(
     # once: inside the loop over steps every operation counts.
     places = rows.locate(table)
     axis = table.shape.rank - 1
-    chosen = list(
-        zip(
-            tf.split(places, batch_sizes, axis),
-            tf.split(rows.labels(places), batch_sizes, axis),
-            tf.split(mask, batch_sizes, -1),
-            strict=True,
-        )
-    )
+    split_places = tf.split(places, batch_sizes, axis)
+    split_labels = tf.split(rows.labels(places), batch_sizes, axis)
+    masks = tf.split(mask, batch_sizes, -1)
+    # Of some roles they differ from step to step.
+    step_masks = {
+        role: random_masks(counts[..., role], key, num_steps, batch_sizes[role])
+        for role in random_roles
+    }
 
     def choose(step):
-        return [(tf.gather(p, step), tf.gather(y, step), mask) for p, y, mask in chosen]
+        return [
+            (
+                tf.gather(split_places[role], step),
+                tf.gather(split_labels[role], step),
+                tf.gather(step_masks[role], step)
+                if role in step_masks
+                else masks[role],
+            )
+            for role in range(len(batch_sizes))
+        ]
 
     return BatchSource(choose, rows.features)
 

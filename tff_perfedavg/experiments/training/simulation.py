@@ -96,8 +96,9 @@ class Simulation:
         return self._process.initialize()
 
     def weights(self, state: Any) -> list[np.ndarray]:
-        """Returns the initial model of a state."""
-        return [np.asarray(w) for w in self._process.get_model_weights(state).trainable]
+        """Returns what is learned in a state: the initial model, and learned rates."""
+        found = self._process.get_model_weights(state)
+        return [np.asarray(w) for w in (*found.trainable, *found.non_trainable)]
 
     def next(self, state: Any, round_number: int) -> Round:
         """Runs a round.
