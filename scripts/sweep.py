@@ -123,8 +123,10 @@ def main(flag_values):
                 rate, flag_values.adaptation_steps, num_rows=most or None, **moves
             )
     command.load_frameworks()
+    from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.files.initial_weights import starting_from
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.experiments.study import study, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
@@ -138,7 +140,10 @@ def main(flag_values):
         paths = RunPaths(root, run.name)
         if run.experiment.has_own_model:
             find_model_file(run.experiment.model)
-        build_population(run.experiment, paths.root, flag_values.data_dir)
+        population = build_population(run.experiment, paths.root, flag_values.data_dir)
+        if run.experiment.initial:
+            initial = pathlib.Path(run.experiment.initial)
+            starting_from(build_model(run.experiment, population), initial)
     use_local_runtime()
     study.run_all(runs, base, root)
     results = sweep.read_results(root, runs, grid, flag_values.choose, rates)

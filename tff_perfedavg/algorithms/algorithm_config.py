@@ -25,10 +25,13 @@ class AlgorithmConfig:
       METHODS: the settings that each name stands for by which methods are compared;
         empty for an algorithm that is one method, under its own name.
       RATES: the settings that a device may give, and the fields they are.
+      server_learning_rate: the server's own, of plain SGD; 1 makes the mean of the
+        users' weights the server's.
     """
 
     METHODS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     RATES: ClassVar[Mapping[str, str]] = {}
+    server_learning_rate: ClassVar[float] = 1.0
 
     num_local_steps: int
 
