@@ -232,7 +232,8 @@ def family(store, model, form, flag_values):
     import numpy as np
 
     import tff_perfedavg as pfa
-    from tff_perfedavg.algorithms.registry import LocalSettings, methods
+    from tff_perfedavg.algorithms.registry import ALGORITHMS, LocalSettings, methods
+    from tff_perfedavg.settings import settings_of
 
     chosen = dict(methods())
     # What else of them costs otherwise.
@@ -249,6 +250,9 @@ def family(store, model, form, flag_values):
     for name, settings in chosen.items():
         known = ("algorithm", "variant")
         own = {key: value for key, value in settings.items() if key not in known}
+        if "head_tensors" in settings_of(ALGORITHMS[settings["algorithm"]]):
+            # A kernel and a bias have no body before them.
+            own["head_tensors"] = min(2, len(model.init(0)) - 1)
         local = LocalSettings(
             **{key: value for key, value in settings.items() if key in known},
             num_local_steps=flag_values.num_local_steps,

@@ -97,5 +97,6 @@ def fed_avg(config) -> LocalAlgorithm:
         measures=("support_loss", "query_loss"),
         step=step,
         adaptation=optimization.Adaptation(config.learning_rate),
+        server_learning_rate=config.server_learning_rate,
         report=optimization.with_adaptation_gain,
     )

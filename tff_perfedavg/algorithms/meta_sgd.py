@@ -76,10 +76,6 @@ class MetaSgdConfig(PerFedAvgConfig):
         """How the rates stand behind the weights."""
         return LearnedRates(self.learned_rates, self.rates_scale, self.rates_bound)
 
-    def parameters(self, weights):
-        """Returns what the server holds to begin with."""
-        return [*weights, *self.learned.initial(weights)]
-
     @property
     def adaptation(self) -> AdaptationConfig:
         return dataclasses.replace(super().adaptation, learned=self.learned)
@@ -106,5 +102,5 @@ def meta_sgd(config, inner: Adaptation) -> LocalAlgorithm:
     return dataclasses.replace(
         per_fed_avg(config, inner),
         step=step,
-        parameters=config.parameters,
+        parameters=inner.parameters,
     )

@@ -38,8 +38,9 @@ def build_process(
         process's `get_model_weights` gives is the algorithm's: learned rates stand
         behind the weights, and what it never changes is `non_trainable`.
       algorithm: a user's part of a round, or the configuration that builds it.
-      server_optimizer: a TFF optimizer for the aggregated update; by default the
-        plain mean of the users' weights becomes the server's.
+      server_optimizer: a TFF optimizer for the aggregated update; by default plain
+        SGD at the algorithm's own rate: 1, so that the mean of the users' weights
+        becomes the server's, or less.
       model_aggregator: a TFF aggregation factory; by default the weighted mean
         with the weights of `client_weighting`.
       client_weighting: uniform, as in the paper, unless told otherwise.
@@ -54,6 +55,9 @@ def build_process(
     """
     algorithm = algorithm.build()
     algorithm.check(model)
+    if server_optimizer is None:
+        rate = algorithm.server_learning_rate
+        server_optimizer = tff.learning.optimizers.build_sgdm(rate)
     client_work = build_client_work(
         model,
         algorithm,

@@ -229,17 +229,14 @@ class OnDeviceModel:
         """Computes a user's part of a round; keeps the own weights.
 
         Args:
-          weights: w_k, the server's, with learned rates behind them if there are any.
-          batches: one mapping a local step, from the algorithm's roles to rows (x, y):
-            of Per-FedAvg `support`, `query` and, unless the variant is
-            `first_order`, `hessian`.
-          inner_learning_rate: alpha, where the algorithm has an inner step and the file
-            has no learned rates.
+          weights: w_k, what the server holds, learned rates included.
+          batches: one mapping a local step, from the algorithm's roles to rows (x, y).
+          inner_learning_rate: alpha, where the file does not have it.
           outer_learning_rate: beta.
 
         Returns:
-          The update `w_k - w`, and the mean support and query loss; the latter twice
-          where there is no inner step.
+          The update `w_k - w`, and the mean support and query loss or, where the
+          algorithm has one loss, that twice.
 
         Raises:
           DataError: as `adapt`, and if there are no steps or more than the file takes,

@@ -6,8 +6,9 @@ Graph code, like `gradients`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
@@ -61,6 +62,10 @@ class Adaptation:
     def build(self) -> Adaptation:
         """Returns itself: a value may stand where a configuration may."""
         return self
+
+    def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns what the server holds to begin with, from a model's weights."""
+        return [*weights, *(self.learned.initial(weights) if self.learned else ())]
 
     def of(self, parameters: Weights) -> tuple[Weights, Adaptation]:
         """Returns the model's weights, and the adaptation with its learned rates.

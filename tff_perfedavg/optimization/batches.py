@@ -7,6 +7,7 @@ on nothing else, so the layout of a simulation never changes its result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -238,14 +239,7 @@ def batch_source(
     """
     total = sum(batch_sizes)
     counts = rows_per_role(rows.num_rows, batch_sizes)
-    # Of every place in the batches, one behind the other: its role, its number within
-    # the role's batch, and whether there is a row for it.
-    roles = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
-    numbers = np.concatenate([np.arange(size) for size in batch_sizes]).astype(np.int32)
-    count = tf.gather(counts, roles, axis=-1)
-    mask = tf.cast(numbers < count, tf.float32)
-    starts = tf.gather(tf.cumsum(counts, -1, exclusive=True), roles, axis=-1)
-    in_shuffle = starts + tf.minimum(numbers, tf.maximum(count - 1, 0))
+    in_shuffle, mask = _places(counts, batch_sizes)
 
     def draw_one(of_user):
         num_rows, key, places = of_user
@@ -263,28 +257,43 @@ def batch_source(
     # once: inside the loop over steps every operation counts.
     places = rows.locate(table)
     axis = table.shape.rank - 1
-    split_places = tf.split(places, batch_sizes, axis)
-    split_labels = tf.split(rows.labels(places), batch_sizes, axis)
-    masks = tf.split(mask, batch_sizes, -1)
-    # Of some roles they differ from step to step.
-    step_masks = {
-        role: random_masks(counts[..., role], key, num_steps, batch_sizes[role])
-        for role in random_roles
-    }
+    masks = [functools.partial(_same, m) for m in tf.split(mask, batch_sizes, -1)]
+    for role in random_roles:
+        drawn = random_masks(counts[..., role], key, num_steps, batch_sizes[role])
+        masks[role] = functools.partial(tf.gather, drawn)
+    chosen = list(
+        zip(
+            tf.split(places, batch_sizes, axis),
+            tf.split(rows.labels(places), batch_sizes, axis),
+            masks,
+            strict=True,
+        )
+    )
 
     def choose(step):
-        return [
-            (
-                tf.gather(split_places[role], step),
-                tf.gather(split_labels[role], step),
-                tf.gather(step_masks[role], step)
-                if role in step_masks
-                else masks[role],
-            )
-            for role in range(len(batch_sizes))
-        ]
+        return [(tf.gather(p, step), tf.gather(y, step), m(step)) for p, y, m in chosen]
 
     return BatchSource(choose, rows.features)
+
+
+def _places(counts: tf.Tensor, batch_sizes: Sequence[int]):
+    """Returns where in a shuffle batches' rows lie, and which of them count.
+
+    Of every place in the batches, one behind the other: int32 and float32
+    `[..., total]` for counts `[..., roles]`.
+    """
+    # The place's role, and its number within the role's batch.
+    roles = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
+    numbers = np.concatenate([np.arange(size) for size in batch_sizes]).astype(np.int32)
+    count = tf.gather(counts, roles, axis=-1)
+    mask = tf.cast(numbers < count, tf.float32)
+    starts = tf.gather(tf.cumsum(counts, -1, exclusive=True), roles, axis=-1)
+    return starts + tf.minimum(numbers, tf.maximum(count - 1, 0)), mask
+
+
+def _same(mask: tf.Tensor, _) -> tf.Tensor:
+    """The mask of every step."""
+    return mask
 
 
 def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:

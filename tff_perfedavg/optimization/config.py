@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tff_perfedavg import errors, optimization
 from tff_perfedavg.optimization.learned_rates import LearnedRates
 from tff_perfedavg.optimization.moves import ALL, PARTS, Moves
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_perfedavg.optimization.adaptation import Adaptation
 
 # Steps and rows are numbered in int32.
@@ -67,7 +67,7 @@ class AdaptationConfig:
 
     def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns what the server holds to begin with, from a model's weights."""
-        return [*weights, *(self.learned.initial(weights) if self.learned else ())]
+        return self.build().parameters(weights)
 
     def weights(self, parameters: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Returns the model's weights of what the server holds."""

@@ -33,18 +33,34 @@ BATCHES = (OWN_BATCH, SUPPORT_BATCH)
 _ROLE = {OWN_BATCH: HESSIAN, SUPPORT_BATCH: SUPPORT}
 
 
+class Direction(NamedTuple):
+    """What a Hessian is multiplied by: factor times the vector.
+
+    Attributes:
+      vector: shaped like the weights of `moves`; zeros elsewhere.
+      factor: a rate, where it is one for all, kept apart: it goes in where
+        differentiation starts, and not over all weights.
+      scale: by which the vector comes scaled.
+      moves: which weights the vector is shaped like.
+    """
+
+    vector: Weights
+    factor: Scale = 1.0
+    scale: Scale = 1.0
+    moves: Moves = EVERYTHING
+
+
 class HessianProduct(NamedTuple):
     """One way to multiply the Hessian by a vector.
 
     Attributes:
       role: the batch it is taken on; None if there is no product.
-      times: from (loss, weights, vector, batch, factor, scale of the vector, which
-        weights the vector is shaped like) to factor H vector, shaped like the
+      times: from (loss, weights, direction, batch) to the product, shaped like the
         weights.
     """
 
     role: str | None
-    times: Callable[..., list[tf.Tensor]]
+    times: Callable[[Loss, Weights, Direction, Batch], list[tf.Tensor]]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -85,7 +101,8 @@ def exact(batch: str = OWN_BATCH) -> HessianProduct:
       batch: one of `BATCHES`.
     """
 
-    def times(loss, weights, vector, batch, factor, scale, moves):
+    def times(loss, weights, direction, batch):
+        vector, factor, _, moves = direction
         return hessian_vector_product(loss, weights, vector, batch, factor, moves)
 
     return HessianProduct(_ROLE[batch], times)
@@ -103,7 +120,8 @@ def hessian_free(
       batch: one of `BATCHES`.
     """
 
-    def times(loss, weights, vector, batch, factor, scale, moves):
+    def times(loss, weights, direction, batch):
+        vector, factor, scale, moves = direction
         if normalized:
             # No division by a zero norm: there, g(w) - g(w) = 0 whatever e is.
             norm = optimization.global_norm(vector)
@@ -111,8 +129,10 @@ def hessian_free(
         else:
             # The points are w +- delta v, and v comes scaled.
             step = tf.constant(delta / scale, vector[0].dtype)
+        if not moves.are_all:
+            vector = moves.join([tf.zeros_like(w) for w in weights], vector)
         return finite_difference_hessian_vector_product(
-            loss, weights, vector, batch, step, factor, moves=moves
+            loss, weights, vector, batch, step, factor
         )
 
     return HessianProduct(_ROLE[batch], times)
@@ -151,26 +171,21 @@ def finite_difference_hessian_vector_product(
     batch: Batch,
     step: tf.Tensor,
     scale: Scale = 1.0,
-    *,
-    moves: Moves = EVERYTHING,
 ) -> list[tf.Tensor]:
     """Returns scale [g(w + e v) - g(w - e v)] / (2 e), scale H v up to order e^2.
 
     Args:
       loss: the user's loss.
       weights: w.
-      vector: v, as `hessian_vector_product` takes it. A zero vector gives a zero
-        product.
+      vector: v, shaped like the weights. A zero vector gives a zero product.
       batch: the rows both gradients are taken on.
       step: e, a scalar.
       scale: the product is returned times this.
-      moves: as of `hessian_vector_product`.
     """
-    moving, shift = moves.chosen(weights), [step * v for v in vector]
+    shift = [step * v for v in vector]
     weight = scale / (2 * step)
-    points = [w + s for w, s in zip(moving, shift, strict=True)]
-    points = moves.join(weights, points)
+    points = [w + s for w, s in zip(weights, shift, strict=True)]
     _, ahead = optimization.loss_and_gradient(loss, points, batch, weight)
-    points = moves.join(weights, optimization.subtract(moving, shift))
+    points = optimization.subtract(weights, shift)
     _, behind = optimization.loss_and_gradient(loss, points, batch, weight)
     return optimization.subtract(ahead, behind)

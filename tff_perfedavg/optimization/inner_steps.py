@@ -31,7 +31,7 @@ from tff_perfedavg.optimization.gradients import (
     loss_and_gradient,
     subtract,
 )
-from tff_perfedavg.optimization.hessian import SUPPORT, HessianProduct
+from tff_perfedavg.optimization.hessian import SUPPORT, Direction, HessianProduct
 
 
 class MetaGradient(NamedTuple):
@@ -86,7 +86,8 @@ def meta_gradient(
         if product.role is not None:
             rows = batches[product.role]
             moving = inner.moves.chosen(v)
-            v = subtract(v, _product(loss, point, moving, rows, inner, product, scale))
+            direction = _direction(inner, moving, scale)
+            v = subtract(v, product.times(loss, point, direction, rows))
             if inner.pull:
                 back = [inner.pull * r for r in inner.rated(moving)]
                 v = inner.moves.join(v, subtract(inner.moves.chosen(v), back))
@@ -98,12 +99,11 @@ def meta_gradient(
     )
 
 
-def _product(loss, point, moving, rows, inner, product, scale) -> list[tf.Tensor]:
-    """Returns H(point) a phi v, given v of what moves."""
-    # A rate alone goes in where differentiation starts, not over all weights.
-    rate = inner.learning_rate if inner.factors is None else 1.0
-    vector = moving if inner.factors is None else inner.rated(moving)
-    return product.times(loss, point, vector, rows, rate, scale, inner.moves)
+def _direction(inner: Adaptation, moving: Weights, scale: Scale) -> Direction:
+    """Returns a phi v, given v of what moves."""
+    if inner.factors is None:
+        return Direction(moving, inner.learning_rate, scale, inner.moves)
+    return Direction(inner.rated(moving), 1.0, scale, inner.moves)
 
 
 def _of_factors(inner: Adaptation, change: Weights, v: Weights) -> list[tf.Tensor]:

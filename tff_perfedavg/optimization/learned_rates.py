@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tff_perfedavg.lazy import tf
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_perfedavg.optimization.gradients import Weights
 
 PER_TENSOR, PER_WEIGHT = "per_tensor", "per_weight"
@@ -40,6 +40,9 @@ class LearnedRates:
 
     def initial(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns what the server holds for rates of alpha."""
+        # Settings are there without NumPy.
+        import numpy as np
+
         if self.grain == PER_TENSOR:
             return [np.zeros([len(weights)], np.result_type(*weights))]
         return [np.zeros_like(w) for w in weights]

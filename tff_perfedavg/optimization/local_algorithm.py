@@ -43,6 +43,8 @@ class LocalAlgorithm:
       parameters: from a model's initial weights, arrays, to what the server holds.
       num_fixed: how many of the last parameters stay as initialized: users send
         nothing for them.
+      server_learning_rate: of the server's plain gradient steps, if its optimizer is
+        not chosen; 1 makes the mean of what users have the server's.
       random_sizes: roles whose batches have a random number of rows in every step,
         from one to as many as they would have.
       init: from what the server sent to the user's state.
@@ -61,6 +63,7 @@ class LocalAlgorithm:
     adaptation: Adaptation
     parameters: Callable[[Weights], Weights] = _same
     num_fixed: int = 0
+    server_learning_rate: float = 1.0
     random_sizes: tuple[str, ...] = ()
     init: Callable[[Weights], State] = list
     begin: Callable[[Loss, State, Mapping[str, Batch]], State] | None = None
