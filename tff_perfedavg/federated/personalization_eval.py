@@ -31,8 +31,6 @@ def build_personalization_eval(
 ) -> tff.Computation:
     """Builds the evaluation of initial weights by what users make of them.
 
-    Every user adapts on its adaptation rows and is measured on its evaluation rows.
-
     Args:
       model: what to evaluate.
       adaptation: how every user adapts, in m steps, or the configuration of it.
@@ -49,8 +47,8 @@ def build_personalization_eval(
       weights. Blocks of users have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
-    value_type = client_data.evaluation_type
-    seed_pair, how = batches.seed_pair(seed), adaptation.build()
+    value_type, how = client_data.evaluation_type, adaptation.build()
+    seed_pair = batches.seed_pair(seed)
     how.moves.check(model)
     weights_type = weights_type_of(how.parameters(model.init(0)))
     most_rows = how.num_rows or np.iinfo(np.int32).max
