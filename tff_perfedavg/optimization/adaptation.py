@@ -85,13 +85,15 @@ class Adaptation:
         """Returns the loss before a step, and what the step takes off what moves."""
         moving = self.moves.chosen(weights)
         restricted = self.moves.restrict(loss, weights)
-        is_plain = self.factors is None and not self.pull
-        scale = self.learning_rate if is_plain else 1.0
-        value, change = loss_and_gradient(restricted, moving, batch, scale)
+        factors = None if self.factors is None else self.moves.chosen(self.factors)
+        value, change = loss_and_gradient(
+            restricted, moving, batch, self.learning_rate, factors
+        )
         if self.pull:
             away = subtract(moving, self.moves.chosen(start))
-            change = [c + self.pull * d for c, d in zip(change, away, strict=True)]
-        return value, change if is_plain else self.rated(change)
+            back = self.rated([self.pull * d for d in away])
+            change = [c + b for c, b in zip(change, back, strict=True)]
+        return value, change
 
     def rated(self, vectors: Weights) -> list[tf.Tensor]:
         """Returns vectors, shaped like what moves, times alpha and its factors."""

@@ -34,20 +34,21 @@ _ROLE = {OWN_BATCH: HESSIAN, SUPPORT_BATCH: SUPPORT}
 
 
 class Direction(NamedTuple):
-    """What a Hessian is multiplied by: factor times the vector.
+    """What a Hessian is multiplied by: factor times factors times the vector.
 
     Attributes:
       vector: shaped like the weights of `moves`; zeros elsewhere.
-      factor: a rate, where it is one for all, kept apart: it goes in where
-        differentiation starts, and not over all weights.
+      factor: one for all.
       scale: by which the vector comes scaled.
       moves: which weights the vector is shaped like.
+      factors: one of each of these weights, scalars or shaped like it; None for 1.
     """
 
     vector: Weights
     factor: Scale = 1.0
     scale: Scale = 1.0
     moves: Moves = EVERYTHING
+    factors: Weights | None = None
 
 
 class HessianProduct(NamedTuple):
@@ -57,10 +58,13 @@ class HessianProduct(NamedTuple):
       role: the batch it is taken on; None if there is no product.
       times: from (loss, weights, direction, batch) to the product, shaped like the
         weights.
+      differentiates_steps: whether the product is not taken by itself, but the inner
+        steps, whose rows are the same, are differentiated as they are computed.
     """
 
     role: str | None
     times: Callable[[Loss, Weights, Direction, Batch], list[tf.Tensor]]
+    differentiates_steps: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -95,17 +99,26 @@ def first_order() -> HessianProduct:
 
 
 def exact(batch: str = OWN_BATCH) -> HessianProduct:
-    """Differentiates <gradient, vector>.
+    """Differentiates <gradient, vector> or, on their own rows, the inner steps.
 
     Args:
       batch: one of `BATCHES`.
     """
 
     def times(loss, weights, direction, batch):
-        vector, factor, _, moves = direction
-        return hessian_vector_product(loss, weights, vector, batch, factor, moves)
+        vector, factor, _, moves, factors = direction
+        with optimization.differentiable():
+            # Copies, or the derivative would go on to what a point was computed from.
+            weights = [tf.identity(w) for w in weights]
+            restricted, moving = moves.restrict(loss, weights), moves.chosen(weights)
+            # The factors go in where differentiation starts, at the small end: over
+            # the vector they would be another pass over all weights.
+            _, of_loss = optimization.loss_and_gradient(
+                restricted, moving, batch, factor, factors
+            )
+            return optimization.gradient(of_loss, weights, vector)
 
-    return HessianProduct(_ROLE[batch], times)
+    return HessianProduct(_ROLE[batch], times, batch == SUPPORT_BATCH)
 
 
 def hessian_free(
@@ -121,7 +134,9 @@ def hessian_free(
     """
 
     def times(loss, weights, direction, batch):
-        vector, factor, scale, moves = direction
+        vector, factor, scale, moves, factors = direction
+        if factors is not None:
+            vector = [f * v for f, v in zip(factors, vector, strict=True)]
         if normalized:
             # No division by a zero norm: there, g(w) - g(w) = 0 whatever e is.
             norm = optimization.global_norm(vector)
@@ -139,29 +154,10 @@ def hessian_free(
 
 
 def hessian_vector_product(
-    loss: Loss,
-    weights: Weights,
-    vector: Weights,
-    batch: Batch,
-    scale: Scale = 1.0,
-    moves: Moves = EVERYTHING,
+    loss: Loss, weights: Weights, vector: Weights, batch: Batch, scale: Scale = 1.0
 ) -> list[tf.Tensor]:
-    """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>.
-
-    Args:
-      loss: the user's loss.
-      weights: w.
-      vector: v, shaped like the weights, or like those of `moves`: zeros elsewhere.
-      batch: the rows.
-      scale: the product is returned times this.
-      moves: which weights the vector is shaped like; by default all.
-    """
-    with optimization.differentiable():
-        # Copies, or the derivative would go on to what a point was computed from.
-        weights = [tf.identity(w) for w in weights]
-        restricted, moving = moves.restrict(loss, weights), moves.chosen(weights)
-        _, of_loss = optimization.loss_and_gradient(restricted, moving, batch, scale)
-        return optimization.gradient(of_loss, weights, vector)
+    """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>."""
+    return exact().times(loss, weights, Direction(vector, scale), batch)
 
 
 def finite_difference_hessian_vector_product(

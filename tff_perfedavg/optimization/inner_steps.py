@@ -17,6 +17,7 @@ is evaluated. Graph code, like `gradients`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from tff_perfedavg.optimization.gradients import (
     Loss,
     Scale,
     Weights,
+    differentiable,
+    gradient,
     loss_and_gradient,
     subtract,
 )
@@ -66,55 +69,80 @@ def meta_gradient(
       batches: rows by role: all inner steps take those of `support`.
       inner: the steps; their number is a Python number.
       product: how the Hessian is multiplied; the first-order one takes every v_j for
-        v_m, and leaves the pull out.
+        v_m, and leaves the pull out. One that differentiates the steps has no vectors.
       scale: the gradients are returned times this.
     """
-    points, changes, losses = [list(weights)], [], []
-    for _ in range(inner.num_steps):
-        value, change = inner.change(loss, points[-1], batches[SUPPORT], weights)
-        moved = subtract(inner.moves.chosen(points[-1]), change)
-        points.append(inner.moves.join(points[-1], moved))
-        changes.append(change)
-        losses.append(value)
-    query_loss, v = loss_and_gradient(loss, points[-1], batches["query"], scale)
-    of_factors: list[tf.Tensor] | None = None
-    pulled = []
-    for point, change in zip(points[-2::-1], reversed(changes), strict=True):
+    if product.differentiates_steps:
+        return _differentiated(loss, weights, batches, inner, scale)
+    steps, end, support_loss = _walk(loss, weights, batches[SUPPORT], inner)
+    query_loss, v = loss_and_gradient(loss, end, batches["query"], scale)
+    of_factors, pulled = None, []
+    for step in reversed(steps):
+        moving = inner.moves.chosen(v)
         if inner.factors is not None:
-            found = _of_factors(inner, change, v)
+            found = _of_factors(step, moving)
             of_factors = found if of_factors is None else _sum(of_factors, found)
         if product.role is not None:
-            rows = batches[product.role]
-            moving = inner.moves.chosen(v)
-            direction = _direction(inner, moving, scale)
-            v = subtract(v, product.times(loss, point, direction, rows))
+            factors = (
+                None if inner.factors is None else inner.moves.chosen(step.factors)
+            )
+            direction = Direction(
+                moving, inner.learning_rate, scale, inner.moves, factors
+            )
+            taken = product.times(loss, step.point, direction, batches[product.role])
+            v = subtract(v, taken)
             if inner.pull:
                 back = [inner.pull * r for r in inner.rated(moving)]
                 v = inner.moves.join(v, subtract(inner.moves.chosen(v), back))
                 pulled.append(back)
     for back in pulled:
         v = inner.moves.join(v, _sum(inner.moves.chosen(v), back))
-    return MetaGradient(
-        v, of_factors, {"support_loss": losses[0], "query_loss": query_loss}
-    )
+    losses = {"support_loss": support_loss, "query_loss": query_loss}
+    return MetaGradient(v, of_factors, losses)
 
 
-def _direction(inner: Adaptation, moving: Weights, scale: Scale) -> Direction:
-    """Returns a phi v, given v of what moves."""
-    if inner.factors is None:
-        return Direction(moving, inner.learning_rate, scale, inner.moves)
-    return Direction(inner.rated(moving), 1.0, scale, inner.moves)
+class _Step(NamedTuple):
+    """Where a step was taken, with which factors, and what it took off what moves."""
+
+    point: list[tf.Tensor]
+    factors: list[tf.Tensor]
+    change: list[tf.Tensor]
 
 
-def _of_factors(inner: Adaptation, change: Weights, v: Weights) -> list[tf.Tensor]:
-    """Returns one step's part of the gradient by log phi, zeros where nothing moves."""
-    assert inner.factors is not None
-    moving = inner.moves.chosen(inner.factors)
-    parts = [
-        -(tf.reduce_sum(c * d) if phi.shape.rank == 0 else c * d)
-        for phi, c, d in zip(moving, change, inner.moves.chosen(v), strict=True)
-    ]
-    return inner.moves.join([tf.zeros_like(phi) for phi in inner.factors], parts)
+def _walk(loss, start, support, inner) -> tuple[list[_Step], list, tf.Tensor]:
+    """Returns the steps, where they end, and the loss before them."""
+    point, steps, losses = list(start), [], []
+    for _ in range(inner.num_steps):
+        # Copies, since a derivative by them is of this step alone.
+        factors = [tf.identity(f) for f in inner.factors or ()]
+        own = dataclasses.replace(inner, factors=factors or None)
+        value, change = own.change(loss, point, support, start)
+        steps.append(_Step(point, factors, change))
+        point = inner.moves.join(point, subtract(inner.moves.chosen(point), change))
+        losses.append(value)
+    return steps, point, losses[0]
+
+
+def _differentiated(loss, weights, batches, inner, scale) -> MetaGradient:
+    """The gradient by differentiating the steps themselves, gradients and all."""
+    with differentiable():
+        start = [tf.identity(w) for w in weights]
+        factors = [tf.identity(f) for f in inner.factors or ()]
+        inner = dataclasses.replace(inner, factors=factors or None)
+        _, end, support_loss = _walk(loss, start, batches[SUPPORT], inner)
+        query_loss = loss(end, batches["query"])
+        found = gradient(query_loss, [*start, *factors], scale)
+    of_factors = [f * g for f, g in zip(factors, found[len(start) :], strict=True)]
+    losses = {"support_loss": support_loss, "query_loss": query_loss}
+    return MetaGradient(found[: len(start)], of_factors or None, losses)
+
+
+def _of_factors(step: _Step, v: Weights) -> list[tf.Tensor]:
+    """Returns a step's part of the gradient by log phi, given v of what moves."""
+    # By the derivative: a product with the change would be another pass over all
+    # weights for one number of each tensor.
+    slopes = gradient(step.change, step.factors, list(v))
+    return [-f * s for f, s in zip(step.factors, slopes, strict=True)]
 
 
 def _sum(tensors: Weights, others: Weights) -> list[tf.Tensor]:
