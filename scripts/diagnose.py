@@ -4,8 +4,10 @@ Prints, for each run, over users seen in training: the norm of the population's
 meta-gradient on all rows, the relative errors of the first-order and the Hessian-free
 form, the variances within users (sigma) and between them (gamma) of gradients and
 Hessians, the floor alpha^2 sigma_G^2 / D, and how far users drift apart in a round.
-Symbols are those of arXiv 2002.07948, section 4. Writes them as
-results/NAME/diagnostics.csv under --root_output_dir.
+Symbols are those of arXiv 2002.07948, section 4. Then a curvature guard: the largest
+Hessian eigenvalue of each user, the share of users with alpha times it above 1, and the
+alpha that would keep all below. Writes results/NAME/diagnostics.csv, and each user's
+eigenvalue as diagnostics.per_user.csv beside it, under --root_output_dir.
 """
 
 import dataclasses
@@ -38,7 +40,7 @@ def define(flag_values):
     flags.DEFINE_integer(
         "base_random_seed",
         0,
-        "Seed of the probes.",
+        "Seed of the probes and of the eigenvalues' start vectors.",
         lower_bound=0,
         flag_values=flag_values,
     )
@@ -59,13 +61,20 @@ def main(flag_values):
     command.load_frameworks()
     import pandas as pd
 
+    from tff_perfedavg.algorithms.curvature import curvature_guard
     from tff_perfedavg.algorithms.diagnostics import draw_probes
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
-    from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
+    from tff_perfedavg.experiments.evaluation.diagnosis import (
+        diagnose,
+        guard_in_words,
+        measure_curvature,
+    )
+    from tff_perfedavg.experiments.files.rows import write_rows
     from tff_perfedavg.experiments.files.sources import check_sources
 
-    rows = []
+    seed = flag_values.base_random_seed
+    rows, per_user, told = [], [], []
     for run, (weights, experiment) in zip(runs, loaded, strict=True):
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
@@ -74,21 +83,26 @@ def main(flag_values):
         users = population.training_users
         if flag_values.num_users:
             users = users[: flag_values.num_users]
-        found = diagnose(
-            build_model(experiment, population),
-            weights,
-            population,
-            users,
-            local,
-            draw_probes(weights, flag_values.num_probes, flag_values.base_random_seed),
-        )
-        rows.append({"run": run.name, **dataclasses.asdict(found)})
+        model = build_model(experiment, population)
+        probes = draw_probes(weights, flag_values.num_probes, seed)
+        found = diagnose(model, weights, population, users, local, probes)
+        curvature = measure_curvature(model, weights, population, users, seed)
+        alpha = local.inner_learning_rate
+        eigenvalues = curvature["curvature"]
+        guard = curvature_guard(eigenvalues, alpha)
+        facts = dataclasses.asdict(found) | dataclasses.asdict(guard)
+        rows.append({"run": run.name, **facts})
+        per_user.append(curvature.assign(run=run.name))
+        told.append(f"{run.name}: {guard_in_words(guard, alpha, eigenvalues)}")
     table = pd.DataFrame(rows).set_index("run").T
     print(table.to_string(float_format="{:.4g}".format))
+    print(*told, sep="\n")
     path = runs[0].results / "diagnostics.csv"
     with atomic_write(path) as file:
         table.to_csv(file)
     print(f"Written: {path}")
+    path = runs[0].results / "diagnostics.per_user.csv"
+    print(f"Written: {write_rows(pd.concat(per_user), path)}")
 
 
 if __name__ == "__main__":
