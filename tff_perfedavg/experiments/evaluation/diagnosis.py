@@ -125,7 +125,8 @@ def guard_in_words(
     if not guard.curvature_max > 0:
         return f"{said}; no curvature is positive, so that it bounds no alpha."
     if guard.proposed_alpha != alpha:
-        said += f"; {guard.proposed_alpha:g} keeps all below"
+        # Weights trained with another alpha have another curvature.
+        said += f"; at these weights {guard.proposed_alpha:g} would keep all below"
         if guard.alpha_for_most > guard.proposed_alpha:
             said += f", {guard.alpha_for_most:g} nine in ten"
     return f"{said}."
