@@ -178,24 +178,34 @@ def test_a_users_curvature_does_not_depend_on_the_others(tmp_path):
 
 def guard(eigenvalues, alpha):
     found = curvature_guard(eigenvalues, alpha)
-    return found, guard_in_words(found, alpha, eigenvalues)
+    return found, guard_in_words(found, alpha, eigenvalues).split("\n  ")
 
 
-def test_the_share_above_one_and_the_rate_that_would_keep_all_below():
+def test_the_shares_above_and_the_rate_that_would_keep_all_below():
     found, said = guard([1.0, 2.0, 11.0, 30.0], alpha=0.1)
     assert (found.curvature_median, found.curvature_max) == (6.5, 30)
-    assert found.share_above_one == 0.5
+    assert (found.share_above_one, found.share_above_two) == (0.5, 0.25)
     assert found.proposed_alpha == found.alpha_for_most == 0.03
-    assert said == (
-        "with alpha 0.1, 50 % of users (2 of 4) have curvature above 1 / alpha, where "
-        "first-order points the wrong way; at these weights 0.03 would keep all below."
-    )
+    assert said == [
+        "with alpha 0.1, curvature is above",
+        "1 / alpha, where first-order points the wrong way, for 50 % of users (2 of "
+        "4);",
+        "2 / alpha, where the inner step raises the loss, for 25 % of users (1 of 4).",
+        "At these weights 0.03 would keep all below 1 / alpha.",
+    ]
+
+
+def test_on_the_bound_is_not_above_it():
+    found, _ = guard([10.0, 20.0], alpha=0.1)
+    assert (found.share_above_one, found.share_above_two) == (0.5, 0)
 
 
 def test_a_tenth_of_users_may_be_sharper_than_most():
     found, said = guard([4.0] * 18 + [90.0, 900.0], alpha=1.0)
     assert (found.proposed_alpha, found.alpha_for_most) == (0.001, 0.01)
-    assert said.endswith("0.001 would keep all below, 0.01 nine in ten.")
+    assert said[-1] == (
+        "At these weights 0.001 would keep all below 1 / alpha, 0.01 nine in ten."
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,31 +230,30 @@ def test_a_rate_that_keeps_all_below_is_not_talked_down():
     found, said = guard([0.3, 101.0], alpha=0.0095)
     assert found.share_above_one == 0
     assert found.proposed_alpha == 0.0095
-    assert said == (
-        "with alpha 0.0095, none of 2 users has curvature above 1 / alpha, where "
-        "first-order points the wrong way."
-    )
-    assert guard([0.3, 99.0], alpha=0.001)[1].endswith(
-        "; at these weights 0.01 would keep all below."
-    )
+    assert said[1:] == [
+        "1 / alpha, where first-order points the wrong way, for none of 2 users;",
+        "2 / alpha, where the inner step raises the loss, for none of 2 users.",
+    ]
+    found, said = guard([0.3, 101.0], alpha=0.001)
+    assert said[-1] == "At these weights 0.005 would keep all below 1 / alpha."
 
 
 def test_without_positive_curvature_no_rate_is_bounded():
     found, said = guard([-3.0, 0.0], alpha=10.0)
     assert found.share_above_one == 0
     assert np.isnan(found.proposed_alpha)
-    assert said.endswith("no curvature is positive, so that it bounds no alpha.")
+    assert said[-1] == "None is positive, so that no alpha is too large for it."
 
 
 def test_curvature_that_is_not_finite_counts_as_above():
     found, said = guard([1.0, np.nan, 5.0, 2.0], alpha=0.1)
     assert (found.share_above_one, found.curvature_max) == (0.25, 5)
-    assert "25 % of users (1 of 4)" in said
-    assert "(not finite, and counted as above: 1)" in said
+    assert said[1].endswith("25 % of users (1 of 4);")
+    assert said[3] == "Not finite, and counted as above both: 1."
     found, said = guard([np.nan], alpha=0.1)
-    assert found.share_above_one == 1
+    assert found.share_above_one == found.share_above_two == 1
     assert np.isnan(found.proposed_alpha)
-    assert said.endswith("(not finite, and counted as above: 1).")
+    assert said[3:] == ["Not finite, and counted as above both: 1."]
 
 
 def test_a_guard_of_nobody_is_refused():

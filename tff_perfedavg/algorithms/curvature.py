@@ -3,8 +3,9 @@
 The meta-gradient is (I - a H) v, v the gradient after the inner step (Fallah et al.,
 2020, arXiv 2002.07948). Along an eigenvector of H whose eigenvalue l exceeds 1 / a the
 factor 1 - a l is negative: v itself, the first-order meta-gradient, then points against
-the exact one, and steps along it make a sharp direction sharper. So it is the largest
-eigenvalue by sign that counts. Negative curvature, however strong, leaves I - a H
+the exact one, and steps along it make a sharp direction sharper. Where l exceeds 2 / a
+the inner step raises f itself, to second order. So it is the largest eigenvalue by sign
+that counts. Negative curvature, however strong, leaves I - a H
 positive there. The paper's analysis takes a <= 1 / L, L the largest of the users'
 smoothness constants (section 4).
 """
@@ -102,6 +103,7 @@ class CurvatureGuard:
       curvature_max: the largest of these.
       share_above_one: of users, those with alpha times eigenvalue above 1, or with
         none that is finite.
+      share_above_two: the same of 2.
       proposed_alpha: the largest rate of one digit, 1, 2, 3 or 5, that keeps all users
         whose eigenvalue is finite below 1, or alpha itself if it is larger and does;
         NaN if no user has positive curvature, which bounds no rate. All and not most:
@@ -113,6 +115,7 @@ class CurvatureGuard:
     curvature_median: float
     curvature_max: float
     share_above_one: float
+    share_above_two: float
     proposed_alpha: float
     alpha_for_most: float
 
@@ -139,6 +142,7 @@ def curvature_guard(eigenvalues: Sequence[float], alpha: float) -> CurvatureGuar
         curvature_max=float(largest),
         # Not `> 1`, by which one that is not finite would be none.
         share_above_one=float(np.mean(~(alpha * found <= 1))),
+        share_above_two=float(np.mean(~(alpha * found <= 2))),
         proposed_alpha=_largest_rate(largest, alpha),
         alpha_for_most=_largest_rate(most, alpha),
     )

@@ -101,7 +101,7 @@ def measure_curvature(
 def guard_in_words(
     guard: CurvatureGuard, alpha: float, eigenvalues: Sequence[float] | pd.Series
 ) -> str:
-    """Says what a curvature guard found.
+    """Says what a curvature guard found, in some lines.
 
     Args:
       guard: of the users.
@@ -109,27 +109,32 @@ def guard_in_words(
       eigenvalues: each user's largest.
     """
     count = len(eigenvalues)
-    above = round(guard.share_above_one * count)
-    who = f"{100 * guard.share_above_one:.0f} % of users ({above} of {count}) have"
-    if not above:
-        who = f"none of {count} users has"
-    said = (
-        f"with alpha {alpha:g}, {who} curvature above 1 / alpha, where first-order "
-        "points the wrong way"
-    )
+
+    def users(share):
+        number = round(share * count)
+        if not number:
+            return f"none of {count} users"
+        return f"{100 * share:.0f} % of users ({number} of {count})"
+
+    lines = [
+        f"with alpha {alpha:g}, curvature is above",
+        f"1 / alpha, where first-order points the wrong way, for "
+        f"{users(guard.share_above_one)};",
+        f"2 / alpha, where the inner step raises the loss, for "
+        f"{users(guard.share_above_two)}.",
+    ]
     unknown = int(np.sum(~np.isfinite(eigenvalues)))
     if unknown:
-        said += f" (not finite, and counted as above: {unknown})"
-    if unknown == count:
-        return f"{said}."
-    if not guard.curvature_max > 0:
-        return f"{said}; no curvature is positive, so that it bounds no alpha."
-    if guard.proposed_alpha != alpha:
+        lines.append(f"Not finite, and counted as above both: {unknown}.")
+    if guard.curvature_max <= 0:
+        lines.append("None is positive, so that no alpha is too large for it.")
+    elif guard.proposed_alpha != alpha and unknown < count:
         # Weights trained with another alpha have another curvature.
-        said += f"; at these weights {guard.proposed_alpha:g} would keep all below"
+        proposal = f"{guard.proposed_alpha:g} would keep all below 1 / alpha"
         if guard.alpha_for_most > guard.proposed_alpha:
-            said += f", {guard.alpha_for_most:g} nine in ten"
-    return f"{said}."
+            proposal += f", {guard.alpha_for_most:g} nine in ten"
+        lines.append(f"At these weights {proposal}.")
+    return "\n  ".join(lines)
 
 
 def _hessian_product(
