@@ -86,9 +86,7 @@ def main(flag_values):
     for run, (weights, experiment) in zip(runs, loaded, strict=True):
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
-        users = population.training_users
-        if flag_values.num_users:
-            users = users[: flag_values.num_users]
+        users = population.training_users[: flag_values.num_users or None]
         model = build_model(experiment, population)
         # FedAvg's point is measured as Per-FedAvg's would be.
         local = PerFedAvgConfig.of(experiment.local)
@@ -103,6 +101,9 @@ def main(flag_values):
         rows.append(facts | dataclasses.asdict(guard))
         per_user.append(curvature.assign(run=run.name))
         told.append(f"{run.name}: {guard_in_words(guard, alpha, eigenvalues)}")
+        left = len(population.training_users) - len(users)
+        if left:
+            told.append(f"  Not measured: {left} users more; --num_users=0 takes all.")
     table = pd.DataFrame(rows).set_index("run").T
     print(table.to_string(float_format="{:.4g}".format))
     print(*told, sep="\n")
