@@ -308,6 +308,7 @@ def test_diagnose_measures_a_trained_run(run, trained):
     assert found["curvature_max"] == pytest.approx(per_user["curvature"].max())
     assert found["proposed_alpha"] * found["curvature_max"] < 1
     assert "trained: with alpha 0.01, curvature is above\n" in measured.stdout
+    assert "Not measured: 17 users more; --num_users=0 takes all." in measured.stdout
 
 
 def test_diagnose_measures_curvature_alone(run, trained):
