@@ -5,9 +5,9 @@ The meta-gradient is (I - a H) v, v the gradient after the inner step (Fallah et
 factor 1 - a l is negative: v itself, the first-order meta-gradient, then points against
 the exact one, and steps along it make a sharp direction sharper. Where l exceeds 2 / a
 the inner step raises f itself, to second order. So it is the largest eigenvalue by sign
-that counts. Negative curvature, however strong, leaves I - a H
-positive there. The paper's analysis takes a <= 1 / L, L the largest of the users'
-smoothness constants (section 4).
+that counts: negative curvature, however strong, leaves I - a H positive there. The
+paper's analysis takes a <= 1 / L, L the largest of the users' smoothness constants
+(section 4).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import scipy.linalg
 
 from tff_perfedavg import errors
 
-# Measured: see `largest_eigenvalue`.
+# Twice what came within 1e-5 of dense Hessians, of users of trained models with 514 and
+# 10,670 weights. Where the two largest were 19.2 and 18.0, thirty of power iteration
+# stayed 5 % below.
 _NUM_PRODUCTS = 20
 # What float32 products are sure of, relative to the largest.
 _NOISE = float(np.finfo(np.float32).eps)
