@@ -83,7 +83,8 @@ def main(flag_values):
 
     seed = flag_values.base_random_seed
     rows, per_user, told = [], [], []
-    for run, (weights, experiment) in zip(runs, loaded, strict=True):
+    for run, (learned, experiment) in zip(runs, loaded, strict=True):
+        weights = experiment.local.adaptation.weights(learned)
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         users = population.training_users[: flag_values.num_users or None]

@@ -66,7 +66,7 @@ def main(flag_values):
 
         use_local_runtime()
         per_user = evaluation.evaluate_runs(
-            missing, None, flag_values.adaptation_steps, None
+            missing, {"num_steps": flag_values.adaptation_steps}
         )
         evaluation.save_rows(missing, per_user)
     from tff_perfedavg.experiments.report import run_report

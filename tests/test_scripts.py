@@ -80,6 +80,26 @@ def test_help_answers_without_loading_a_framework(script):
         ),
         (
             "train.py",
+            ["--experiment_name=a", "--initial=/nope.npz"],
+            "No trained model at /nope.npz; train one",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--server_optimizer=lamb"],
+            "<sgdm|adam|yogi|adagrad>",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--server_optimizer=adam", "--server_momentum=0.9"],
+            "server_momentum is 0.9, but server_optimizer adam has none",
+        ),
+        (
+            "sweep.py",
+            ["--grid=server_learning_rate=1,0"],
+            "server_learning_rate is 0.0; it must be a number above 0",
+        ),
+        (
+            "train.py",
             ["--experiment_name=a", "--root_output_dir=/dev/null/x"],
             "/dev/null is no directory",
         ),

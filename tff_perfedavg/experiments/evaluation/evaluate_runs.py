@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,6 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 class TrainedRun(NamedTuple):
@@ -29,7 +29,7 @@ class TrainedRun(NamedTuple):
     Attributes:
       label: what it is called among the runs it is compared with.
       experiment: its settings.
-      weights: the initial model.
+      weights: the initial model, and learned rates behind it.
       population: its users.
       model: the model.
     """
@@ -63,7 +63,8 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         model = build_model(experiment, population)
-        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
+        expected = experiment.local.adaptation.parameters(model.init(0))
+        if [w.shape for w in weights] != [w.shape for w in expected]:
             raise errors.CheckpointError(
                 f"{run.model} has weights of other shapes than its model "
                 f"{model.name!r}; train it again."
@@ -74,9 +75,7 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
 
 def evaluate_runs(
     runs: Sequence[RunPaths],
-    inner_learning_rate: float | None,
-    num_steps: int,
-    batch_size: int | None,
+    changes: Mapping[str, Any],
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -84,9 +83,8 @@ def evaluate_runs(
 
     Args:
       runs: where the runs are.
-      inner_learning_rate: alpha; None takes each run's own.
-      num_steps: m.
-      batch_size: rows per adaptation step, None for all.
+      changes: fields of `AdaptationConfig` in the place of those that each run was
+        trained for.
       seed: of the adaptation's batches.
 
     Returns:
@@ -97,8 +95,7 @@ def evaluate_runs(
     """
     frames = []
     for run in read_trained(runs):
-        rate = inner_learning_rate or run.experiment.local.inner_learning_rate
-        config = AdaptationConfig(rate, num_steps, batch_size)
+        config = dataclasses.replace(run.experiment.local.adaptation, **changes)
         frame = evaluate_users(
             run.model, run.weights, run.population, config, seed=seed
         )
