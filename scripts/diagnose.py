@@ -96,7 +96,8 @@ def main(flag_values):
             probes = draw_probes(weights, flag_values.num_probes, seed)
             found = diagnose(model, weights, population, users, local, probes)
             facts |= dataclasses.asdict(found)
-        curvature = measure_curvature(model, weights, population, users, seed)
+        moves = experiment.local.adaptation.build().moves
+        curvature = measure_curvature(model, weights, population, users, seed, moves)
         eigenvalues, alpha = curvature["curvature"], local.inner_learning_rate
         guard = curvature_guard(eigenvalues, alpha)
         rows.append(facts | dataclasses.asdict(guard))

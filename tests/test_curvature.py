@@ -12,6 +12,7 @@ from tff_perfedavg.experiments.evaluation.diagnosis import (
     measure_curvature,
 )
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
+from tff_perfedavg.optimization.moves import HEAD, Moves
 
 SIZE = 60
 FAR_NEGATIVE = np.concatenate([np.linspace(-10, -9, SIZE - 1), [0.5]])
@@ -93,8 +94,8 @@ def test_products_that_are_not_finite_give_no_eigenvalue(bad):
     assert np.isnan(found_in(matrix).value)
 
 
-def dense_eigenvalues(by_hand, weights, x, y):
-    """All eigenvalues of the float64 reference's Hessian."""
+def dense_eigenvalues(by_hand, weights, x, y, start=0):
+    """All eigenvalues of the float64 reference's Hessian, or of its end."""
     columns = []
     for number, tensor in enumerate(weights):
         for place in np.ndindex(tensor.shape):
@@ -102,7 +103,7 @@ def dense_eigenvalues(by_hand, weights, x, y):
             unit[number][place] = 1
             product = by_hand.hessian_vector(weights, unit, x, y)
             columns.append(np.concatenate([part.ravel() for part in product]))
-    return np.linalg.eigvalsh(np.array(columns))
+    return np.linalg.eigvalsh(np.array(columns)[start:, start:])
 
 
 def stored(path, users, num_classes):
@@ -147,6 +148,23 @@ def test_users_curvature_is_that_of_the_float64_reference(network, tmp_path):
     )
     # The test reaches users whose strongest curvature is negative by half.
     assert any(-d[0] > 1.5 * d[-1] for d in dense) == (network == "two_layer")
+
+
+def test_where_the_head_alone_moves_the_curvature_is_that_of_the_head(tmp_path):
+    by_hand = reference.TwoLayerNetwork()
+    weights = by_hand.init(np.random.default_rng(2), 4, 5, 3)
+    users = random_users([7, 3])
+    found = measure_curvature(
+        mlp((4,), 3, hidden=(5,)),
+        [w.astype(np.float32) for w in weights],
+        stored(tmp_path / "store", users, 3),
+        range(2),
+        seed=0,
+        moves=Moves.of(HEAD, 2),
+    )
+    # The body has 4 * 5 + 5 weights.
+    dense = [dense_eigenvalues(by_hand, weights, x, y, 25) for x, y in users]
+    np.testing.assert_allclose(found["curvature"], [d[-1] for d in dense], rtol=1e-4)
 
 
 def test_the_curvature_of_least_squares_is_that_of_its_features(tmp_path):

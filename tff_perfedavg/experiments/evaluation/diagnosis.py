@@ -20,6 +20,7 @@ from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.optimization.hessian import hessian_vector_product
+from tff_perfedavg.optimization.moves import EVERYTHING, Moves
 from tff_perfedavg.progress import progress
 
 # Keys the start vectors, which no other draw shares.
@@ -69,6 +70,7 @@ def measure_curvature(
     population: UserStore,
     users: Sequence[int] | np.ndarray,
     seed: int,
+    moves: Moves = EVERYTHING,
 ) -> pd.DataFrame:
     """Measures the largest Hessian eigenvalue of users, each on all adaptation rows.
 
@@ -80,6 +82,7 @@ def measure_curvature(
       population: the users' store.
       users: which users; those without adaptation rows are left out.
       seed: of the start vectors; a user's does not depend on the others.
+      moves: which weight tensors the inner step moves; the Hessian is that of these.
 
     Returns:
       A line for each user: `user`, `num_rows`, and `curvature` and `residual`, of
@@ -88,8 +91,8 @@ def measure_curvature(
     Raises:
       DataError: if no user has adaptation rows.
     """
-    product = _hessian_product(model, weights)
-    size = sum(w.size for w in weights)
+    product = _hessian_product(model, weights, moves)
+    size = sum(w.size for w in moves.chosen(weights))
     lines = []
     for user, x, y in _users_with_rows(model, population, users, "curvature"):
         start = np.random.default_rng([seed, user, _CURVATURE]).normal(size=size)
@@ -138,11 +141,11 @@ def guard_in_words(
 
 
 def _hessian_product(
-    model: Model, weights: Sequence[np.ndarray]
+    model: Model, weights: Sequence[np.ndarray], moves: Moves
 ) -> Callable[[tf.Tensor, tf.Tensor, np.ndarray], np.ndarray]:
     """Returns a function from rows, their labels and a vector `[d]` to H times it."""
-    shapes = [w.shape for w in weights]
-    sizes = [w.size for w in weights]
+    shapes = [w.shape for w in moves.chosen(weights)]
+    sizes = [w.size for w in moves.chosen(weights)]
 
     @tf.function(
         input_signature=[
@@ -156,7 +159,8 @@ def _hessian_product(
         parts = zip(tf.split(vector, sizes), shapes, strict=True)
         direction = [tf.reshape(part, shape) for part, shape in parts]
         point = [tf.constant(w) for w in weights]
-        found = hessian_vector_product(model.batch_loss, point, direction, rows)
+        loss = moves.restrict(model.batch_loss, point)
+        found = hessian_vector_product(loss, moves.chosen(point), direction, rows)
         return tf.concat([tf.reshape(t, [-1]) for t in found], 0)
 
     return lambda x, y, vector: product(x, y, vector.astype(weights[0].dtype)).numpy()
