@@ -76,19 +76,17 @@ def meta_gradient(
         return _differentiated(loss, weights, batches, inner, scale)
     steps, end, support_loss = _walk(loss, weights, batches[SUPPORT], inner)
     query_loss, v = loss_and_gradient(loss, end, batches["query"], scale)
-    of_factors, pulled = None, []
+    of_factors: list[tf.Tensor] | None = None
+    pulled = []
     for step in reversed(steps):
         moving = inner.moves.chosen(v)
         if inner.factors is not None:
             found = _of_factors(step, moving)
             of_factors = found if of_factors is None else _sum(of_factors, found)
         if product.role is not None:
-            factors = (
-                None if inner.factors is None else inner.moves.chosen(step.factors)
-            )
-            direction = Direction(
-                moving, inner.learning_rate, scale, inner.moves, factors
-            )
+            factors = inner.moves.chosen(step.factors) or None
+            rate = inner.learning_rate
+            direction = Direction(moving, rate, scale, inner.moves, factors)
             taken = product.times(loss, step.point, direction, batches[product.role])
             v = subtract(v, taken)
             if inner.pull:
