@@ -161,6 +161,62 @@ def test_the_meta_gradient_of_three_steps_goes_back_along_them(variant, moves):
     assert relative_error(found, expected) < 1e-9
 
 
+def test_products_on_rows_of_their_own_are_biased_against_what_users_experience():
+    """Few rows and a large alpha: means over draws of a user's batches of four rows."""
+    alpha, num_draws = 2.0, 200
+    weights, (x, y) = initial_weights(), rows(5, 12)
+    rng = np.random.default_rng(6)
+    order = np.stack([rng.permutation(12) for _ in range(num_draws)])
+    cuts = {"support": order[:, :4], "query": order[:, 4:8], "hessian": order[:, 8:]}
+
+    def mean_gradient(product):
+        inner = Adaptation(alpha)
+
+        def of_draw(places):
+            batches = {
+                role: batch_of(tf.gather(x, p), tf.gather(y, p))
+                for role, p in places.items()
+            }
+            point = [tf.constant(w) for w in weights]
+            return meta_gradient(
+                MODEL.batch_loss, point, batches, inner, product
+            ).of_weights
+
+        def compute():
+            places = {role: tf.constant(p, tf.int32) for role, p in cuts.items()}
+            found = tf.map_fn(of_draw, places, [tf.float64] * 4)
+            return [tf.reduce_mean(f, 0) for f in found]
+
+        return in_graph(compute)
+
+    def experienced(w):
+        """The mean loss of a user that adapts on four of its rows."""
+        return np.mean(
+            [
+                family_reference.meta_objective(
+                    BY_HAND,
+                    w,
+                    (x[d], y[d]),
+                    (x[q], y[q]),
+                    alpha=alpha,
+                    steps=1,
+                    moving=MOVING["all"],
+                )
+                for d, q in zip(cuts["support"], cuts["query"], strict=True)
+            ]
+        )
+
+    expected = family_reference.central_differences(experienced, weights)
+
+    def bias(product):
+        away = reference.axpy(-1.0, expected, mean_gradient(product))
+        squares = [sum((t**2).sum() for t in ts) for ts in (away, expected)]
+        return np.sqrt(squares[0] / squares[1])
+
+    assert bias(hessian_product("exact", "support")) < 1e-7
+    assert bias(hessian_product("exact", "own")) > 0.2
+
+
 def local_steps(config, parameters, steps):
     """An algorithm's last state and what it sends, given batches by step and role."""
     algorithm = config.build()

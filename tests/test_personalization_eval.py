@@ -1,13 +1,15 @@
 import collections
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
-from tests import reference
+from tests import family_reference, reference
 from tests.helpers import toy_user
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.learned_rates import LearnedRates
 
 MODEL = mlp((4,), 3, hidden=(5,))
 BY_HAND = reference.TwoLayerNetwork()
@@ -63,6 +65,33 @@ def test_every_step_of_every_user_equals_the_reference(tff, clients):
         assert np.allclose(result["accuracy"], accuracies)
         assert result["num_adaptation_examples"] == len(adaptation[1])
         assert result["num_evaluation_examples"] == len(evaluation[1])
+
+
+@pytest.mark.parametrize("grain", [None, "per_tensor"])
+def test_what_moves_its_pull_and_learned_rates_equal_the_reference(
+    tff, clients, monkeypatch, grain
+):
+    logs = np.array([0.5, -0.3, 0.2, 0.1], np.float32)
+    learned = None if grain is None else LearnedRates(grain, scale=2.0)
+    moves, moving = ("body", (0, 1)) if grain is None else ("all", range(4))
+    config = AdaptationConfig(0.5, 3, moves=moves, pull=0.6, learned=learned)
+    held = [] if grain is None else [2.0 * logs]
+    monkeypatch.setattr(sys.modules[__name__], "WEIGHTS", [*WEIGHTS, *held])
+    results = evaluate(tff, config, clients)
+    start = [w.astype(np.float64) for w in WEIGHTS[:4]]
+    for (_, adaptation, rows), result in zip(clients, results, strict=True):
+        points = family_reference.user_steps(
+            BY_HAND,
+            start,
+            adaptation,
+            0.5,
+            3,
+            moving,
+            pull=0.6,
+            factors=None if grain is None else np.exp(logs),
+        )
+        losses = [BY_HAND.loss(weights, *rows) for weights in points]
+        assert np.allclose(result["loss"], losses, rtol=1e-5)
 
 
 def test_evaluation_rows_have_no_part_in_adapting(tff, clients):

@@ -83,6 +83,10 @@ def test_train_and_evaluate_from_files(tff, paths):
     pd.testing.assert_frame_equal(per_user, again)
     further = evaluate_runs([paths], {"inner_learning_rate": 0.02, "num_steps": 3})
     assert not np.allclose(per_user["loss"], further["loss"])
+    held = evaluate_runs([paths], {"moves": "head", "pull": 2.0, "num_steps": 3})
+    first, second = (frame.query("step == 0")["loss"] for frame in (per_user, held))
+    assert np.array_equal(first, second)
+    assert not np.allclose(per_user["loss"], held["loss"])
 
 
 def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path):
