@@ -93,7 +93,9 @@ def build_local_training_eval(
 
     @tff.federated_computation(at_server, tff.FederatedType(value_type, tff.CLIENTS))
     def evaluate(weights, values):
-        return tff.federated_map(train_users, (tff.federated_broadcast(weights), values))
+        return tff.federated_map(
+            train_users, (tff.federated_broadcast(weights), values)
+        )
 
     return evaluate
 

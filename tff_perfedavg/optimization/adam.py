@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, 2015) on weights that are tensors, and full-batch training by it.
+"""Adam (Kingma and Ba, 2015) on tensors, and full-batch training by it.
 
 Graph code, like `gradients`.
 """

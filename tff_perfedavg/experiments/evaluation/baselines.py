@@ -1,4 +1,4 @@
-"""Trivial baselines: what users reach by their label shares alone, without a gradient.
+"""Label baselines: what users reach by their label shares alone, without a gradient.
 
 Where users differ in which labels they hold, much of what personalization gains is
 knowing these labels. Three baselines measure how much, from the labels of a user's
@@ -27,12 +27,29 @@ from tff_perfedavg.data.user_store import Rows, UserStore
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
 from tff_perfedavg.models.model import Model
 
-MAJORITY = "majority class"
+MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label shares"
 _ROWS_AT_ONCE = 4096
 
 
+def has_classes(population: UserStore) -> bool:
+    """Whether users' labels are classes, one a row, which label shares need."""
+    return population.description.num_classes is not None and not population.label_shape
+
+
+def name_for(baseline: str, label: str) -> str:
+    """Returns what a baseline is called beside a run of a label."""
+    # Nobody updates a baseline.
+    label = label.removesuffix(" + update")
+    names = {MASKED: f"{label}, {MASKED}", SHARES: f"{label} + {SHARES}"}
+    return names.get(baseline, baseline)
+
+
 def evaluate_baselines(
-    model: Model, weights: Sequence[np.ndarray], population: UserStore, label: str
+    model: Model,
+    weights: Sequence[np.ndarray],
+    population: UserStore,
+    label: str,
+    histograms: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Measures every user of a population, seen and new, with each baseline.
 
@@ -45,25 +62,28 @@ def evaluate_baselines(
       weights: the initial model, which no user adapts.
       population: the users; labels must be classes.
       label: what the model's run is called.
+      histograms: int `[users, classes]`, the adaptation rows of each class that users
+        may know of; by default all.
 
     Returns:
-      The rows of `evaluate_users`, of step 0 alone, behind a column `algorithm`. A user
-      that is judged on a class that a baseline rules out has an infinite loss.
+      The rows of `evaluate_users`, of step 0 alone, behind columns `algorithm` (its
+      name for people) and `baseline`. A user that is judged on a class that a baseline
+      rules out has an infinite loss.
 
     Raises:
       DataError: if labels are no classes.
     """
-    if population.description.num_classes is None or population.label_shape:
+    if not has_classes(population):
         raise errors.DataError(
             f"The labels of {population.path} are no classes, which label shares need; "
             "say --nobaselines."
         )
-    own, everybodys = _log_shares(population)
+    own, everybodys = _log_shares(population, histograms)
     # What is added to the logits of a user, `[users, classes]`.
     priors = {
         MAJORITY: own,
-        f"{_short(label)}, absent classes masked": np.where(own > -np.inf, 0, own),
-        f"{_short(label)} + label shares": own - everybodys,
+        MASKED: np.where(own > -np.inf, 0, own),
+        SHARES: own - everybodys,
     }
     hits, losses = (
         {name: np.zeros(population.num_users) for name in priors} for _ in range(2)
@@ -75,7 +95,47 @@ def evaluate_baselines(
             np.add.at(hits[name], owners, right)
             np.add.at(losses[name], owners, loss)
     frames = [_frame(name, population, losses[name], hits[name]) for name in priors]
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    names = frame["baseline"].map(lambda name: name_for(name, label))
+    frame.insert(0, "algorithm", names)
+    if histograms is not None:
+        frame["num_adaptation_examples"] = histograms.sum(1)[frame["user"]]
+    return frame
+
+
+def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFrame:
+    """Puts the baselines of several runs together, under names of their own.
+
+    Args:
+      frames: each run's, with a column `baseline`.
+      labels: what the runs are called.
+
+    Returns:
+      All rows: first the baselines by label shares, then the others. What is no other
+      for another run, as one majority class of the same users, is there once.
+    """
+    kept: list[pd.DataFrame] = []
+    for frame, label in zip(frames, labels, strict=True):
+        for name, rows in frame.groupby("baseline", sort=False):
+            title = name_for(name, label)
+            others = [k for k in kept if k["baseline"].iloc[0] == name]
+            if title == name and others:
+                if any(_agree(rows, other) for other in others):
+                    continue
+                title = f"{name} for {label}"
+            kept.append(rows.assign(algorithm=title))
+    kept.sort(key=lambda k: k["baseline"].iloc[0] not in (MAJORITY, MASKED, SHARES))
+    return pd.concat(kept, ignore_index=True)
+
+
+def _agree(rows: pd.DataFrame, other: pd.DataFrame) -> bool:
+    keys, values = ["users", "user", "step"], ["loss", "accuracy"]
+    rows, other = rows.sort_values(keys), other.sort_values(keys)
+    return (
+        len(rows) == len(other)
+        and (rows[keys].to_numpy() == other[keys].to_numpy()).all()
+        and np.allclose(rows[values], other[values], equal_nan=True)
+    )
 
 
 def _frame(
@@ -89,7 +149,7 @@ def _frame(
     count = np.where(sizes[:, 1] > 0, sizes[:, 1], np.nan)
     return pd.DataFrame(
         {
-            "algorithm": name,
+            "baseline": name,
             "users": np.repeat([*groups], [len(users) for users in groups.values()]),
             "user": everyone,
             "step": 0,
@@ -101,24 +161,24 @@ def _frame(
     )
 
 
-def _short(label: str) -> str:
-    # Nobody updates a baseline.
-    return label.removesuffix(" + update")
-
-
-def _log_shares(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
+def _log_shares(
+    population: UserStore, histograms: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns log shares of adaptation labels: each user's, and all training users'."""
     counts = label_histograms(population, evaluation=False)
     sizes = counts.sum(1, keepdims=True)
-    shares = counts / np.maximum(sizes, 1)
     training = population.training_users
     training = training[sizes[training, 0] > 0]
     # Of no training user, a class has the share that one row of theirs would have.
     least = 1 / max(counts[training].sum(), 1)
-    mean = shares[training].mean(0) if len(training) else np.zeros(counts.shape[1])
+    mean = np.zeros(counts.shape[1])
+    if len(training):
+        mean = (counts[training] / sizes[training]).mean(0)
     everybodys = np.log(np.maximum(mean, least))
+    known = counts if histograms is None else histograms
+    sizes = known.sum(1, keepdims=True)
     with np.errstate(divide="ignore"):
-        own = np.log(shares)
+        own = np.log(known / np.maximum(sizes, 1))
     return np.where(sizes > 0, own, everybodys), everybodys
 
 

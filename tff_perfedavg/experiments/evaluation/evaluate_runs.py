@@ -12,8 +12,13 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baselines import MAJORITY, evaluate_baselines
+from tff_perfedavg.experiments.evaluation.baselines import (
+    evaluate_baselines,
+    has_classes,
+)
+from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
@@ -90,7 +95,8 @@ def evaluate_runs(
       seed: of the adaptation's batches.
 
     Returns:
-      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels.
+      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels,
+      and, where labels are classes, a last one `num_classes_held`.
 
     Raises:
       CheckpointError: as `read_trained`.
@@ -103,37 +109,64 @@ def evaluate_runs(
             run.model, run.weights, run.population, config, seed=seed
         )
         frame.insert(0, "algorithm", run.label)
-        frames.append(frame)
+        frames.append(with_classes_held(frame, run.population))
     return pd.concat(frames, ignore_index=True)
 
 
-def evaluate_baselines_of_runs(runs: Sequence[RunPaths]) -> pd.DataFrame:
-    """Measures what trained runs' users reach by their label shares alone.
+def evaluate_baselines_of_runs(
+    runs: Sequence[RunPaths],
+    inner_learning_rate: float | None,
+    num_steps: int,
+    batch_size: int | None,
+    *,
+    seed: int = 0,
+) -> list[pd.DataFrame]:
+    """Measures what trained runs' users reach without these runs' training.
 
     Args:
-      runs: where the runs are.
+      runs: as for `evaluate_runs`.
+      inner_learning_rate: as for `evaluate_runs`.
+      num_steps: m, of local training, too.
+      batch_size: as for `evaluate_runs`.
+      seed: as for `evaluate_runs`; of the users who train locally, too.
 
     Returns:
-      The rows of `evaluate_baselines` of every run; of runs of the same users, which
-      have one majority class, it is there once.
+      For each run the rows of `evaluate_baselines`, unless labels are no classes, and
+      of `evaluate_local_training`. Runs of the same users, model and start have local
+      training in common, and it tries the rates of all of them.
 
     Raises:
       CheckpointError: as `read_trained`.
-      DataError: if labels are no classes.
     """
-    frames: list[pd.DataFrame] = []
-    told: set[str] = set()
-    for run in read_trained(runs):
-        frame = evaluate_baselines(run.model, run.weights, run.population, run.label)
-        of_users = frame["algorithm"] == MAJORITY
-        fingerprint = run.population.fingerprint
-        if fingerprint in told:
-            frame = frame[~of_users]
-        elif told:
-            frame.loc[of_users, "algorithm"] = f"{MAJORITY} of {run.label}'s users"
-        told.add(fingerprint)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    trained = read_trained(runs)
+    rates = {
+        inner_learning_rate or run.experiment.local.inner_learning_rate
+        for run in trained
+    }
+    config = AdaptationConfig(max(rates), num_steps, batch_size)
+    known: dict[tuple, pd.DataFrame] = {}
+    found = []
+    for run in trained:
+        experiment, population = run.experiment, run.population
+        frames = []
+        if has_classes(population):
+            frames.append(
+                evaluate_baselines(run.model, run.weights, population, run.label)
+            )
+        start = experiment.base_random_seed
+        key = (population.fingerprint, experiment.model, start)
+        if key not in known:
+            known[key] = evaluate_local_training(
+                run.model,
+                run.model.init(start),
+                population,
+                config,
+                sorted(rates),
+                seed=seed,
+            )
+        frame = pd.concat([*frames, known[key]], ignore_index=True)
+        found.append(with_classes_held(frame, population))
+    return found
 
 
 def have_same_users(runs: Sequence[RunPaths]) -> bool:
@@ -144,6 +177,12 @@ def have_same_users(runs: Sequence[RunPaths]) -> bool:
         for run, experiment in zip(runs, experiments, strict=True)
     }
     return len(populations) == 1
+
+
+def save_baselines(runs: Sequence[RunPaths], baselines: Sequence[pd.DataFrame]) -> None:
+    """Writes what `evaluate_baselines_of_runs` gave beside each run's metrics."""
+    for run, frame in zip(runs, baselines, strict=True):
+        write_rows(frame, run.baselines)
 
 
 def save_rows(runs: Sequence[RunPaths], per_user: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 
 LOCAL, CONVERGED = "local training", "local training to convergence"
 # Tried beside the adaptation's own, which suits a trained model and may be far too low
-# for a random start.
+# or too high for a random start.
 LEARNING_RATES = (0.01, 0.1, 1.0)
 # Of each group. A user that trains alone takes many times the steps of one that adapts.
 MOST_USERS = 100
@@ -31,6 +31,7 @@ def evaluate_local_training(
     weights: Sequence[np.ndarray],
     population: UserStore,
     adaptation: AdaptationConfig,
+    learning_rates: Sequence[float],
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -42,8 +43,9 @@ def evaluate_local_training(
       model: the model.
       weights: the random start, `model.init(seed)` of the run's seed.
       population: the users; of each group at most `MOST_USERS`, drawn with the seed.
-      adaptation: gives number of steps, rows a step and rows of a user, and a rate to
-        try; a user takes the rate that leaves the loss on its adaptation rows lowest.
+      adaptation: gives the number of steps, the rows of a step and those of a user.
+      learning_rates: to try beside `LEARNING_RATES`; a user takes the rate that leaves
+        the loss on its adaptation rows lowest.
       seed: of the draws.
 
     Returns:
@@ -58,7 +60,7 @@ def evaluate_local_training(
         adaptation.batch_size,
         adaptation.num_rows,
     )
-    rates = sorted({adaptation.inner_learning_rate, *LEARNING_RATES})
+    rates = sorted({*learning_rates, *LEARNING_RATES})
     groups = choose_users(population, MOST_USERS, seed)
     everyone = np.concatenate(list(groups.values()))
     client_data = choose_client_data(population, model, len(everyone))

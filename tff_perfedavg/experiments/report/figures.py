@@ -32,6 +32,8 @@ GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
 # Ito, which stand on a light and on a dark page.
 _COLOURS = ("#1A85C9", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("o-", "s--", "^-", "D:", "v-.", "P-")
+# Of baselines, in ink: lengths drawn and left out.
+_DASHES = ((1, 1), (4, 2), (1, 3), (6, 2, 1, 2), (8, 3), (3, 1, 1, 1, 1, 1), (2, 4))
 # Ink and lines as they are in files; in a page they follow its own colours.
 _INK, _LINE = "#101112", "#b0b1b2"
 _SETTINGS = {
@@ -49,13 +51,16 @@ _SETTINGS = {
 _MOST_BARS = 60
 
 
-def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
+def adaptation_curves(
+    per_user: pd.DataFrame, baselines: pd.DataFrame | None = None
+) -> matplotlib.figure.Figure:
     """Mean over users by adaptation step, one panel a group.
 
     With a band of a standard error over users, where they are `FEWEST_USERS` or more.
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
+      baselines: the same of baselines, drawn thin; what takes no steps is level.
     """
     column, scale, quantity = _quantity(per_user)
     figure, panels = _panels(per_user["users"].unique())
@@ -68,6 +73,13 @@ def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
             error = scale * by_step.sem().where(by_step.size() >= FEWEST_USERS)
             mean = scale * rows.groupby("step")[column].mean()
             _band(panel, mean, error, label, look)
+        if baselines is not None:
+            of_group = baselines[baselines["users"] == group]
+            means = (
+                scale
+                * of_group.groupby(["algorithm", "step"], sort=False)[column].mean()
+            )
+            _draw_baselines(panel, means, per_user["step"].max())
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
     return _finish(figure, panels, f"{quantity},\nmean ± standard error over users")
@@ -292,6 +304,25 @@ def _band(
         color=look.colour,
         linewidth=0,
     )
+
+
+def _draw_baselines(
+    panel: matplotlib.axes.Axes, means: pd.Series, last_step: int
+) -> None:
+    """Draws baselines' means by algorithm and step, told apart by their dashes."""
+    names = means.index.unique("algorithm")
+    for name, dashes in zip(names, itertools.cycle(_DASHES)):
+        by_step = means[name]
+        if len(by_step) == 1:
+            by_step = pd.Series(by_step.iloc[0], [0, last_step])
+        panel.plot(
+            by_step.index,
+            by_step,
+            label=f"baseline: {name}",
+            color=_INK,
+            linewidth=0.8,
+            linestyle=(0, dashes),
+        )
 
 
 def _finish(figure, panels, y_label) -> matplotlib.figure.Figure:
