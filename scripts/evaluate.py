@@ -6,7 +6,9 @@ Beside it stand baselines, marked as such, which owe nothing to the adaptation: 
 user's labels give by themselves (its majority class, and each run's model before
 adapting, with the classes masked that the user does not hold, and with its logits
 shifted by the user's label shares, + log p_user - log p_all), and what a user reaches
-by training alone from the random start, by the same number of steps and to convergence.
+by training alone from the random start, by the same number of steps and to convergence
+(of each group of users 100 at most). --pooled adds one model that is trained on all
+training users' rows without federation.
 Where users differ in how many classes they hold, a second table tells accuracies by
 that number. Runs without a model are named and left out. Writes, under
 --root_output_dir, results/NAME/evaluation.per_user.csv and evaluation.baselines.csv of
@@ -18,6 +20,7 @@ import pathlib
 
 from absl import flags
 
+from tff_perfedavg import errors
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
@@ -40,6 +43,12 @@ def define(flag_values):
         "Whether to show what label shares and training alone give.",
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "pooled",
+        False,
+        "Whether to train one model on all users' pooled rows, too, as a baseline.",
+        flag_values=flag_values,
+    )
     flags.adopt_module_key_flags(common_flags, flag_values)
 
 
@@ -49,6 +58,10 @@ def main(flag_values):
     rate = flag_values.inner_learning_rate
     steps, batch = flag_values.adaptation_steps, flag_values.adaptation_batch_size
     AdaptationConfig(1.0 if rate is None else rate, steps, batch)
+    if flag_values.pooled and not flag_values.baselines:
+        raise errors.ConfigError(
+            "pooled is true, but baselines is false; pooled training is a baseline."
+        )
     root = pathlib.Path(flag_values.root_output_dir)
     from tff_perfedavg.experiments.files.trained_runs import with_model
 
@@ -73,7 +86,12 @@ def main(flag_values):
     combined = None
     if flag_values.baselines:
         baselines = evaluation.evaluate_baselines_of_runs(
-            runs, rate, steps, batch, seed=flag_values.base_random_seed
+            runs,
+            rate,
+            steps,
+            batch,
+            seed=flag_values.base_random_seed,
+            pooled=flag_values.pooled,
         )
         evaluation.save_baselines(runs, baselines)
         combined = combine(baselines, per_user["algorithm"].unique())

@@ -19,6 +19,10 @@ from tff_perfedavg.experiments.evaluation.baselines import (
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.pooled_training import (
+    evaluate_pooled,
+    train_pooled,
+)
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
@@ -44,6 +48,13 @@ class TrainedRun(NamedTuple):
     weights: Sequence[np.ndarray]
     population: UserStore
     model: Model
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What sets training without other users apart: users, model and start."""
+        experiment = self.experiment
+        fingerprint = self.population.fingerprint
+        return fingerprint, experiment.model, experiment.base_random_seed
 
 
 def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
@@ -120,6 +131,7 @@ def evaluate_baselines_of_runs(
     batch_size: int | None,
     *,
     seed: int = 0,
+    pooled: bool = False,
 ) -> list[pd.DataFrame]:
     """Measures what trained runs' users reach without these runs' training.
 
@@ -129,42 +141,44 @@ def evaluate_baselines_of_runs(
       num_steps: m, of local training, too.
       batch_size: as for `evaluate_runs`.
       seed: as for `evaluate_runs`; of the users who train locally, too.
+      pooled: whether to train a model on pooled rows, too.
 
     Returns:
-      For each run the rows of `evaluate_baselines`, unless labels are no classes, and
-      of `evaluate_local_training`. Runs of the same users, model and start have local
-      training in common, and it tries the rates of all of them.
+      For each run the rows of `evaluate_baselines`, unless labels are no classes, of
+      `evaluate_local_training` and, if asked for, of `evaluate_pooled`. Runs of the
+      same users, model and start have local training in common, and it tries the rates
+      of all of them.
 
     Raises:
       CheckpointError: as `read_trained`.
     """
     trained = read_trained(runs)
-    rates = {
-        inner_learning_rate or run.experiment.local.inner_learning_rate
-        for run in trained
-    }
-    config = AdaptationConfig(max(rates), num_steps, batch_size)
-    known: dict[tuple, pd.DataFrame] = {}
+    rates = [
+        inner_learning_rate or r.experiment.local.inner_learning_rate for r in trained
+    ]
+    local: dict[tuple, pd.DataFrame] = {}
+    pools: dict[tuple, list[np.ndarray]] = {}
     found = []
-    for run in trained:
-        experiment, population = run.experiment, run.population
+    for run, rate in zip(trained, rates, strict=True):
+        model, population = run.model, run.population
+        start = model.init(run.experiment.base_random_seed)
+        config = AdaptationConfig(rate, num_steps, batch_size)
         frames = []
         if has_classes(population):
+            frames.append(evaluate_baselines(model, run.weights, population, run.label))
+        if run.origin not in local:
+            local[run.origin] = evaluate_local_training(
+                model, start, population, config, rates, seed=seed
+            )
+        frames.append(local[run.origin])
+        if pooled:
+            if run.origin not in pools:
+                pools[run.origin] = train_pooled(model, start, population, seed=seed)
+            weights = pools[run.origin]
             frames.append(
-                evaluate_baselines(run.model, run.weights, population, run.label)
+                evaluate_pooled(model, weights, population, config, seed=seed)
             )
-        start = experiment.base_random_seed
-        key = (population.fingerprint, experiment.model, start)
-        if key not in known:
-            known[key] = evaluate_local_training(
-                run.model,
-                run.model.init(start),
-                population,
-                config,
-                sorted(rates),
-                seed=seed,
-            )
-        frame = pd.concat([*frames, known[key]], ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
         found.append(with_classes_held(frame, population))
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -60,10 +61,13 @@ def adaptation_curves(
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
-      baselines: the same of baselines, drawn thin; what takes no steps is level.
+      baselines: rows of `baselines.combine`; of each kind the best is drawn, thin, and
+        what takes no steps is level.
     """
     column, scale, quantity = _quantity(per_user)
     figure, panels = _panels(per_user["users"].unique())
+    if baselines is not None:
+        baselines = _best_of_each(baselines, column)
     for group, panel in panels.items():
         of_group = per_user[per_user["users"] == group]
         for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
@@ -74,15 +78,16 @@ def adaptation_curves(
             mean = scale * rows.groupby("step")[column].mean()
             _band(panel, mean, error, label, look)
         if baselines is not None:
-            of_group = baselines[baselines["users"] == group]
-            means = (
-                scale
-                * of_group.groupby(["algorithm", "step"], sort=False)[column].mean()
-            )
-            _draw_baselines(panel, means, per_user["step"].max())
+            rows = baselines[baselines["users"] == group]
+            means = rows.groupby(["algorithm", "step"], sort=False)[column].mean()
+            _draw_baselines(panel, scale * means, per_user["step"].max())
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
-    return _finish(figure, panels, f"{quantity},\nmean ± standard error over users")
+    y_label = f"{quantity},\nmean ± standard error over users"
+    _finish(figure, panels, y_label)
+    if baselines is not None:
+        _move_legend_below(figure, len(panels))
+    return figure
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
@@ -304,6 +309,29 @@ def _band(
         color=look.colour,
         linewidth=0,
     )
+
+
+def _best_of_each(baselines: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns of each kind of baseline the best run's, so that lines stay few."""
+    last = baselines.groupby("algorithm")["step"].transform("max")
+    of_last = baselines[baselines["step"] == last]
+    means = of_last.groupby(["baseline", "algorithm"])[column].mean()
+    ordered = means.sort_values(ascending=column == "loss")
+    best = ordered.reset_index().drop_duplicates("baseline")["algorithm"]
+    return baselines[baselines["algorithm"].isin(best)]
+
+
+def _move_legend_below(figure: matplotlib.figure.Figure, num_columns: int) -> None:
+    """Puts the last panel's legend under the panels, where it hides no curve."""
+    panel = figure.axes[-1]
+    handles, labels = panel.get_legend_handles_labels()
+    panel.get_legend().remove()
+    inches = 0.22 * math.ceil(len(labels) / num_columns)
+    height = figure.get_figheight() + inches
+    with matplotlib.rc_context(_SETTINGS):
+        figure.set_figheight(height)
+        figure.legend(handles, labels, loc="lower center", ncols=num_columns)
+        figure.tight_layout(rect=(0, inches / height, 1, 1))
 
 
 def _draw_baselines(

@@ -163,7 +163,11 @@ def draw_figures(
         )
     drawn["adaptation_curves"] = (
         "Adaptation, step by step, of the model after the last round"
-        + ("." if _baselines(records) is None else "; thin lines are baselines."),
+        + (
+            "."
+            if _baselines(records) is None
+            else "; thin lines are baselines, of each kind the best."
+        ),
         figures.adaptation_curves(per_user, _baselines(records)),
     )
     drawn["gain_histogram"] = (
