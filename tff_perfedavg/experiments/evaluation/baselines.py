@@ -25,7 +25,10 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.heterogeneity import label_histograms
 from tff_perfedavg.data.user_store import Rows, UserStore
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
-from tff_perfedavg.models.model import Model
+from tff_perfedavg.models.model import CLASS_LABELS, Model
+from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.adaptation import adaptation_batches
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label shares"
 _ROWS_AT_ONCE = 4096
@@ -101,6 +104,36 @@ def evaluate_baselines(
     if histograms is not None:
         frame["num_adaptation_examples"] = histograms.sum(1)[frame["user"]]
     return frame
+
+
+def adaptation_histograms(
+    population: UserStore, num_rows: int | None, seed: int
+) -> np.ndarray:
+    """Counts the rows of each class that users adapt on, `[users, classes]`.
+
+    Args:
+      population: the users; labels must be classes.
+      num_rows: the most rows a user may use; None for all.
+      seed: of the choice of rows, the adaptation's.
+    """
+    histograms = label_histograms(population, evaluation=False)
+    if num_rows is None:
+        return histograms
+    adaptation = AdaptationConfig(1.0, num_rows=num_rows).build()
+    seed_pair = batches.seed_pair(seed)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32), CLASS_LABELS])
+    def used(user, labels):
+        # The labels stand for their rows.
+        rows = batches.UserRows.of(labels, labels)
+        rows = adaptation_batches(rows, tf.constant(seed_pair), user, adaptation)
+        return rows(tf.constant(0)).y
+
+    for user in np.flatnonzero(histograms.sum(1) > num_rows):
+        labels = np.asarray(population.adaptation(user).y, np.int32)
+        chosen = used(np.int32(user), labels).numpy()
+        histograms[user] = np.bincount(chosen, minlength=histograms.shape[1])
+    return histograms
 
 
 def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFrame:

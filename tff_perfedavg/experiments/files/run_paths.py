@@ -108,7 +108,7 @@ class RunPaths:
     @property
     def is_evaluated(self) -> bool:
         """Whether `per_user` is there and of the model that is there."""
-        return self._is_of_model(self.per_user)
+        return self.is_of_model(self.per_user)
 
     @property
     def baselines(self) -> pathlib.Path:
@@ -118,7 +118,7 @@ class RunPaths:
     @property
     def has_baselines(self) -> bool:
         """Whether `baselines` is there and of the model that is there."""
-        return self._is_of_model(self.baselines)
+        return self.is_of_model(self.baselines)
 
     @property
     def report(self) -> pathlib.Path:
@@ -145,8 +145,8 @@ class RunPaths:
         """The run's settings."""
         return self.results / "hparams.csv"
 
-    def _is_of_model(self, path: pathlib.Path) -> bool:
-        # One older than the model is another model's.
+    def is_of_model(self, path: pathlib.Path) -> bool:
+        """Whether a file is there that is no older than the model, another's if so."""
         return path.is_file() and (
             path.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
         )
