@@ -390,8 +390,8 @@ def test_the_demo_prints_and_writes_its_report(run, tmp_path):
         assert label in demo.stdout
     assert (tmp_path / "adaptation_curve.png").is_file()
     table = pd.read_csv(tmp_path / "table.csv")
-    # Three baselines have no steps.
-    assert len(table) == 4 * 2 * 3 + 3 * 2
+    # Of five baselines one has steps.
+    assert len(table) == 4 * 2 * 3 + (4 + 3) * 2
     assert "FedAvg + label shares" in demo.stdout
 
 

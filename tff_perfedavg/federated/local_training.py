@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -14,8 +14,9 @@ from tff_perfedavg.federated.client_data import ClientData
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.adam import train_to_convergence
-from tff_perfedavg.optimization.adaptation import adapt, adaptation_batches
+from tff_perfedavg.optimization.adaptation import Adaptation, adaptation_batches
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.rate_choice import adapt_at_best_rate
 
 
 def build_local_training_eval(
@@ -50,44 +51,11 @@ def build_local_training_eval(
         [tf.TensorSpec(w.shape, w.dtype) for w in model.init(0)]
     )
     value_type = client_data.evaluation_type
-    seed_pair, how = batches.seed_pair(seed), adaptation.build()
-    whole = dataclasses.replace(how, batch_size=None)
+    train_user = _user_training(model, adaptation.build(), learning_rates, seed)
 
     @tff.tensorflow.computation(weights_type, value_type)
     def train_users(weights, value):
-        def train_user(user, rows, evaluation):
-            key = tf.constant(seed_pair)
-            draw = adaptation_batches(rows, key, user, how)
-            own = adaptation_batches(rows, key, user, whole)(tf.constant(0))
-            held_out = batches.all_rows(evaluation)
-
-            def measure(trained):
-                own_loss = tf.cast(model.batch_loss(trained, own), tf.float32)
-                return tf.concat([model.evaluate(trained, held_out), [own_loss]], 0)
-
-            def at_rate(rate):
-                steps = dataclasses.replace(how, learning_rate=rate)
-                return adapt(model.batch_loss, weights, draw, steps, measure)[1]
-
-            rates = tf.constant(learning_rates, tf.float32)
-            measured, chosen = _of_lowest_loss(
-                tf.map_fn(at_rate, rates, parallel_iterations=1)
-            )
-            converged, steps = train_to_convergence(model.batch_loss, weights, own)
-            converged = model.evaluate(converged, held_out)
-            return collections.OrderedDict(
-                user=user,
-                loss=measured[:, 0],
-                accuracy=measured[:, 1],
-                learning_rate=rates[chosen],
-                converged_loss=converged[0],
-                converged_accuracy=converged[1],
-                converged_steps=steps,
-                num_adaptation_examples=tf.shape(own.mask)[0],
-                num_evaluation_examples=evaluation.num_rows,
-            )
-
-        return client_data.map_users(value, train_user)
+        return client_data.map_users(value, functools.partial(train_user, weights))
 
     at_server = tff.FederatedType(weights_type, tff.SERVER)
 
@@ -100,13 +68,38 @@ def build_local_training_eval(
     return evaluate
 
 
-def _of_lowest_loss(by_rate: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the measurements of the rate chosen, and its number.
+def _user_training(
+    model: Model, how: Adaptation, learning_rates: Sequence[float], seed: int
+) -> Callable[..., Mapping[str, tf.Tensor]]:
+    """Returns a function from weights, user and its two splits to its results."""
+    whole = dataclasses.replace(how, batch_size=None)
+    seed_pair, loss = batches.seed_pair(seed), model.batch_loss
 
-    Args:
-      by_rate: `[rates, m + 1, 3]`, losses on the rows trained on the last of three.
-    """
-    last = by_rate[:, -1, 2]
-    last = tf.where(tf.math.is_finite(last), last, np.inf)
-    chosen = tf.argmin(last)
-    return by_rate[chosen], chosen
+    def train_user(weights, user, rows, evaluation):
+        key = tf.constant(seed_pair)
+        draw = adaptation_batches(rows, key, user, how)
+        own = adaptation_batches(rows, key, user, whole)(tf.constant(0))
+        held_out = batches.all_rows(evaluation)
+
+        def measure(trained):
+            own_loss = tf.cast(loss(trained, own), tf.float32)
+            return tf.concat([model.evaluate(trained, held_out), [own_loss]], 0)
+
+        measured, rate = adapt_at_best_rate(
+            loss, weights, draw, how, learning_rates, measure
+        )
+        converged, steps = train_to_convergence(loss, weights, own)
+        converged = model.evaluate(converged, held_out)
+        return collections.OrderedDict(
+            user=user,
+            loss=measured[:, 0],
+            accuracy=measured[:, 1],
+            learning_rate=rate,
+            converged_loss=converged[0],
+            converged_accuracy=converged[1],
+            converged_steps=steps,
+            num_adaptation_examples=tf.shape(own.mask)[0],
+            num_evaluation_examples=evaluation.num_rows,
+        )
+
+    return train_user

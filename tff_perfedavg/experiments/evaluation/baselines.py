@@ -122,16 +122,18 @@ def adaptation_histograms(
     adaptation = AdaptationConfig(1.0, num_rows=num_rows).build()
     seed_pair = batches.seed_pair(seed)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32), CLASS_LABELS])
+    @tf.function
     def used(user, labels):
         # The labels stand for their rows.
         rows = batches.UserRows.of(labels, labels)
         rows = adaptation_batches(rows, tf.constant(seed_pair), user, adaptation)
         return rows(tf.constant(0)).y
 
+    # Traced by itself: TensorFlow warns of functions that calls trace time and again.
+    used = used.get_concrete_function(tf.TensorSpec([], tf.int32), CLASS_LABELS)
     for user in np.flatnonzero(histograms.sum(1) > num_rows):
         labels = np.asarray(population.adaptation(user).y, np.int32)
-        chosen = used(np.int32(user), labels).numpy()
+        chosen = used(tf.constant(user, tf.int32), tf.constant(labels)).numpy()
         histograms[user] = np.bincount(chosen, minlength=histograms.shape[1])
     return histograms
 
@@ -223,9 +225,8 @@ def _evaluation_logits(
     owners = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
     places = np.flatnonzero(np.arange(len(owners)) >= users[owners, 1])
     apply = tf.function(
-        lambda x: model.apply([tf.constant(w) for w in weights], x),
-        input_signature=[model.input_spec],
-    )
+        lambda x: model.apply([tf.constant(w) for w in weights], x)
+    ).get_concrete_function(model.input_spec)
     for first in range(0, len(places), _ROWS_AT_ONCE):
         chosen = places[first : first + _ROWS_AT_ONCE]
         rows = Rows(population.features[chosen], population.labels[chosen])

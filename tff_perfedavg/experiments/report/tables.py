@@ -17,6 +17,8 @@ from tff_perfedavg.experiments.evaluation.metrics import (
 from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.files import atomic_write
 
+_USERS = "users (number)"
+
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
     """Returns the chosen steps of a summary under readable names, in percent."""
@@ -33,7 +35,7 @@ def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame
         }
     ).dropna(axis="columns", how="all")
     if (chosen.groupby(level="users")["num_users"].nunique() > 1).any():
-        table["users (number)"] = chosen["num_users"]
+        table[_USERS] = chosen["num_users"]
     return _with_steps(table, summary)
 
 
@@ -56,7 +58,10 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
     percent = percent_table(summary, steps)
     parts = []
     for group in percent.index.unique("users"):
-        text = percent.xs(group, level="users").to_string(
+        table = percent.xs(group, level="users")
+        if _USERS in table and table[_USERS].nunique() == 1:
+            table = table.drop(columns=_USERS)
+        text = table.to_string(
             formatters={"loss": "{:.3f}".format}, float_format="{:.1f}".format
         )
         num_users = summary.xs(group, level="users")["num_users"].max()
@@ -66,7 +71,6 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
 
 # What `classes_table` shows.
 CLASSES_HELD = "mean accuracy % by the number of classes in a user's adaptation rows"
-_USERS = "users (number)"
 
 
 def classes_table(
