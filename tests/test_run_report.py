@@ -139,7 +139,14 @@ def test_the_page_has_every_figure_and_each_is_a_file_in_two_forms(written):
 def test_the_page_has_every_table_with_what_was_measured(written, runs):
     page = page_of(written)
     captions = re.findall(r"<p>([^<]*)</p>\s*<table", page)
-    words = ("before (0 steps)", "evenly", "second against", "took", "Settings")
+    words = (
+        "before (0 steps)",
+        "number of classes",
+        "evenly",
+        "second against",
+        "took",
+        "Settings",
+    )
     assert len(captions) == len(words)
     for caption, word in zip(captions, words, strict=True):
         assert word in caption

@@ -77,7 +77,9 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
     for run, label, experiment in zip(runs, labels, loaded, strict=True):
         per_user = _read_csv(run.per_user).assign(algorithm=label)
         population = build_population(experiment, run.root)
-        baselines = _read_csv(run.baselines) if run.has_baselines else None
+        baselines = None
+        if run.has_baselines:
+            baselines = with_classes_held(_read_csv(run.baselines), population)
         records.append(
             RunRecord(
                 label,

@@ -105,8 +105,9 @@ def classes_table(
         for group in texts.index.unique("users")
         for frame in (sizes, texts)
     ]
-    table = pd.concat(parts).replace("nan", "-")
-    return table.rename_axis(columns="classes held")
+    table = pd.concat(parts).replace("nan", "-").rename_axis(columns="classes held")
+    has_baselines = BASELINE in found.index.unique("kind")
+    return table if has_baselines else table.droplevel("kind")
 
 
 def format_classes_table(table: pd.DataFrame) -> str:
