@@ -7,7 +7,7 @@ user's labels give by themselves (its majority class, and each run's model befor
 adapting, with the classes masked that the user does not hold, and with its logits
 shifted by the user's label shares, + log p_user - log p_all), and what a user reaches
 by training alone from the random start, by the same number of steps and to convergence
-(of each group of users 100 at most). --pooled adds one model that is trained on all
+(of each group of users 50 at most). --pooled adds one model that is trained on all
 training users' rows without federation.
 Where users differ in how many classes they hold, a second table tells accuracies by
 that number. Runs without a model are named and left out. Writes, under
@@ -74,7 +74,7 @@ def main(flag_values):
 
     from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
     from tff_perfedavg.experiments.evaluation import metrics
-    from tff_perfedavg.experiments.evaluation.baselines import combine
+    from tff_perfedavg.experiments.evaluation.baseline_names import combine
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 

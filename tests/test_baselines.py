@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
-from tff_perfedavg.experiments.evaluation import baselines
+from tff_perfedavg.experiments.evaluation import baseline_names
 from tff_perfedavg.experiments.evaluation.baselines import (
     adaptation_histograms,
     evaluate_baselines,
@@ -198,10 +198,10 @@ def frame_of(values, baseline, **columns):
 def test_what_runs_have_in_common_is_told_once_and_the_rest_by_the_runs_name():
     def of_run(alone, shares):
         parts = [frame_of(alone, LOCAL), frame_of([1, 2], MAJORITY)]
-        return pd.concat([*parts, frame_of(shares, baselines.SHARES)])
+        return pd.concat([*parts, frame_of(shares, baseline_names.SHARES)])
 
     same, other = of_run([3, np.inf], [1, 1]), of_run([3, 4], [1, 1])
-    found = baselines.combine(
+    found = baseline_names.combine(
         [same, same.sample(frac=1, random_state=0), other], ["A + update", "B", "C"]
     )
     # Label shares are a run's own, even where they come out alike.

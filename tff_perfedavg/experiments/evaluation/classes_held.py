@@ -11,7 +11,7 @@ import pandas as pd
 
 from tff_perfedavg.data.heterogeneity import label_histograms
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.experiments.evaluation.baselines import has_classes
+from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
 from tff_perfedavg.experiments.evaluation.metrics import with_kind
 
 COLUMN = "num_classes_held"

@@ -12,9 +12,9 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
 from tff_perfedavg.experiments.evaluation.baselines import (
     evaluate_baselines,
-    has_classes,
 )
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.evaluation.baseline_names import CONVERGED, LOCAL
 from tff_perfedavg.experiments.evaluation.evaluate_users import (
     choose_users,
     per_user_rows,
@@ -18,12 +19,11 @@ from tff_perfedavg.federated.personalization_eval import stack_results
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 
-LOCAL, CONVERGED = "local training", "local training to convergence"
 # Tried beside the adaptation's own, which suits a trained model and may be far too low
 # or too high for a random start.
 LEARNING_RATES = (0.01, 0.1, 1.0)
 # Of each group. A user that trains alone takes many times the steps of one that adapts.
-MOST_USERS = 100
+MOST_USERS = 50
 
 
 def evaluate_local_training(

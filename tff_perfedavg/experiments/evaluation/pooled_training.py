@@ -9,6 +9,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.experiments.evaluation.baseline_names import POOLED
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.optimization.adam import AdamState, adam_step, start
@@ -16,7 +17,6 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.gradients import loss_and_gradient
 from tff_perfedavg.progress import progress
 
-POOLED = "pooled training"
 # The budget: Adam at its paper's rate, on so many rows a step.
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 2000, 64, 0.001
 # Sets these draws apart from every other use of the same seed.

@@ -61,7 +61,7 @@ def adaptation_curves(
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
-      baselines: rows of `baselines.combine`; of each kind the best is drawn, thin, and
+      baselines: rows of `baseline_names.combine`; of each kind the best is drawn, thin, and
         what takes no steps is level.
     """
     column, scale, quantity = _quantity(per_user)

@@ -16,7 +16,7 @@ from tff_perfedavg import __version__, errors
 from tff_perfedavg.data import heterogeneity
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baselines import combine
+from tff_perfedavg.experiments.evaluation.baseline_names import combine
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.metrics import (
     FEWEST_USERS,

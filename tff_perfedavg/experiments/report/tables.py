@@ -175,7 +175,7 @@ def write_report(
       per_user: as for `metrics.summarize`.
       directory: where the files are written.
       prefix: of their names.
-      baselines: rows of `baselines.combine`.
+      baselines: rows of `baseline_names.combine`.
 
     Returns:
       The files written: `table.csv`, `adaptation_curve.png` and, if users differ in

@@ -12,10 +12,10 @@ import pandas as pd
 from tff_perfedavg.algorithms.registry import BASELINE
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
 from tff_perfedavg.experiments.evaluation.baselines import (
     adaptation_histograms,
     evaluate_baselines,
-    has_classes,
 )
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
 from tff_perfedavg.experiments.files import trained_model
