@@ -61,8 +61,8 @@ def adaptation_curves(
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
-      baselines: rows of `baseline_names.combine`; of each kind the best is drawn, thin, and
-        what takes no steps is level.
+      baselines: rows of `baseline_names.combine`; of each kind the best is drawn, thin,
+        and what takes no steps is level.
     """
     column, scale, quantity = _quantity(per_user)
     figure, panels = _panels(per_user["users"].unique())
