@@ -12,7 +12,10 @@ from random rows, run in turn:
   vectorized  ours, blocks of users, side by side
   plain     the same TensorFlow graph in a tf.function, outside TFF
 
-and, with --peers, a PyTorch loop and JAX's vmap and lax.map over users, each in an
+With --family, every algorithm of the registry beside FedAvg instead, in blocks of users
+one after the other, or side by side for a tiny model, in turn in one run.
+
+And, with --peers, a PyTorch loop and JAX's vmap and lax.map over users, each in an
 environment of its own that is made under --peers_dir. Prints a table, the ratios of
 medians, and the share of the machine's float32 matrix-product rate that is reached;
 writes all as JSON.
@@ -66,6 +69,12 @@ def define(flag_values):
     )
     flags.DEFINE_integer(
         "repeats", 7, "Rounds timed.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_bool(
+        "family",
+        False,
+        "Measure every algorithm against FedAvg, and nothing else.",
+        flag_values=flag_values,
     )
     flags.DEFINE_bool(
         "peers", False, "Measure the peers, too.", flag_values=flag_values
@@ -218,6 +227,73 @@ def contenders(store, model, algorithm, stock_runtime, flag_values):
     return found
 
 
+def family(store, model, form, flag_values):
+    """From every method's name to a function that runs one of its rounds."""
+    import numpy as np
+
+    import tff_perfedavg as pfa
+    from tff_perfedavg.algorithms.registry import ALGORITHMS, LocalSettings, methods
+    from tff_perfedavg.settings import settings_of
+
+    chosen = dict(methods())
+    # What else of them costs otherwise.
+    for method in ("exact", "first_order"):
+        chosen[f"{method}, 5 inner steps"] = {**chosen[method], "inner_steps": 5}
+    for method in ("exact", "hessian_free"):
+        rows = {**chosen[method], "hessian_batch": "support"}
+        chosen[f"{method}, D'' = D"] = rows
+    per_weight = {**chosen["meta_sgd"], "learned_rates": "per_weight"}
+    chosen["meta_sgd, per weight"] = per_weight
+    data = pfa.choose_client_data(store, model, flag_values.cohort, form)
+    clients = data.clients(np.arange(flag_values.cohort, dtype=np.int32))
+    found = {}
+    for name, settings in chosen.items():
+        known = ("algorithm", "variant")
+        own = {key: value for key, value in settings.items() if key not in known}
+        if "head_tensors" in settings_of(ALGORITHMS[settings["algorithm"]]):
+            # A kernel and a bias have no body before them.
+            own["head_tensors"] = min(2, len(model.init(0)) - 1)
+        local = LocalSettings(
+            **{key: value for key, value in settings.items() if key in known},
+            num_local_steps=flag_values.num_local_steps,
+            batch_size=flag_values.batch_size,
+            options=own,
+        )
+        process = pfa.build_process(model, local.config, client_data=data)
+        found[name] = _rounds(process, clients)
+    return found
+
+
+def _rounds(process, clients):
+    state = process.initialize()
+
+    def run():
+        nonlocal state
+        state = process.next(state, clients).state
+
+    return run
+
+
+def measure_family(work, store, model, flag_values):
+    """Measures every method, prints a line of each, and returns them."""
+    form = "blocks_vectorized" if work == "tiny" else "blocks_loop"
+    taken = measure(family(store, model, form, flag_values), flag_values)
+    median = {name: statistics.median(times) for name, times in taken.items()}
+    print(f"\n{work}, {form}: ms per user, and times FedAvg's")
+    for name, value in median.items():
+        # Of every round's own ratio: what slows the machine slows both.
+        ratio = statistics.median(
+            a / b for a, b in zip(taken[name], taken["fed_avg"], strict=True)
+        )
+        print(f"  {name:28} {value:8.3f} {ratio:8.2f}", flush=True)
+    return {
+        "work": work,
+        "form": form,
+        "milliseconds_per_user": taken,
+        "median": median,
+    }
+
+
 def measure(found, flag_values):
     """Milliseconds per user of every repeat, the contenders in turn."""
     for run in found.values():
@@ -322,6 +398,10 @@ def main(flag_values):
     with stock_runtime() as stock, tempfile.TemporaryDirectory() as directory:
         for work in flag_values.work:
             store, model = make_work(work, pathlib.Path(directory), flag_values)
+            if flag_values.family:
+                row = measure_family(work, store, model, flag_values)
+                results["rows"].append(row)
+                continue
             for algorithm in flag_values.algorithm:
                 taken = measure(
                     contenders(store, model, algorithm, stock, flag_values), flag_values

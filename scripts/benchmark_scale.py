@@ -14,10 +14,10 @@ import time
 
 from absl import flags
 
-from tff_perfedavg.algorithms.per_fed_avg import VARIANTS
 from tff_perfedavg.experiments.files.run_facts import memory_mb
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.hessian import VARIANTS
 
 
 def define(flag_values):

@@ -4,8 +4,11 @@ Prints, for each run, over users seen in training: the norm of the population's
 meta-gradient on all rows, the relative errors of the first-order and the Hessian-free
 form, the variances within users (sigma) and between them (gamma) of gradients and
 Hessians, the floor alpha^2 sigma_G^2 / D, and how far users drift apart in a round.
-Symbols are those of arXiv 2002.07948, section 4. Writes them as
-results/NAME/diagnostics.csv under --root_output_dir.
+Symbols are those of arXiv 2002.07948, section 4. Then a curvature guard: the largest
+Hessian eigenvalue of each user, the shares of users with alpha times it above 1 and
+above 2, and the alpha that would keep all below 1; --notheory measures this alone.
+Writes results/NAME/diagnostics.csv and, with each user's eigenvalue,
+diagnostics.per_user.csv beside it, under --root_output_dir.
 """
 
 import dataclasses
@@ -29,6 +32,13 @@ def define(flag_values):
         flag_values=flag_values,
     )
     common_flags.define_root(flag_values)
+    flags.DEFINE_bool(
+        "theory",
+        True,
+        "Measure what the theory speaks of, too; else curvature alone, in less time "
+        "and memory.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer(
         "num_users", 20, "Users; 0 for all.", lower_bound=0, flag_values=flag_values
     )
@@ -38,7 +48,7 @@ def define(flag_values):
     flags.DEFINE_integer(
         "base_random_seed",
         0,
-        "Seed of the probes.",
+        "Seed of the probes and of the eigenvalues' start vectors.",
         lower_bound=0,
         flag_values=flag_values,
     )
@@ -59,36 +69,52 @@ def main(flag_values):
     command.load_frameworks()
     import pandas as pd
 
+    from tff_perfedavg.algorithms.curvature import curvature_guard
     from tff_perfedavg.algorithms.diagnostics import draw_probes
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
-    from tff_perfedavg.experiments.evaluation.diagnosis import diagnose
+    from tff_perfedavg.experiments.evaluation.diagnosis import (
+        diagnose,
+        guard_in_words,
+        measure_curvature,
+    )
+    from tff_perfedavg.experiments.files.rows import write_rows
     from tff_perfedavg.experiments.files.sources import check_sources
 
-    rows = []
-    for run, (weights, experiment) in zip(runs, loaded, strict=True):
+    seed = flag_values.base_random_seed
+    rows, per_user, told = [], [], []
+    for run, (learned, experiment) in zip(runs, loaded, strict=True):
+        weights = experiment.local.adaptation.weights(learned)
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
+        users = population.training_users[: flag_values.num_users or None]
+        model = build_model(experiment, population)
         # FedAvg's point is measured as Per-FedAvg's would be.
         local = PerFedAvgConfig.of(experiment.local)
-        users = population.training_users
-        if flag_values.num_users:
-            users = users[: flag_values.num_users]
-        found = diagnose(
-            build_model(experiment, population),
-            weights,
-            population,
-            users,
-            local,
-            draw_probes(weights, flag_values.num_probes, flag_values.base_random_seed),
-        )
-        rows.append({"run": run.name, **dataclasses.asdict(found)})
+        facts = {"run": run.name}
+        if flag_values.theory:
+            probes = draw_probes(weights, flag_values.num_probes, seed)
+            found = diagnose(model, weights, population, users, local, probes)
+            facts |= dataclasses.asdict(found)
+        moves = experiment.local.adaptation.build().moves
+        curvature = measure_curvature(model, weights, population, users, seed, moves)
+        eigenvalues, alpha = curvature["curvature"], local.inner_learning_rate
+        guard = curvature_guard(eigenvalues, alpha)
+        rows.append(facts | dataclasses.asdict(guard))
+        per_user.append(curvature.assign(run=run.name))
+        told.append(f"{run.name}: {guard_in_words(guard, alpha, eigenvalues)}")
+        left = len(population.training_users) - len(users)
+        if left:
+            told.append(f"  Not measured: {left} users more; --num_users=0 takes all.")
     table = pd.DataFrame(rows).set_index("run").T
     print(table.to_string(float_format="{:.4g}".format))
+    print(*told, sep="\n")
     path = runs[0].results / "diagnostics.csv"
     with atomic_write(path) as file:
         table.to_csv(file)
     print(f"Written: {path}")
+    path = runs[0].results / "diagnostics.per_user.csv"
+    print(f"Written: {write_rows(pd.concat(per_user), path)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from tff_perfedavg import errors
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def define(flag_values):
@@ -37,6 +36,7 @@ def define(flag_values):
     )
     common_flags.define_root(flag_values)
     common_flags.define_adaptation(flag_values, "each run's")
+    common_flags.define_what_moves(flag_values)
     flags.DEFINE_bool(
         "baselines",
         True,
@@ -54,10 +54,8 @@ def define(flag_values):
 
 def main(flag_values):
     check_run_names(flag_values.experiment_name)
-    # A run's own rate was checked when it was trained.
-    rate = flag_values.inner_learning_rate
-    steps, batch = flag_values.adaptation_steps, flag_values.adaptation_batch_size
-    AdaptationConfig(1.0 if rate is None else rate, steps, batch)
+    changes = common_flags.adaptation_changes(flag_values)
+    steps = flag_values.adaptation_steps
     if flag_values.pooled and not flag_values.baselines:
         raise errors.ConfigError(
             "pooled is true, but baselines is false; pooled training is a baseline."
@@ -80,16 +78,14 @@ def main(flag_values):
 
     use_local_runtime()
     per_user = evaluation.evaluate_runs(
-        runs, rate, steps, batch, seed=flag_values.base_random_seed
+        runs, changes, seed=flag_values.base_random_seed
     )
     evaluation.save_rows(runs, per_user)
     combined = None
     if flag_values.baselines:
         baselines = evaluation.evaluate_baselines_of_runs(
             runs,
-            rate,
-            steps,
-            batch,
+            changes,
             seed=flag_values.base_random_seed,
             pooled=flag_values.pooled,
         )

@@ -4,6 +4,7 @@ Measures the model on its own population for the card inside the file, and repla
 file in TensorFlow's interpreter and in LiteRT against TensorFlow before it appears.
 """
 
+import dataclasses
 import pathlib
 
 from absl import flags
@@ -40,7 +41,9 @@ def main(flag_values):
     from tff_perfedavg.experiments.files import trained_model, trained_runs
     from tff_perfedavg.experiments.files.run_paths import RunPaths
 
-    trained_model.load(checkpoint)
+    _, experiment = trained_model.load(checkpoint)
+    config = dataclasses.replace(config, trained=experiment.local)
+    command.warn(config.differences())
     command.warn(trained_runs.diverged_warnings(RunPaths.of_model(checkpoint)))
     command.load_frameworks()
     from tff_perfedavg.experiments.deploy.export_run import export_run

@@ -12,7 +12,6 @@ from absl import flags
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_experiment_name
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def define(flag_values):
@@ -34,6 +33,7 @@ def define(flag_values):
         flag_values=flag_values,
     )
     common_flags.define_adaptation(flag_values, "the run's")
+    common_flags.define_what_moves(flag_values)
     flags.DEFINE_integer(
         "adaptation_rows",
         None,
@@ -46,13 +46,7 @@ def define(flag_values):
 def main(flag_values):
     check_experiment_name(flag_values.experiment_name)
     users = command.numbers(flag_values, "users", int)
-    rate = flag_values.inner_learning_rate
-    config = AdaptationConfig(
-        1.0 if rate is None else rate,
-        flag_values.adaptation_steps,
-        flag_values.adaptation_batch_size,
-        flag_values.adaptation_rows,
-    )
+    changes = common_flags.adaptation_changes(flag_values)
     run = RunPaths(
         pathlib.Path(flag_values.root_output_dir), flag_values.experiment_name
     )
@@ -60,9 +54,7 @@ def main(flag_values):
 
     weights, experiment = trained_model.load(run.model)
     command.warn(trained_runs.diverged_warnings(run))
-    if rate is None:
-        rate = experiment.local.inner_learning_rate
-        config = dataclasses.replace(config, inner_learning_rate=rate)
+    config = dataclasses.replace(experiment.local.adaptation, **changes)
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population

@@ -55,11 +55,11 @@ def _evaluate(runs, without_baselines, steps):
 
     use_local_runtime()
     if runs:
-        per_user = evaluation.evaluate_runs(runs, None, steps, None)
+        per_user = evaluation.evaluate_runs(runs, {"num_steps": steps})
         evaluation.save_rows(runs, per_user)
     if without_baselines:
         baselines = evaluation.evaluate_baselines_of_runs(
-            without_baselines, None, steps, None
+            without_baselines, {"num_steps": steps}
         )
         evaluation.save_baselines(without_baselines, baselines)
 

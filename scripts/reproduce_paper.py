@@ -14,7 +14,7 @@ import pathlib
 from absl import flags
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.registry import methods
+from tff_perfedavg.algorithms.registry import paper_methods
 from tff_perfedavg.data.config import DATASETS, PAPER, PAPER_DIFF_HETERO
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.experiment import Experiment
@@ -44,7 +44,7 @@ def define(flag_values):
         "inner_learning_rate", "0.01,0.001", "Values of alpha.", flag_values=flag_values
     )
     flags.DEFINE_list(
-        "method", ",".join(methods()), "Algorithms.", flag_values=flag_values
+        "method", ",".join(paper_methods()), "Algorithms.", flag_values=flag_values
     )
     flags.DEFINE_list("seeds", "0,1,2", "One run each.", flag_values=flag_values)
     flags.DEFINE_integer(
@@ -81,7 +81,7 @@ def main(flag_values):
     for name, known in (
         ("dataset", DATASETS),
         ("partition", (PAPER, PAPER_DIFF_HETERO)),
-        ("method", methods()),
+        ("method", paper_methods()),
     ):
         for value in flag_values[name].value:
             errors.check_known(name, value, known)

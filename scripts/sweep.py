@@ -81,6 +81,7 @@ def define(flag_values):
         "Whether to show what label shares and training alone give.",
         flag_values=flag_values,
     )
+    common_flags.define_what_moves(flag_values)
     common_flags.define_data_dir(flag_values)
     experiment_flags.define(flag_values)
     flags.adopt_module_key_flags(settings_flags, flag_values)
@@ -123,24 +124,34 @@ def main(flag_values):
         errors.check_known("choose", name, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
+    moves = common_flags.what_moves(flag_values)
     for rate in rates or [base.local.inner_learning_rate]:
         for most in rows:
-            AdaptationConfig(rate, flag_values.adaptation_steps, num_rows=most or None)
+            AdaptationConfig(
+                rate, flag_values.adaptation_steps, num_rows=most or None, **moves
+            )
     command.load_frameworks()
+    from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation import metrics
+    from tff_perfedavg.experiments.files.initial_weights import starting_from
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.experiments.study import study, study_baselines, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
-    runs = sweep.sweep_runs(base, grid, rates, flag_values.adaptation_steps, rows)
+    runs = sweep.sweep_runs(
+        base, grid, rates, flag_values.adaptation_steps, rows, moves
+    )
     root = pathlib.Path(flag_values.root_output_dir)
     # All of them, before the first run begins.
     for run in runs:
         paths = RunPaths(root, run.name)
         if run.experiment.has_own_model:
             find_model_file(run.experiment.model)
-        build_population(run.experiment, paths.root, flag_values.data_dir)
+        population = build_population(run.experiment, paths.root, flag_values.data_dir)
+        if run.experiment.initial:
+            initial = pathlib.Path(run.experiment.initial)
+            starting_from(build_model(run.experiment, population), initial)
     use_local_runtime()
     study.run_all(runs, base, root)
     if flag_values.baselines:

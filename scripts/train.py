@@ -23,7 +23,10 @@ from tff_perfedavg.experiments.settings.experiment import (
     check_experiment_name,
     check_workers,
 )
-from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.model_file import (
+    find_model_file,
+    find_trained_model,
+)
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 
 
@@ -62,6 +65,8 @@ def main(flag_values):
     paths.check_writable()
     if experiment.has_own_model:
         find_model_file(experiment.model)
+    if experiment.initial:
+        find_trained_model(experiment.initial)
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.assemble.runtime import runtime

@@ -13,8 +13,8 @@ import pytest
 def shared(prepared, made):
     """Lets runs share prepared data sets and the learning processes on them.
 
-    A learning process has no state of its own. Those of a user's own model or store,
-    which may change under a test's hands, are built anew.
+    A learning process has no state of its own. Those of a user's own model, store or
+    initial weights, which may change under a test's hands, are built anew.
 
     Args:
       prepared: directory of the prepared data sets.
@@ -31,7 +31,8 @@ def shared(prepared, made):
     build_process, path_of = build.build_process, population.population_path
 
     def shared_process(experiment, model, client_data):
-        if experiment.data.store or experiment.has_own_model:
+        own = experiment.data.store or experiment.has_own_model or experiment.initial
+        if own:
             return build_process(experiment, model, client_data)
         key = dataclasses.replace(experiment, total_rounds=1)
         if key not in made:

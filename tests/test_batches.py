@@ -179,3 +179,32 @@ def test_keys_of_several_users_are_those_of_each():
     assert np.array_equal(together, alone)
     assert len({tuple(key.numpy()) for key in together}) == 3
     assert not np.array_equal(together, batches.user_key(seed, tf.constant(1), users))
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_random_sizes_are_from_one_to_all_and_equally_likely(count):
+    masks = tf.function(batches.random_masks)(
+        tf.constant(count), tf.constant([3, 4]), 4000, 8
+    ).numpy()
+    sizes = masks.sum(1).astype(int)
+    # A batch's first rows, which are drawn at random, count.
+    assert all((row[:size] == 1).all() for row, size in zip(masks, sizes, strict=True))
+    shares = np.bincount(sizes, minlength=count + 1) / len(sizes)
+    assert shares[0] == 0
+    assert len(shares) == count + 1
+    # Four standard deviations.
+    assert np.abs(shares[1:] - 1 / count).max() < 4 * np.sqrt(1 / count / 4000)
+
+
+def test_random_sizes_are_keyed_by_user_and_step():
+    keys, counts = tf.constant([[1, 5], [1, 6]]), tf.constant([8, 8])
+    both = batches.random_masks(counts, keys, 50, 8)
+    assert both.shape == [50, 2, 8]
+    for user in range(2):
+        alone = batches.random_masks(counts[user], keys[user], 50, 8)
+        assert np.array_equal(alone, both[:, user])
+        fewer = batches.random_masks(counts[user], keys[user], 20, 8)
+        assert np.array_equal(alone[:20], fewer)
+    assert not np.array_equal(both[:, 0], both[:, 1])
+    nobody = batches.random_masks(tf.constant(0), keys[0], 5, 8)
+    assert not nobody.numpy().any()

@@ -94,6 +94,46 @@ def test_an_unknown_variant_lists_the_known_ones():
             "variant is 'full'; known: exact, first_o",
         ),
         (lambda: Experiment(algorithm="sgd"), "algorithm is 'sgd'; known: fed_avg"),
+        (
+            lambda: Experiment(server_optimizer="lamb"),
+            "server_optimizer is 'lamb'; known: sgdm, adam, yogi, adagrad",
+        ),
+        (
+            lambda: Experiment(server_learning_rate=0.0),
+            "server_learning_rate is 0.0; it must be a number above 0",
+        ),
+        (
+            lambda: Experiment(server_learning_rate=math.nan),
+            "server_learning_rate is nan; it must be a number above 0",
+        ),
+        (
+            lambda: Experiment(server_optimizer="adam", server_momentum=0.9),
+            "server_momentum is 0.9, but server_optimizer adam has none; .* sgdm",
+        ),
+        (
+            lambda: Experiment(server_beta_1=0.0),
+            "server_beta_1 is 0.0, but server_optimizer sgdm has none; .* adam or yogi",
+        ),
+        (
+            lambda: Experiment(server_optimizer="adagrad", server_beta_2=0.9),
+            "server_beta_2 is 0.9, but server_optimizer adagrad has none",
+        ),
+        (
+            lambda: Experiment(server_epsilon=1e-3),
+            "server_epsilon is 0.001, but server_optimizer sgdm has none",
+        ),
+        (
+            lambda: Experiment(server_optimizer="yogi", server_epsilon=0.0),
+            "server_epsilon is 0.0; it must be a number above 0",
+        ),
+        (
+            lambda: Experiment(server_momentum=1.0),
+            "server_momentum is 1.0; it must be from 0 to 0.999999",
+        ),
+        (
+            lambda: Experiment(server_optimizer="adam", server_beta_2=1.0),
+            "server_beta_2 is 1.0; it must be from 0 to 0.999999",
+        ),
         (lambda: check_experiment_name("../x"), "experiment_name is '../x'"),
         (lambda: check_experiment_name(""), "experiment_name is ''"),
     ],

@@ -106,6 +106,20 @@ def test_a_run_begun_anew_with_other_rates_forgets_that_it_diverged(
     assert trained_model.load(again.model)[1] == tame
 
 
+def test_where_the_servers_rate_is_given_it_is_among_the_remedies(
+    tff, store, diverging
+):
+    from tff_perfedavg.experiments.training.training import train
+
+    experiment, _, message = diverging
+    assert "Lower the outer or the inner learning rate." in message
+    given = dataclasses.replace(experiment, server_learning_rate=0.9)
+    with pytest.raises(
+        errors.Diverged, match="Lower the server's, the outer or the inner learning"
+    ):
+        train(given, store)
+
+
 def test_an_aggregate_that_is_not_finite_ends_the_run(tff, store, monkeypatch):
     """Every user's update is finite; their mean, made by TFF, is not."""
     import tensorflow as tf

@@ -7,10 +7,11 @@ import tensorflow as tf
 
 from tests import reference
 from tests.helpers import batch_of, relative_error
-from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig, meta_gradient
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.dense import logistic_regression, mlp
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.ondevice.supported import _all_operations
+from tff_perfedavg.optimization.inner_steps import meta_gradient
 
 # Unlike rates, so that one in the other's place shows.
 CONFIG = PerFedAvgConfig(inner_learning_rate=0.3, outer_learning_rate=0.07)
@@ -45,10 +46,8 @@ def of_batches(loss, point, batches, config, **options):
     """The library's result; call it in a graph."""
     by_role = dict(zip(("support", "query", "hessian"), batches, strict=True))
     inner = config.build().adaptation
-    gradient, losses = meta_gradient(
-        loss, point, by_role, inner, config.product, **options
-    )
-    return Result(gradient, **losses)
+    found = meta_gradient(loss, point, by_role, inner, config.product, **options)
+    return Result(found.of_weights, **found.losses)
 
 
 def in_graph(loss, weights, batches, config, **options):

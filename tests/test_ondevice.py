@@ -13,11 +13,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import reference
+from tests import family_reference, reference
 from tests.helpers import relative_error, rows_of
 from tests.needs import needs_data
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.per_fed_avg import VARIANTS, PerFedAvgConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.algorithms.registry import LocalSettings
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
@@ -26,6 +27,7 @@ from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_inference, export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.signatures import DeviceModule
+from tff_perfedavg.optimization.hessian import VARIANTS
 
 layers = tf.keras.layers
 SMALL = mlp((4,), 3, hidden=(5,))
@@ -1216,3 +1218,95 @@ def test_a_device_refuses_another_population(tmp_path, small_file):
     config = dataclasses.replace(AdaptationConfig(0.1), batch_size=6)
     with pytest.raises(errors.ConfigError, match="Export it with a larger batch_size"):
         on_device.personalize(path, population, groups, config)
+
+
+# ---------------------------------------------------------- what training deploys
+
+
+@pytest.mark.parametrize("grain", ["per_tensor", "per_weight"])
+def test_learned_rates_and_the_pull_are_in_the_file(tmp_path, grain):
+    trained = LocalSettings(
+        algorithm="meta_sgd",
+        inner_learning_rate=0.3,
+        options={"inner_steps": 2, "inner_pull": 0.5, "learned_rates": grain},
+    )
+    rng = np.random.default_rng(5)
+    weights = SMALL.init(1)
+    shapes = [()] * 4 if grain == "per_tensor" else [w.shape for w in weights]
+    logs = [rng.normal(size=shape).astype(np.float32) / 3 for shape in shapes]
+    held = [np.stack(logs)] if grain == "per_tensor" else logs
+    config = ExportConfig(batch_size=4, max_local_steps=2, trained=trained)
+    path = tmp_path / "m.tflite"
+    export_tflite(SMALL, [*weights, *held], path, config)
+    device = OnDeviceModel(path)
+    assert device.card["variant"] == "meta_sgd"
+    assert device.card["adaptation"] == {
+        "num_steps": 2,
+        "moves": "all",
+        "head_tensors": None,
+        "pull": 0.5,
+        "learned_rates": grain,
+    }
+    x, y = small_batch()
+    for _ in range(3):
+        # A factor of the rates in the file.
+        device.adapt(x, y, 1.0)
+    expected = family_reference.user_steps(
+        BY_HAND,
+        [w.astype(np.float64) for w in weights],
+        (x, y),
+        0.3,
+        3,
+        range(4),
+        pull=0.5,
+        factors=[np.exp(r) for r in logs],
+    )[-1]
+    assert relative_error(device.weights, expected) < 1e-5
+    # Both are learned, and sent.
+    roles = {role: (x, y) for role in ("support", "query", "hessian")}
+    update, _, _ = device.meta_update([*weights, *held], [roles], 0.3, 0.1)
+    assert [u.shape for u in update] == [w.shape for w in (*weights, *held)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "moving"),
+    [
+        ("boil", (0, 1)),
+        pytest.param("anil", (2, 3), marks=pytest.mark.slow),
+        pytest.param("p_fed_me", (0, 1, 2, 3), marks=pytest.mark.slow),
+        pytest.param("fed_babu", (0, 1, 2, 3), marks=pytest.mark.slow),
+        pytest.param("fed_prox", (0, 1, 2, 3), marks=pytest.mark.slow),
+        ("fed_recon", (2, 3)),
+    ],
+)
+def test_what_moved_in_training_moves_on_a_device(tmp_path, algorithm, moving):
+    trained = LocalSettings(algorithm=algorithm, inner_learning_rate=0.1)
+    config = ExportConfig(batch_size=4, max_local_steps=2, trained=trained)
+    path, weights = tmp_path / "m.tflite", SMALL.init(1)
+    # Its gate holds `meta_update` to the algorithm.
+    export_tflite(SMALL, weights, path, config)
+    device = OnDeviceModel(path)
+    assert device.card["variant"] == algorithm
+    x, y = small_batch()
+    device.adapt(x, y, 0.1)
+    pull = trained.adaptation.pull
+    after = family_reference.user_steps(
+        BY_HAND, [w.astype(float) for w in weights], (x, y), 0.1, 1, moving, pull
+    )[-1]
+    assert relative_error(device.weights, [after[i] for i in moving]) < 1e-5
+
+
+def test_an_export_tells_what_differs_from_training():
+    boil = LocalSettings(algorithm="boil", num_local_steps=4, batch_size=20)
+    as_trained = ExportConfig(trained=boil)
+    assert as_trained.differences() == []
+    config = ExportConfig(
+        3, variant="exact", max_local_steps=2, num_trainable=2, trained=boil
+    )
+    moves, variant, rows, steps = config.differences()
+    assert "adapts the last 2 weight tensors" in moves
+    assert "training adapted all but the last 2" in moves
+    assert "variant is exact" in variant
+    assert "took those of boil" in variant
+    assert "fewer rows than the 20" in rows
+    assert "fewer than the 4 local steps" in steps

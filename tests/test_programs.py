@@ -73,15 +73,15 @@ def test_train_and_evaluate_from_files(tff, paths):
     hparams = pd.read_csv(paths.hparams, index_col="name")["value"]
     assert hparams["inner_learning_rate"] == "0.01"
 
-    per_user = evaluate_runs([paths], None, 3, None)
+    per_user = evaluate_runs([paths], {"num_steps": 3})
     assert len(per_user) == 26 * 4
     assert per_user.groupby("users")["user"].nunique().to_dict() == {
         "new": 6,
         "seen": 20,
     }
-    again = evaluate_runs([paths], 0.01, 3, None)
+    again = evaluate_runs([paths], {"inner_learning_rate": 0.01, "num_steps": 3})
     pd.testing.assert_frame_equal(per_user, again)
-    further = evaluate_runs([paths], 0.02, 3, None)
+    further = evaluate_runs([paths], {"inner_learning_rate": 0.02, "num_steps": 3})
     assert not np.allclose(per_user["loss"], further["loss"])
 
 
@@ -128,9 +128,9 @@ def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
     fed_avg = dataclasses.replace(SHORT, algorithm="fed_avg")
     for run, experiment in zip(runs, (SHORT, SHORT, fed_avg), strict=True):
         trained_model.save(run.model, weights, experiment)
-    names = evaluate_runs(runs[:2], None, 0, None)["algorithm"]
+    names = evaluate_runs(runs[:2], {"num_steps": 0})["algorithm"]
     assert [*names.unique()] == ["first", "second"]
-    names = evaluate_runs(runs[1:], None, 0, None)["algorithm"]
+    names = evaluate_runs(runs[1:], {"num_steps": 0})["algorithm"]
     assert [*names.unique()] == ["Per-FedAvg exact", "FedAvg + update"]
 
 
@@ -269,7 +269,7 @@ def test_weights_of_another_model_are_refused(tff, paths):
 
     trained_model.save(paths.model, [np.zeros([3])], SHORT)
     with pytest.raises(errors.CheckpointError, match=r"model\.npz has weights of oth"):
-        evaluate_runs([paths], None, 1, None)
+        evaluate_runs([paths], {"num_steps": 1})
 
 
 def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):

@@ -80,6 +80,26 @@ def test_help_answers_without_loading_a_framework(script):
         ),
         (
             "train.py",
+            ["--experiment_name=a", "--initial=/nope.npz"],
+            "No trained model at /nope.npz; train one",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--server_optimizer=lamb"],
+            "<sgdm|adam|yogi|adagrad>",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--server_optimizer=adam", "--server_momentum=0.9"],
+            "server_momentum is 0.9, but server_optimizer adam has none",
+        ),
+        (
+            "sweep.py",
+            ["--grid=server_learning_rate=1,0"],
+            "server_learning_rate is 0.0; it must be a number above 0",
+        ),
+        (
+            "train.py",
             ["--experiment_name=a", "--root_output_dir=/dev/null/x"],
             "/dev/null is no directory",
         ),
@@ -302,6 +322,24 @@ def test_diagnose_measures_a_trained_run(run, trained):
     assert found["sigma_g"] > 0
     assert found["gamma_g"] > 0
     assert 0 < found["hessian_free_error"] < found["first_order_error"]
+    per_user = pd.read_csv(trained.paths.results / "diagnostics.per_user.csv")
+    assert [*per_user["run"]] == ["trained"] * 3
+    assert (per_user["num_rows"] > 0).all()
+    # At the run's inner learning rate, 0.01.
+    assert found["share_above_one"] == (0.01 * per_user["curvature"] > 1).mean()
+    assert found["curvature_max"] == pytest.approx(per_user["curvature"].max())
+    assert found["proposed_alpha"] * found["curvature_max"] < 1
+    assert "trained: with alpha 0.01, curvature is above\n" in measured.stdout
+    assert "Not measured: 17 users more; --num_users=0 takes all." in measured.stdout
+
+
+def test_diagnose_measures_curvature_alone(run, trained):
+    root = f"--root_output_dir={trained.paths.root}"
+    flags = "--experiment_name=trained", root, "--num_users=2", "--notheory"
+    measured = run("diagnose.py", *flags)
+    assert measured.returncode == 0, measured.stderr
+    assert "curvature_max" in measured.stdout
+    assert "sigma_g" not in measured.stdout
 
 
 def test_prepare_then_describe_then_train_on_the_store(run, tmp_path):

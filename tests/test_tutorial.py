@@ -104,7 +104,7 @@ def form(text):
 def test_what_it_shows_as_printed_is_printed(tutorial):
     printed = form("\n".join(tutorial[1]))
     shown = [content for kind, content in BLOCKS if not kind]
-    assert len(shown) == 4
+    assert len(shown) == 5
     for content in shown:
         assert form(content) <= printed
 
@@ -137,6 +137,22 @@ def test_adapting_pays_and_per_fed_avg_leads_on_seen_and_new_users(root):
         worse = [summary["made_worse"][users, name, 1] for name in algorithms]
         assert worse[1] < worse[0]
         assert compared["low"][(users, *algorithms)] > 0
+
+
+def test_the_rate_is_too_high_for_fed_avg_s_weights_and_per_fed_avg_s_are_flatter(root):
+    found = pd.read_csv(
+        root / "mine/results/results/fed_avg/diagnostics.csv", index_col=0
+    )
+    fed_avg, per_fed_avg = found["fed_avg"], found["per_fed_avg"]
+    assert fed_avg["share_above_two"] == 1 > per_fed_avg["share_above_two"] > 0
+    assert fed_avg["curvature_median"] > 3 * per_fed_avg["curvature_max"]
+    # Its loss rises in the step, and that of Per-FedAvg falls.
+    table = pd.read_csv(
+        root / "mine/results/results/fed_avg/evaluation.table.csv",
+        index_col=["users", "algorithm", "step"],
+    )["loss"]["seen"]
+    assert table["FedAvg + update", 1] > table["FedAvg + update", 0]
+    assert table["Per-FedAvg exact", 1] < table["Per-FedAvg exact", 0]
 
 
 def test_it_leads_where_users_who_are_not_reported_choose_the_rates(root):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers import relative_error
-from tff_perfedavg.algorithms.registry import methods
+from tff_perfedavg.algorithms.registry import paper_methods
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -53,11 +53,11 @@ def test_a_store_opens():
     assert store.description.provenance == "by version 0.1.0"
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", paper_methods())
 def test_a_stopped_run_resumes_and_ends_as_the_one_never_stopped(tff, made, method):
     from tff_perfedavg.experiments.training.training import train_and_save
 
-    experiment = dataclasses.replace(BASE, **methods()[method])
+    experiment = dataclasses.replace(BASE, **paper_methods()[method])
     stopped, finished = (RunPaths(made / n, method) for n in ("stopped", "finished"))
     found = train_and_save(experiment, stopped, OPTIONS)
     expected, trained = trained_model.load(finished.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tff_perfedavg.algorithms.registry import LocalSettings
+    from tff_perfedavg.optimization.adaptation import Adaptation
+    from tff_perfedavg.optimization.config import AdaptationConfig
     from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 
 
@@ -22,10 +25,13 @@ class AlgorithmConfig:
       METHODS: the settings that each name stands for by which methods are compared;
         empty for an algorithm that is one method, under its own name.
       RATES: the settings that a device may give, and the fields they are.
+      server_learning_rate: the server's own, of plain SGD; 1 makes the mean of the
+        users' weights the server's.
     """
 
     METHODS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     RATES: ClassVar[Mapping[str, str]] = {}
+    server_learning_rate: ClassVar[float] = 1.0
 
     num_local_steps: int
 
@@ -43,6 +49,17 @@ class AlgorithmConfig:
     def roles(self) -> Mapping[str, int]:
         """Rows of a local step's batches, by role."""
         raise NotImplementedError
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        """How users adapt what is trained, if nothing else is said."""
+        raise NotImplementedError
+
+    def inner(self, in_graph: Mapping[str, Any]) -> Adaptation:
+        """Returns the adaptation, at the rate that is known in a graph if there is."""
+        adaptation = self.adaptation.build()
+        rate = in_graph.get("inner_learning_rate", adaptation.learning_rate)
+        return dataclasses.replace(adaptation, learning_rate=rate)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -24,13 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tff_perfedavg.algorithms.per_fed_avg import (
-    EXACT,
-    FIRST_ORDER,
-    HESSIAN_FREE,
-    PerFedAvgConfig,
-    meta_gradient,
-)
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.optimization.gradients import (
     Loss,
@@ -38,7 +32,13 @@ from tff_perfedavg.optimization.gradients import (
     loss_and_gradient,
     subtract,
 )
-from tff_perfedavg.optimization.hessian import hessian_vector_product
+from tff_perfedavg.optimization.hessian import (
+    EXACT,
+    FIRST_ORDER,
+    HESSIAN_FREE,
+    hessian_vector_product,
+)
+from tff_perfedavg.optimization.inner_steps import meta_gradient
 from tff_perfedavg.optimization.local_update import local_update
 
 
@@ -115,7 +115,8 @@ def user_diagnostics(
     def meta_gradient_by(variant):
         product = dataclasses.replace(config, variant=variant).product
         inner = algorithm.adaptation
-        return _flat(meta_gradient(loss, weights, everything, inner, product)[0])
+        found = meta_gradient(loss, weights, everything, inner, product)
+        return _flat(found.of_weights)
 
     def each_row(function):
         return tf.vectorized_map(

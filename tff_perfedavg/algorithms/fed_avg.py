@@ -24,6 +24,7 @@ from tff_perfedavg import optimization
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
+    AdaptationConfig,
     check_at_least,
     check_positive,
     check_rows,
@@ -57,14 +58,18 @@ class FedAvgConfig(AlgorithmConfig):
         check_rows(self)
 
     @classmethod
-    def of(cls, settings: LocalSettings) -> FedAvgConfig:
-        return cls(
-            settings.outer_learning_rate, settings.num_local_steps, settings.batch_size
-        )
+    def of(cls, settings: LocalSettings):
+        s = settings
+        common = s.outer_learning_rate, s.num_local_steps, s.batch_size
+        return cls(*common, **s.options_of(cls))
 
     @property
     def label(self) -> str:
         return "FedAvg + update"
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        return AdaptationConfig(self.learning_rate)
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -92,5 +97,6 @@ def fed_avg(config) -> LocalAlgorithm:
         measures=("support_loss", "query_loss"),
         step=step,
         adaptation=optimization.Adaptation(config.learning_rate),
+        server_learning_rate=config.server_learning_rate,
         report=optimization.with_adaptation_gain,
     )

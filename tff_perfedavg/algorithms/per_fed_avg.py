@@ -1,6 +1,7 @@
 """Per-FedAvg (Fallah, Mokhtari, Ozdaglar, NeurIPS 2020, arXiv 2002.07948).
 
-Learns a model w that users with losses f_i adapt by one gradient step of their own:
+Learns a model w that users with losses f_i adapt by a gradient step of their own, or
+by m of them (arXiv 2504.21327):
 
     F(w) = mean over users of f_i(w - a grad f_i(w))
     grad F_i(w) = (I - a Hessian f_i(w)) grad f_i(w - a grad f_i(w))
@@ -11,8 +12,10 @@ Algorithm 1, each part estimated on a batch of its own (equations 7 and 8):
     user i:           w <- w_k
                       repeat tau times:
                           draw batches D, D', D''
-                          w~ <- w - a g(w; D)
-                          w  <- w - b (I - a H(w; D'')) g(w~; D')
+                          w~ <- w, then m times: w~ <- w~ - a g(w~; D)
+                          v  <- g(w~; D'), then back along the m points:
+                                v <- v - a H(point; D'') v
+                          w  <- w - b v
                       send w back
 
 The Hessian-vector product is differentiated (exact), left out (first-order) or taken
@@ -26,24 +29,25 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from tff_perfedavg import errors, optimization
+from tff_perfedavg.algorithms import shared_settings
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
+from tff_perfedavg.optimization import hessian
 from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
+    AdaptationConfig,
     check_at_least,
+    check_not_negative,
     check_positive,
     check_rows,
 )
+from tff_perfedavg.optimization.hessian import EXACT, VARIANTS
+from tff_perfedavg.settings import check_choices, setting
 
 if TYPE_CHECKING:
     from tff_perfedavg.algorithms.registry import LocalSettings
-    from tff_perfedavg.models.model import Batch
     from tff_perfedavg.optimization.adaptation import Adaptation
-    from tff_perfedavg.optimization.gradients import Loss, Scale, Weights
     from tff_perfedavg.optimization.hessian import HessianProduct
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
-
-EXACT, FIRST_ORDER, HESSIAN_FREE = "exact", "first_order", "hessian_free"
-VARIANTS = (EXACT, FIRST_ORDER, HESSIAN_FREE)
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +61,14 @@ class PerFedAvgConfig(AlgorithmConfig):
       support_batch_size, query_batch_size, hessian_batch_size: rows of D, D' and D''.
       variant: how the Hessian-vector product is formed, one of `VARIANTS`.
       hessian_free_delta, hessian_free_normalized: of `optimization.hessian_free`.
+      inner_steps, inner_pull: the user's steps, as in `AdaptationConfig`.
+      hessian_batch: D'' of its own, or D: see `optimization.hessian`.
+      random_support: D has a random number of rows in every step.
     """
 
-    METHODS: ClassVar = {v: {"variant": v} for v in (FIRST_ORDER, HESSIAN_FREE, EXACT)}
+    METHODS: ClassVar = {v: {"variant": v} for v in (*VARIANTS[1:], EXACT)}
     RATES: ClassVar = {r: r for r in ("inner_learning_rate", "outer_learning_rate")}
+    NAME: ClassVar = "Per-FedAvg"
 
     inner_learning_rate: float
     outer_learning_rate: float
@@ -71,53 +79,63 @@ class PerFedAvgConfig(AlgorithmConfig):
     variant: str = EXACT
     hessian_free_delta: float = 1e-2
     hessian_free_normalized: bool = True
+    inner_steps: int = shared_settings.inner_steps()
+    inner_pull: float = setting(0.0, "Of adaptation within training, to its start.")
+    hessian_batch: str = shared_settings.hessian_batch()
+    random_support: bool = shared_settings.random_support()
 
     def __post_init__(self):
         for field in (*self.RATES, "hessian_free_delta"):
             check_positive(self, field, "for example 0.01")
-        check_at_least(self, "num_local_steps", 1)
+        for field in ("num_local_steps", "inner_steps"):
+            check_at_least(self, field, 1)
+        check_not_negative(self, "inner_pull", "0 for none")
         for role in ("support", "query", "hessian"):
             check_at_least(self, f"{role}_batch_size", 1, MOST_BATCH_ROWS)
         errors.check_known("PerFedAvgConfig.variant", self.variant, VARIANTS)
+        check_choices(self)
         check_rows(self)
 
     @classmethod
-    def of(cls, settings: LocalSettings) -> PerFedAvgConfig:
+    def of(cls, settings: LocalSettings):
         s, rows = settings, settings.batch_size
         rates = s.inner_learning_rate, s.outer_learning_rate
-        return cls(*rates, s.num_local_steps, rows, rows, rows, s.variant)
+        own = s.options_of(cls)
+        return cls(*rates, s.num_local_steps, rows, rows, rows, s.variant, **own)
 
     @property
     def label(self) -> str:
-        return "Per-FedAvg " + self.variant.replace("_", "-").replace("hess", "Hess")
+        variant = self.variant.replace("_", "-").replace("hess", "Hess")
+        steps = f", {self.inner_steps} steps" if self.inner_steps > 1 else ""
+        return f"{self.NAME} {variant}{steps}"
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        rate, steps = self.inner_learning_rate, self.inner_steps
+        return AdaptationConfig(rate, steps, pull=self.inner_pull)
 
     @property
     def product(self) -> HessianProduct:
         """The Hessian-vector product of the variant."""
         free = self.hessian_free_delta, self.hessian_free_normalized
-        return {
-            EXACT: optimization.exact(),
-            FIRST_ORDER: optimization.first_order(),
-            HESSIAN_FREE: optimization.hessian_free(*free),
-        }[self.variant]
+        return hessian.hessian_product(self.variant, self.hessian_batch, *free)
 
     @property
     def roles(self) -> Mapping[str, int]:
-        roles = ("support", "query", *self.product.roles)
+        roles = (hessian.SUPPORT, "query", *self.product.roles)
         return {role: getattr(self, f"{role}_batch_size") for role in roles}
 
     def build(self, **in_graph) -> LocalAlgorithm:
-        return per_fed_avg(self.with_values(in_graph))
+        return per_fed_avg(self.with_values(in_graph), self.inner(in_graph))
 
 
-def per_fed_avg(config) -> LocalAlgorithm:
+def per_fed_avg(config, inner: Adaptation) -> LocalAlgorithm:
     """Returns Per-FedAvg, given `PerFedAvgConfig`'s fields as numbers or as tensors."""
-    inner = optimization.Adaptation(config.inner_learning_rate)
     product, rate = config.product, config.outer_learning_rate
 
     def step(loss, weights, batches):
-        gradient, measures = meta_gradient(loss, weights, batches, inner, product, rate)
-        return optimization.subtract(weights, gradient), measures
+        found = optimization.meta_gradient(loss, weights, batches, inner, product, rate)
+        return optimization.subtract(weights, found.of_weights), found.losses
 
     return optimization.LocalAlgorithm(
         name=config.label,
@@ -126,24 +144,6 @@ def per_fed_avg(config) -> LocalAlgorithm:
         measures=("support_loss", "query_loss"),
         step=step,
         adaptation=inner,
+        random_sizes=(hessian.SUPPORT,) if config.random_support else (),
         report=optimization.with_adaptation_gain,
     )
-
-
-def meta_gradient(
-    loss: Loss,
-    weights: Weights,
-    batches: Mapping[str, Batch],
-    inner: Adaptation,
-    product: HessianProduct,
-    scale: Scale = 1.0,
-) -> tuple[Weights, Measures]:
-    """Returns grad F(w) times `scale`, and the losses before and after the step."""
-    support, query = batches["support"], batches["query"]
-    # w~ = w - a g(w; D)
-    support_loss, adapted = inner.step(loss, weights, support)
-    # v = g(w~; D')
-    query_loss, v = optimization.loss_and_gradient(loss, adapted, query, scale)
-    # v - a H(w; D'') v
-    gradient = product.correct(loss, weights, v, batches, inner.learning_rate, scale)
-    return gradient, {"support_loss": support_loss, "query_loss": query_loss}

@@ -8,18 +8,36 @@ from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
+from tff_perfedavg.algorithms.anil import AnilConfig
+from tff_perfedavg.algorithms.boil import BoilConfig
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
-from tff_perfedavg.algorithms.per_fed_avg import EXACT, VARIANTS, PerFedAvgConfig
+from tff_perfedavg.algorithms.fed_babu import FedBabuConfig
+from tff_perfedavg.algorithms.fed_prox import FedProxConfig
+from tff_perfedavg.algorithms.fed_recon import FedReconConfig
+from tff_perfedavg.algorithms.fed_reptile import FedReptileConfig
+from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
+from tff_perfedavg.algorithms.p_fed_me import PFedMeConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
+    AdaptationConfig,
     check_at_least,
     check_positive,
 )
+from tff_perfedavg.optimization.hessian import EXACT, VARIANTS
 from tff_perfedavg.settings import check_choices, setting, settings_of
 
 ALGORITHMS: dict[str, type[AlgorithmConfig]] = {
     "fed_avg": FedAvgConfig,
     "per_fed_avg": PerFedAvgConfig,
+    "meta_sgd": MetaSgdConfig,
+    "anil": AnilConfig,
+    "boil": BoilConfig,
+    "fed_reptile": FedReptileConfig,
+    "fed_prox": FedProxConfig,
+    "p_fed_me": PFedMeConfig,
+    "fed_babu": FedBabuConfig,
+    "fed_recon": FedReconConfig,
 }
 # What the others are compared with.
 BASELINE = "fed_avg"
@@ -32,6 +50,12 @@ def methods() -> dict[str, dict[str, Any]]:
         for name, config in ALGORITHMS.items()
         for method, settings in (config.METHODS or {name: {}}).items()
     }
+
+
+def paper_methods() -> dict[str, dict[str, Any]]:
+    """Returns those of `methods()` that the Per-FedAvg paper compares."""
+    compared = (BASELINE, "per_fed_avg")
+    return {m: s for m, s in methods().items() if s["algorithm"] in compared}
 
 
 def options() -> dict[str, tuple[type[AlgorithmConfig], dataclasses.Field]]:
@@ -57,7 +81,9 @@ class LocalSettings:
 
     algorithm: str = setting("per_fed_avg", "Algorithm.", lambda: tuple(ALGORITHMS))
     variant: str = setting(
-        EXACT, "Per-FedAvg's form of the meta-gradient; others ignore it.", VARIANTS
+        EXACT,
+        "Form of the meta-gradient (per_fed_avg, meta_sgd, anil, boil).",
+        VARIANTS,
     )
     inner_learning_rate: float = setting(0.01, "alpha, of adaptation.")
     outer_learning_rate: float = setting(
@@ -106,6 +132,12 @@ class LocalSettings:
             for name, settings in methods().items()
             if all(getattr(self, key) == value for key, value in settings.items())
         )
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        """How users adapt what is trained, if nothing else is said."""
+        rate = self.inner_learning_rate
+        return dataclasses.replace(self.config.adaptation, inner_learning_rate=rate)
 
     @property
     def label(self) -> str:

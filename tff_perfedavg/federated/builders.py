@@ -34,10 +34,13 @@ def build_process(
     """Builds an algorithm as a learning process.
 
     Args:
-      model: what to train; initial weights are `model.init(seed)`.
+      model: what to train; initial weights are `model.init(seed)`. What the
+        process's `get_model_weights` gives is the algorithm's: learned rates stand
+        behind the weights, and what it never changes is `non_trainable`.
       algorithm: a user's part of a round, or the configuration that builds it.
-      server_optimizer: a TFF optimizer for the aggregated update; by default the
-        plain mean of the users' weights becomes the server's.
+      server_optimizer: a TFF optimizer for the aggregated update; by default plain
+        SGD at the algorithm's own rate: 1, so that the mean of the users' weights
+        becomes the server's, or less.
       model_aggregator: a TFF aggregation factory; by default the weighted mean
         with the weights of `client_weighting`.
       client_weighting: uniform, as in the paper, unless told otherwise.
@@ -51,6 +54,10 @@ def build_process(
       measurements under `client_work` are listed in `build_client_work`.
     """
     algorithm = algorithm.build()
+    algorithm.check(model)
+    if server_optimizer is None:
+        rate = algorithm.server_learning_rate
+        server_optimizer = tff.learning.optimizers.build_sgdm(rate)
     client_work = build_client_work(
         model,
         algorithm,
@@ -64,6 +71,7 @@ def build_process(
         client_work,
         server_optimizer,
         model_aggregator,
+        algorithm.num_fixed,
     )
 
 

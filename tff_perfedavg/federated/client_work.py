@@ -6,6 +6,7 @@ import collections
 import enum
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +63,8 @@ def build_client_work(
       seed: the run's seed.
 
     Returns:
-      A process whose result is the update `w_k - w` of each user with its weight,
+      A process whose result is the update `w_k - w` of each user, of what is not
+      fixed, with its weight,
       and whose measurements are, over the users taken: what the algorithm reports
       (of Per-FedAvg mean `support_loss`, `query_loss` and their difference
       `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
@@ -70,13 +72,15 @@ def build_client_work(
       magnitude); and the counts `num_users_taken` and `num_users_excluded`.
     """
     user_work = _UserWork(model, algorithm, client_weighting, update_transform, seed)
-    weights_type = weights_type_of(algorithm.parameters(model.init(0)))
+    initial = algorithm.parameters(model.init(0))
+    weights_type = weights_type_of(initial, algorithm.num_fixed)
 
     @tff.tensorflow.computation(
         weights_type, client_data.training_type, tff.TensorType(np.int32)
     )
     def client_update(model_weights, value, round_number):
-        of_round = user_work.of_round(list(model_weights.trainable), round_number)
+        sent = [*model_weights.trainable, *model_weights.non_trainable]
+        of_round = user_work.of_round(sent, round_number)
         sums = client_data.sum_users(value, *of_round)
         # A mean over the client's users, whose weight is theirs together: TFF's mean
         # over clients is then the mean over users, however many a client stands for.
@@ -158,6 +162,7 @@ class _UserWork:
                 batches.user_key(pair, round_number, users),
                 self._algorithm.num_steps,
                 self._algorithm.batch_sizes,
+                self._algorithm.random_roles,
             )
 
         def one_user(user, rows):
@@ -241,9 +246,22 @@ def _outlier_decades(counts: tf.Tensor) -> tf.Tensor:
     return largest - median
 
 
-def weights_type_of(weights: Sequence[np.ndarray]) -> tff.StructWithPythonType:
-    """Returns the type that weights like these have at the server."""
-    specs = tuple(tf.TensorSpec(w.shape, w.dtype) for w in weights)
-    return tff.types.tensorflow_to_type(
-        tff.learning.models.ModelWeights(trainable=specs, non_trainable=())
+def weights_type_of(
+    weights: Sequence[np.ndarray], num_fixed: int = 0
+) -> tff.StructWithPythonType:
+    """Returns the type that weights like these have at the server.
+
+    Args:
+      weights: arrays.
+      num_fixed: how many of the last never change.
+    """
+    specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights]
+    return tff.types.tensorflow_to_type(server_weights(specs, num_fixed))
+
+
+def server_weights(weights: Sequence[Any], num_fixed: int = 0) -> Any:
+    """Returns weights as TFF's structure, the last ones as those that never change."""
+    count = len(weights) - num_fixed
+    return tff.learning.models.ModelWeights(
+        trainable=tuple(weights[:count]), non_trainable=tuple(weights[count:])
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.federated.client_work import weights_type_of
+from tff_perfedavg.federated.client_work import server_weights, weights_type_of
 
 _State = tff.learning.templates.LearningAlgorithmState
 
@@ -20,6 +20,7 @@ def compose(
     client_work: tff.templates.MeasuredProcess,
     server_optimizer: tff.learning.optimizers.Optimizer | None,
     model_aggregator: tff.aggregators.AggregationFactory | None,
+    num_fixed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
     """Composes distributor, client work, aggregator and finalizer.
 
@@ -36,11 +37,11 @@ def compose(
       model_aggregator: aggregates updates; by default their weighted mean. An
         unweighted factory counts every user alike, and a user left out as an
         update of zeros.
+      num_fixed: how many of the last of `initial` never change.
     """
-    parts = _Parts.of(
-        weights_type_of(initial), client_work, server_optimizer, model_aggregator
-    )
-    initialize = _build_initialize(parts, initial)
+    weights_type = weights_type_of(initial, num_fixed)
+    parts = _Parts.of(weights_type, client_work, server_optimizer, model_aggregator)
+    initialize = _build_initialize(parts, server_weights(initial, num_fixed))
     state_type = initialize.type_signature.result.member
 
     @tff.tensorflow.computation(state_type)
@@ -116,12 +117,10 @@ class _Parts(NamedTuple):
         )
 
 
-def _build_initialize(parts: _Parts, initial: Sequence[np.ndarray]) -> tff.Computation:
+def _build_initialize(parts: _Parts, initial: Any) -> tff.Computation:
     @tff.tensorflow.computation
     def initial_weights():
-        return tff.learning.models.ModelWeights(
-            trainable=tuple(tf.constant(w) for w in initial), non_trainable=()
-        )
+        return tf.nest.map_structure(tf.constant, initial)
 
     @tff.federated_computation
     def initialize():

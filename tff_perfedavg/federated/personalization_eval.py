@@ -31,9 +31,6 @@ def build_personalization_eval(
 ) -> tff.Computation:
     """Builds the evaluation of initial weights by what users make of them.
 
-    Every user adapts on its adaptation rows and is measured on its evaluation
-    rows, which adaptation never sees.
-
     Args:
       model: what to evaluate.
       adaptation: how every user adapts, in m steps, or the configuration of it.
@@ -41,17 +38,19 @@ def build_personalization_eval(
       seed: of the batches drawn, where the configuration asks for batches.
 
     Returns:
-      A computation from (`tff.learning.models.ModelWeights` at the server, users at
-      the clients) to one result per client, in the order given: `user` int32, `loss`
-      and `accuracy` float32 `[m + 1]` (entry i after i steps; NaN where the user has no
-      evaluation rows or the model no classes), `num_adaptation_examples` (those used)
-      and `num_evaluation_examples` int32. A user without adaptation rows keeps the
-      initial weights. Blocks of users have a leading axis `[users]`.
+      A computation from (`tff.learning.models.ModelWeights` at the server, all of it
+      trainable, learned rates behind the weights, and users at the clients) to one
+      result per client, in their order: `user` int32, `loss` and `accuracy` float32
+      `[m + 1]` (entry i after i steps; NaN where the user has no evaluation rows or the
+      model no classes), `num_adaptation_examples` (those used) and
+      `num_evaluation_examples` int32. A user without adaptation rows keeps the initial
+      weights. Blocks of users have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
-    weights_type = weights_type_of(model.init(0))
-    value_type = client_data.evaluation_type
-    seed_pair, how = batches.seed_pair(seed), adaptation.build()
+    value_type, how = client_data.evaluation_type, adaptation.build()
+    seed_pair = batches.seed_pair(seed)
+    how.moves.check(model)
+    weights_type = weights_type_of(how.parameters(model.init(0)))
     most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, value_type)

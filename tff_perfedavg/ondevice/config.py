@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
-from tff_perfedavg.algorithms.per_fed_avg import EXACT
 from tff_perfedavg.algorithms.registry import LocalSettings, methods
 from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
+    AdaptationConfig,
     check_at_least,
 )
+from tff_perfedavg.optimization.hessian import EXACT
+from tff_perfedavg.optimization.moves import ALL, BODY, HEAD
 from tff_perfedavg.settings import setting
 
 FLOAT32, FLOAT16 = "float32", "float16"
@@ -30,12 +33,19 @@ class ExportConfig:
     `batch_size` is padded with label -1 (NaN where labels are no classes). Rows of all
     batches of all steps of `meta_update` are at most 1,000,000. The arithmetic is
     float32 whatever the storage.
+
+    Attributes:
+      trained: what the model was trained by: users adapt as it says, and `meta_update`
+        has its settings. None for adaptation of all weights, without a pull.
     """
 
     batch_size: int = setting(20, "Rows a batch holds at most.")
     infer_batch_size: int = setting(1, "Rows `infer` takes at once.")
-    variant: str = setting(
-        EXACT, "What a local step of `meta_update` is.", lambda: tuple(methods())
+    variant: str | None = setting(
+        None,
+        "What a local step of `meta_update` is; by default that of training, and "
+        "exact where nothing is said of it.",
+        lambda: tuple(methods()),
     )
     max_local_steps: int = setting(
         10, "The most steps of `meta_update`; 0 leaves it out."
@@ -45,6 +55,7 @@ class ExportConfig:
         None, "How many of the last weight tensors adapt; all by default."
     )
     quantize_frozen: bool = setting(False, "Keep frozen weights as 8-bit integers.")
+    trained: LocalSettings | None = None
 
     def __post_init__(self):
         # The file takes this many rows at once, whatever a user has.
@@ -53,7 +64,8 @@ class ExportConfig:
         check_at_least(self, "max_local_steps", 0)
         if self.num_trainable is not None:
             check_at_least(self, "num_trainable", 1)
-        errors.check_known("ExportConfig.variant", self.variant, tuple(methods()))
+        if self.variant is not None:
+            errors.check_known("ExportConfig.variant", self.variant, tuple(methods()))
         errors.check_known("ExportConfig.storage", self.storage, STORAGES)
         rows_per_step = self.batch_size * len(self.algorithm.roles)
         if self.max_local_steps * rows_per_step > MOST_BATCH_ROWS:
@@ -63,7 +75,7 @@ class ExportConfig:
                 f"{MOST_BATCH_ROWS} rows at once. Take fewer steps (0 leaves "
                 "meta_update out) or a smaller batch_size."
             )
-        if self.quantize_frozen and self.num_trainable is None:
+        if self.quantize_frozen and self.adaptation.moves == ALL:
             raise errors.ConfigError(
                 "ExportConfig.quantize_frozen is set, but nothing is frozen; give "
                 "num_trainable, for instance 2 for the last dense layer."
@@ -80,8 +92,62 @@ class ExportConfig:
 
         A device gives its rates and the number of steps.
         """
-        return LocalSettings(
-            **methods()[self.variant],
-            num_local_steps=max(self.max_local_steps, 1),
-            batch_size=self.batch_size,
-        ).config
+        sizes: dict[str, Any] = {
+            "num_local_steps": max(self.max_local_steps, 1),
+            "batch_size": self.batch_size,
+        }
+        if self.trained is not None and self.method == self.trained.method:
+            return dataclasses.replace(self.trained, **sizes).config
+        return LocalSettings(**methods()[self.method], **sizes).config
+
+    @property
+    def method(self) -> str:
+        """The name of `registry.methods()` of these local steps."""
+        by_default = self.trained.method if self.trained is not None else EXACT
+        return self.variant or by_default
+
+    def differences(self) -> list[str]:
+        """Returns in what the file differs from training, a sentence each."""
+        if self.trained is None:
+            return []
+        found, own, how = [], self.trained.adaptation, self.adaptation
+        if (how.moves, how.head_tensors) != (own.moves, own.head_tensors):
+            found.append(
+                f"num_trainable is {self.num_trainable}: the file adapts the last "
+                f"{self.num_trainable} weight tensors, and training adapted "
+                f"{_words(own)}; train with the algorithm anil for a head that adapts."
+            )
+        if self.max_local_steps and self.method != self.trained.method:
+            found.append(
+                f"variant is {self.method}: meta_update takes its steps, and training "
+                f"took those of {self.trained.method}."
+            )
+        if self.batch_size < self.trained.batch_size:
+            found.append(
+                f"batch_size is {self.batch_size}: the file's batches hold fewer rows "
+                f"than the {self.trained.batch_size} of training."
+            )
+        if 0 < self.max_local_steps < self.trained.num_local_steps:
+            found.append(
+                f"max_local_steps is {self.max_local_steps}: meta_update takes fewer "
+                f"than the {self.trained.num_local_steps} local steps of training."
+            )
+        return found
+
+    @functools.cached_property
+    def adaptation(self) -> AdaptationConfig:
+        """How a device adapts."""
+        own = AdaptationConfig(1.0) if self.trained is None else self.trained.adaptation
+        if self.num_trainable is None:
+            return own
+        head = self.num_trainable
+        return dataclasses.replace(own, moves=HEAD, head_tensors=head)
+
+
+def _words(how: AdaptationConfig) -> str:
+    """What of a model adapts."""
+    return {
+        ALL: "all",
+        HEAD: f"the last {how.head_tensors}",
+        BODY: f"all but the last {how.head_tensors}",
+    }[how.moves]

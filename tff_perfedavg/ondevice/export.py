@@ -21,6 +21,8 @@ from tff_perfedavg.models.model import Model
 from tff_perfedavg.ondevice import flatbuffer, parity, seal
 from tff_perfedavg.ondevice.config import FLOAT16, MAX_ADAPT_STEPS, ExportConfig
 from tff_perfedavg.ondevice.signatures import DeviceModule, FixedModule
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.moves import ALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,8 @@ def export_tflite(
 
     Args:
       model: a model of float32 weights.
-      weights: its initial weights.
+      weights: its initial weights, with learned rates behind them if `config` says
+        that it was trained with such.
       path: the file to write.
       config: what the file can do; by default `ExportConfig()`.
       card: what `describe` tells, in addition to shapes and versions: anything JSON
@@ -74,7 +77,7 @@ def export_tflite(
       ConfigError: if the card has a key that the export writes itself.
     """
     config = config or ExportConfig()
-    initial = _checked_weights(model, weights)
+    initial = _checked_weights(model, weights, config.adaptation)
     text = _card_text(model, initial, config, card or {})
     if config.storage == FLOAT16:
         # What the device will start from.
@@ -115,7 +118,7 @@ def export_inference(
       ModelError: as `export_tflite`.
     """
     config = ExportConfig(infer_batch_size=infer_batch_size, max_local_steps=0)
-    initial = _checked_weights(model, weights)
+    initial = _checked_weights(model, weights, config.adaptation)
     text = _card_text(model, initial, config, {**(card or {}), "quantized": True})
     module = FixedModule(model, initial, config, text)
     content, operations = _converted(module, config, True, text)
@@ -124,10 +127,12 @@ def export_inference(
     return _write(pathlib.Path(path), content, operations, largest_error)
 
 
-def _checked_weights(model: Model, weights) -> list[np.ndarray]:
+def _checked_weights(
+    model: Model, weights, adaptation: AdaptationConfig
+) -> list[np.ndarray]:
     _check_float32(model)
     weights = [np.asarray(w, np.float32) for w in weights]
-    expected = [w.shape for w in model.init(0)]
+    expected = [w.shape for w in adaptation.parameters(model.init(0))]
     if [w.shape for w in weights] != expected:
         raise errors.ModelError(
             f"{model.name!r} takes weights of shapes {expected}, but these have "
@@ -182,7 +187,7 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
         "label_shape": list(model.label_spec.shape[1:]),
         "num_weights": len(weights),
         "max_adapt_steps": MAX_ADAPT_STEPS,
-        **dataclasses.asdict(config),
+        **_said(config),
         "versions": {
             "tff_perfedavg": __version__,
             "tensorflow": tf.__version__,
@@ -195,6 +200,21 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
             "something else."
         )
     return json.dumps({**own, **card}, separators=(",", ":")).encode()
+
+
+def _said(config: ExportConfig) -> dict[str, object]:
+    """What a card tells of what the file can do."""
+    own = dataclasses.asdict(dataclasses.replace(config, trained=None))
+    del own["trained"]
+    how = config.adaptation
+    adaptation = {
+        "num_steps": how.num_steps,
+        "moves": how.moves,
+        "head_tensors": None if how.moves == ALL else how.head_tensors,
+        "pull": how.pull,
+        "learned_rates": None if how.learned is None else how.learned.grain,
+    }
+    return {**own, "variant": config.method, "adaptation": adaptation}
 
 
 def _identity(model: Model, weights: Sequence[np.ndarray]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,8 +13,8 @@ from ai_edge_litert.interpreter import Interpreter
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.deployment import Deployment
 from tff_perfedavg.ondevice.runner import in_order
-from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.local_update import local_update
 
 TOLERANCE = 1e-5
@@ -55,7 +56,7 @@ def check(
 def _compare(model, weights, config, content, examples, seed) -> dict[str, float]:
     rows = _draw_rows(model, config, examples, seed)
     expected = _expected(model, weights, config, rows)
-    _, trainable = _adaptation(config).split(weights)
+    deployed = Deployment(model, weights, config)
     tolerance = QUANTIZED_TOLERANCE if config.quantize_frozen else TOLERANCE
     largest = {}
     for name, runtime in _RUNTIMES.items():
@@ -65,7 +66,7 @@ def _compare(model, weights, config, content, examples, seed) -> dict[str, float
             return interpreter.get_signature_runner(signature)(**inputs)
 
         try:
-            found = _replay(call, trainable, config, rows)
+            found = _replay(call, deployed, config, rows)
         except (RuntimeError, ValueError) as e:
             raise errors.ModelError(
                 f"{model.name!r}: the exported file does not run in {name}'s runtime "
@@ -112,11 +113,6 @@ def largest_inference_error(
     return largest
 
 
-def _adaptation(config: ExportConfig) -> Adaptation:
-    """How a device adapts, and what of the weights."""
-    return Adaptation(_RATE, num_trainable=config.num_trainable)
-
-
 def _largest(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """The largest difference, relative where numbers are above 1, as losses can be."""
     scale = max(1.0, *(np.abs(e).max() for e in expected))
@@ -148,7 +144,7 @@ def _draw_rows(model: Model, config: ExportConfig, examples, seed: int):
     return x, y
 
 
-def _replay(call: Call, weights, config: ExportConfig, rows):
+def _replay(call: Call, deployed: Deployment, config: ExportConfig, rows):
     """What a runtime answers, from the initial weights on."""
     x, y = rows
     unused = np.zeros([1], np.float32)
@@ -164,7 +160,9 @@ def _replay(call: Call, weights, config: ExportConfig, rows):
     found["weights after reset"] = in_order(
         call("get_weights", unused=unused), "weight"
     )
-    shifted = {f"weight_{i}": w + np.float32(0.01) for i, w in enumerate(weights)}
+    shifted = {
+        f"weight_{i}": w + np.float32(0.01) for i, w in enumerate(deployed.weights)
+    }
     call("set_weights", **shifted)
     found["infer with weights set"] = list(call("infer", x=few).values())
     if config.max_local_steps:
@@ -173,7 +171,7 @@ def _replay(call: Call, weights, config: ExportConfig, rows):
             batches |= {f"x_{role}": x[:, number], f"y_{role}": y[:, number]}
         answer = call(
             "meta_update",
-            **{f"weight_{i}": w for i, w in enumerate(weights)},
+            **{f"weight_{i}": w for i, w in enumerate(deployed.sent)},
             **batches,
             **dict.fromkeys(config.algorithm.RATES, rate),
             num_steps=np.array([config.max_local_steps], np.int32),
@@ -192,11 +190,8 @@ def _rows_to_infer(x, config: ExportConfig) -> np.ndarray:
 def _expected(model: Model, weights, config: ExportConfig, rows):
     """The same in TensorFlow."""
     x, y = rows
-    body, trainable = _adaptation(config).split(weights)
-    head = [tf.constant(w) for w in trainable]
-
-    def loss(trainable, batch):
-        return model.batch_loss([*map(tf.constant, body), *trainable], batch)
+    deployed = Deployment(model, weights, config)
+    head, start = deployed.weights, [tf.constant(w) for w in deployed.weights]
 
     def batch_at(step, role):
         x_chosen, y_chosen = tf.constant(x)[step, role], tf.constant(y)[step, role]
@@ -215,12 +210,14 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
 
     @tf.function
     def infer(trainable):
-        outputs = model.apply([*map(tf.constant, body), *trainable], tf.constant(few))
+        outputs = deployed.model.apply(trainable, tf.constant(few))
         return outputs if model.num_classes is None else tf.nn.softmax(outputs)
 
     @tf.function
     def adapt(trainable):
-        return Adaptation(_RATE).step(loss, trainable, batch_at(0, 0))
+        adaptation = dataclasses.replace(deployed.adaptation, learning_rate=_RATE)
+        loss = deployed.model.batch_loss
+        return adaptation.step(loss, trainable, batch_at(0, 0), start)
 
     @tf.function
     def update():
@@ -231,10 +228,11 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
         def draw(step):
             return [batch_at(step, role) for role in range(len(algorithm.roles))]
 
-        trained = local_update(loss, head, draw, algorithm)
-        return algorithm.update(head, trained.state), list(trained.measures.values())
+        sent = [tf.constant(p) for p in deployed.sent]
+        trained = local_update(deployed.sent_model.batch_loss, sent, draw, algorithm)
+        return algorithm.update(sent, trained.state), list(trained.measures.values())
 
-    expected = {"infer": [infer(head)]}
+    expected: dict[str, Sequence] = {"infer": [infer(head)]}
     adapted, losses = head, []
     for _ in range(_NUM_ADAPTS + _NUM_STEPS):
         value, adapted = adapt(adapted)

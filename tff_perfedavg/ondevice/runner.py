@@ -229,15 +229,14 @@ class OnDeviceModel:
         """Computes a user's part of a round; keeps the own weights.
 
         Args:
-          weights: w_k, the server's.
-          batches: one mapping a local step, from the algorithm's roles to rows (x, y):
-            `support`, `query` and, unless the variant is `first_order`, `hessian`.
-          inner_learning_rate: alpha, where the algorithm has an inner step.
+          weights: w_k, what the server holds, learned rates included.
+          batches: one mapping a local step, from the algorithm's roles to rows (x, y).
+          inner_learning_rate: alpha, where the file does not have it.
           outer_learning_rate: beta.
 
         Returns:
-          The update `w_k - w`, and the mean support and query loss; the latter twice
-          where there is no inner step.
+          The update `w_k - w`, and the mean support and query loss or, where the
+          algorithm has one loss, that twice.
 
         Raises:
           DataError: as `adapt`, and if there are no steps or more than the file takes,
@@ -261,7 +260,7 @@ class OnDeviceModel:
         taken = self.inputs("meta_update")
         answer = self.call(
             "meta_update",
-            **self._named_weights(weights),
+            **self._named_weights(weights, "meta_update"),
             **self._steps(batches, taken, most),
             **{n: np.array([r], np.float32) for n, r in rates.items() if n in taken},
             num_steps=np.array([len(batches)], np.int32),
@@ -404,10 +403,11 @@ class OnDeviceModel:
                 "finite; call reset(), or load() a file saved before."
             )
 
-    def _shapes(self) -> list[tuple[int, ...]]:
-        """Those of the personal weights, in their order."""
-        inputs = self.inputs("set_weights")
-        return [tuple(inputs[f"weight_{i}"][0]) for i in range(len(inputs))]
+    def _shapes(self, signature: str = "set_weights") -> list[tuple[int, ...]]:
+        """Those of the weights that a signature takes, in their order."""
+        inputs = self.inputs(signature)
+        count = sum(name.startswith("weight_") for name in inputs)
+        return [tuple(inputs[f"weight_{i}"][0]) for i in range(count)]
 
     def _features(self, x) -> np.ndarray:
         x = _numbers("x", x)
@@ -491,8 +491,10 @@ class OnDeviceModel:
             f"y{suffix}": _padded(y, self.batch_size, padding),
         }
 
-    def _named_weights(self, weights) -> dict[str, np.ndarray]:
-        wanted = self._shapes()
+    def _named_weights(
+        self, weights, signature: str = "set_weights"
+    ) -> dict[str, np.ndarray]:
+        wanted = self._shapes(signature)
         try:
             given = list(weights)
         except TypeError as e:

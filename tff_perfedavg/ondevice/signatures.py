@@ -17,9 +17,10 @@ from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model, masked_cross_entropy
 from tff_perfedavg.ondevice import gradients
 from tff_perfedavg.ondevice.config import MAX_ADAPT_STEPS, ExportConfig
+from tff_perfedavg.ondevice.deployment import Deployment
 from tff_perfedavg.ondevice.supported import check_operations
 from tff_perfedavg.optimization.adaptation import Adaptation
-from tff_perfedavg.optimization.gradients import replaced_gradients
+from tff_perfedavg.optimization.gradients import Weights, replaced_gradients
 from tff_perfedavg.optimization.local_update import local_update
 
 _UNUSED = tf.TensorSpec([1], tf.float32)
@@ -124,21 +125,12 @@ class DeviceModule(FixedModule):
         config: ExportConfig,
         card: bytes,
     ):
-        """As `FixedModule`; `config` says which weights adapt."""
-        whole = Adaptation(0.0, num_trainable=config.num_trainable)
-        body, trainable = whole.split(weights)
-        if config.num_trainable is not None and not body:
-            raise errors.ConfigError(
-                f"ExportConfig.num_trainable is {config.num_trainable}, but "
-                f"{model.name!r} has {len(weights)} weight tensors; give fewer, or "
-                "None to train all."
-            )
-        head_model = dataclasses.replace(
-            model,
-            apply=lambda head, x: model.apply([*map(tf.constant, body), *head], x),
-            loss=_BUILT_IN_LOSSES.get(model.loss, model.loss),
-        )
-        super().__init__(head_model, trainable, config, card)
+        """As `FixedModule`; learned rates stand behind the weights."""
+        loss = _BUILT_IN_LOSSES.get(model.loss, model.loss)
+        model = dataclasses.replace(model, loss=loss)
+        deployed = Deployment(model, weights, config)
+        super().__init__(deployed.model, deployed.weights, config, card)
+        self._deployed = deployed
         self._weights = [
             tf.Variable(w, name=f"weight_{i}") for i, w in enumerate(self._initial)
         ]
@@ -146,10 +138,10 @@ class DeviceModule(FixedModule):
     def _functions(self):
         config = self._config
         x, y = self._rows(config.batch_size)
-        weights = {
-            f"weight_{i}": tf.TensorSpec(w.shape, w.dtype)
-            for i, w in enumerate(self._initial)
-        }
+        weights, sent = (
+            {f"weight_{i}": tf.TensorSpec(w.shape, w.dtype) for i, w in enumerate(held)}
+            for held in (self._initial, self._deployed.sent)
+        )
         functions = super()._functions() | {
             "adapt": (self.adapt, {"x": x, "y": y, "learning_rate": _RATE}),
             "adapt_steps": (
@@ -168,7 +160,7 @@ class DeviceModule(FixedModule):
             rates = dict.fromkeys(config.algorithm.RATES, _RATE)
             functions["meta_update"] = (
                 self.meta_update,
-                {**weights, **batches, **rates, "num_steps": _COUNT},
+                {**sent, **batches, **rates, "num_steps": _COUNT},
             )
         return functions
 
@@ -177,8 +169,8 @@ class DeviceModule(FixedModule):
         batch, first = self._batch(x, y), self._read()
         # Not the loop of `adapt_steps`, which copies the weights in and out.
         with replaced_gradients(gradients.OVERRIDES):
-            adaptation = Adaptation(_rate(learning_rate))
-            loss, adapted = adaptation.step(self._model.batch_loss, first, batch)
+            adaptation, start = self._adaptation(learning_rate)
+            loss, adapted = adaptation.step(self._model.batch_loss, first, batch, start)
         return self._keep(batch, loss, first, adapted, tf.constant(1))
 
     def adapt_steps(self, x, y, learning_rate, num_steps):
@@ -190,12 +182,14 @@ class DeviceModule(FixedModule):
         not from 1 to `MAX_ADAPT_STEPS`.
         """
         batch, first = self._batch(x, y), self._read()
-        adaptation = Adaptation(_rate(learning_rate))
+        adaptation, start = self._adaptation(learning_rate)
         asked = num_steps[0]
         count = tf.where(asked <= MAX_ADAPT_STEPS, asked, 0)
 
         def body(number, weights, first_loss):
-            loss, weights = adaptation.step(self._model.batch_loss, weights, batch)
+            loss, weights = adaptation.step(
+                self._model.batch_loss, weights, batch, start
+            )
             first_loss = tf.where(tf.equal(number, 0), loss, first_loss)
             return number + 1, weights, first_loss
 
@@ -239,7 +233,8 @@ class DeviceModule(FixedModule):
         counts, or if `num_steps` is not from 1 to `max_local_steps`. The personal
         weights stay.
         """
-        weights = [given[f"weight_{i}"] for i in range(len(self._initial))]
+        deployed = self._deployed
+        sent = [given[f"weight_{i}"] for i in range(len(deployed.sent))]
         config, most = self._config.algorithm, self._config.max_local_steps
 
         def draw(step):
@@ -253,8 +248,10 @@ class DeviceModule(FixedModule):
         rates = {field: _rate(given[name]) for name, field in config.RATES.items()}
         algorithm = config.build(num_local_steps=count, **rates)
         with replaced_gradients(gradients.OVERRIDES):
-            trained = local_update(self._model.batch_loss, weights, draw, algorithm)
-        deltas = algorithm.update(weights, trained.state)
+            trained = local_update(
+                deployed.sent_model.batch_loss, sent, draw, algorithm
+            )
+        deltas = algorithm.update(sent, trained.state)
         is_sound = tf.logical_and(
             tf.equal(asked, count), _is_finite([*deltas, *trained.measures.values()])
         )
@@ -271,6 +268,14 @@ class DeviceModule(FixedModule):
             **{name: mean[tf.newaxis] for name, mean in trained.measures.items()},
             "applied": tf.cast(is_sound, tf.int32)[tf.newaxis],
         }
+
+    def _adaptation(self, learning_rate) -> tuple[Adaptation, Weights]:
+        """How a step adapts, and where it is pulled to."""
+        rate = _rate(learning_rate)
+        own = dataclasses.replace(self._deployed.adaptation, learning_rate=rate)
+        # Constants of the file, if they are needed.
+        start = [tf.constant(w) for w in self._initial] if own.pull else self._initial
+        return own, start
 
     def _keep(self, batch, loss, first, adapted, num_steps) -> dict[str, tf.Tensor]:
         """Assigns the adapted weights if they are sound, else the first."""

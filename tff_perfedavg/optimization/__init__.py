@@ -12,6 +12,7 @@ _HOMES = {
     "Adaptation": "adaptation",
     "HessianProduct": "hessian",
     "LocalAlgorithm": "local_algorithm",
+    "MetaGradient": "inner_steps",
     "differentiable": "gradients",
     "exact": "hessian",
     "first_order": "hessian",
@@ -19,6 +20,7 @@ _HOMES = {
     "gradient": "gradients",
     "hessian_free": "hessian",
     "loss_and_gradient": "gradients",
+    "meta_gradient": "inner_steps",
     "subtract": "gradients",
     "with_adaptation_gain": "local_algorithm",
 }

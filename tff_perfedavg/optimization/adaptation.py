@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
@@ -20,8 +20,8 @@ from tff_perfedavg.optimization.gradients import (
     loss_and_gradient,
     subtract,
 )
-
-_T = TypeVar("_T")
+from tff_perfedavg.optimization.learned_rates import LearnedRates
+from tff_perfedavg.optimization.moves import EVERYTHING, Moves
 
 # The round numbers that key a user's draws; training rounds count from 0.
 _STEPS, _CHOICE_OF_ROWS = -1, -2
@@ -31,47 +31,98 @@ _STEPS, _CHOICE_OF_ROWS = -1, -2
 class Adaptation:
     """How a user adapts a model: one value for training, evaluation and devices.
 
+    A step takes, of every tensor that moves,
+
+        w <- w - a phi (g(w; D) + pull (w - w_start))
+
+    The pull is that of Ditto's personal objective (Li et al., 2021, arXiv 2012.04221):
+    a user's loss plus pull / 2 times the squared distance from the start.
+
     Attributes:
       learning_rate: alpha, of every gradient step; a scalar tensor where a device
         decides.
       num_steps: m.
-      num_trainable: how many of the last weight tensors move; None for all.
+      moves: which weight tensors move.
+      pull: how strongly they are pulled back to where they started.
       batch_size: rows drawn afresh for every step; None for all the user has.
       num_rows: the most rows the user may use, drawn once; None for all.
+      learned: how learned rates stand in the parameters; None if there are none.
+      factors: phi of each weight tensor, a scalar or shaped like it; None for 1.
     """
 
     learning_rate: Scale
     num_steps: int = 1
-    num_trainable: int | None = None
+    moves: Moves = EVERYTHING
+    pull: float = 0.0
     batch_size: int | None = None
     num_rows: int | None = None
+    learned: LearnedRates | None = None
+    factors: Weights | None = None
 
     def build(self) -> Adaptation:
         """Returns itself: a value may stand where a configuration may."""
         return self
 
-    def split(self, weights: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
-        """Returns the weights that stay, and those that move."""
-        if self.num_trainable is None:
-            return [], weights
-        return weights[: -self.num_trainable], weights[-self.num_trainable :]
+    def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns what the server holds to begin with, from a model's weights."""
+        return [*weights, *(self.learned.initial(weights) if self.learned else ())]
+
+    def of(self, parameters: Weights) -> tuple[Weights, Adaptation]:
+        """Returns the model's weights, and the adaptation with its learned rates.
+
+        Args:
+          parameters: what the server holds.
+        """
+        if self.learned is None:
+            return parameters, self
+        weights, held = self.learned.split(parameters)
+        factors = self.learned.factors(held)
+        return weights, dataclasses.replace(self, learned=None, factors=factors)
+
+    def change(
+        self, loss: Loss, weights: Weights, batch: Batch, start: Weights
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the loss before a step, and what the step takes off what moves."""
+        moving = self.moves.chosen(weights)
+        restricted = self.moves.restrict(loss, weights)
+        factors = None if self.factors is None else self.moves.chosen(self.factors)
+        value, change = loss_and_gradient(
+            restricted, moving, batch, self.learning_rate, factors
+        )
+        if self.pull:
+            away = subtract(moving, self.moves.chosen(start))
+            back = self.rated([self.pull * d for d in away])
+            change = [c + b for c, b in zip(change, back, strict=True)]
+        return value, change
+
+    def rated(self, vectors: Weights) -> list[tf.Tensor]:
+        """Returns vectors, shaped like what moves, times alpha and its factors."""
+        if self.factors is None:
+            return [self.learning_rate * v for v in vectors]
+        rates = [self.learning_rate * f for f in self.moves.chosen(self.factors)]
+        return [r * v for r, v in zip(rates, vectors, strict=True)]
 
     def step(
-        self, loss: Loss, weights: Weights, batch: Batch
+        self,
+        loss: Loss,
+        weights: Weights,
+        batch: Batch,
+        start: Weights | None = None,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Takes one gradient step.
+
+        Args:
+          loss: the user's loss.
+          weights: w.
+          batch: D.
+          start: where the weights are pulled to; by default where they are.
 
         Returns:
           The loss before the step, a scalar, and the weights after it.
         """
-        fixed, moving = self.split(weights)
-        value, change = loss_and_gradient(
-            lambda moved, rows: loss([*fixed, *moved], rows),
-            moving,
-            batch,
-            self.learning_rate,
-        )
-        return value, [*fixed, *subtract(moving, change)]
+        value, change = self.change(loss, weights, batch, start or weights)
+        moved = subtract(self.moves.chosen(weights), change)
+        return value, self.moves.join(weights, moved)
 
 
 def adaptation_batches(
@@ -111,7 +162,7 @@ def adapt(
 
     Args:
       loss: the user's loss.
-      weights: the starting point.
+      weights: the starting point: what the server holds, where rates are learned.
       draw_batch: from the int32 scalar step number to the batch of that step.
       adaptation: the steps, m of them, at least 0.
       measure: from weights to a tensor of static shape `[...]`, on data of the
@@ -122,14 +173,15 @@ def adapt(
       0 is before adapting, entry i after i steps.
     """
     num_steps = adaptation.num_steps
-    weights = [tf.convert_to_tensor(w) for w in weights]
+    weights, adaptation = adaptation.of([tf.convert_to_tensor(w) for w in weights])
+    start = weights = list(weights)
     first = measure(weights)
     measured = tf.TensorArray(
         first.dtype, num_steps + 1, element_shape=first.shape
     ).write(0, first)
 
     def body(number, weights, measured):
-        _, weights = adaptation.step(loss, weights, draw_batch(number))
+        _, weights = adaptation.step(loss, weights, draw_batch(number), start)
         return number + 1, weights, measured.write(number + 1, measure(weights))
 
     _, weights, measured = tf.while_loop(

@@ -7,6 +7,7 @@ on nothing else, so the layout of a simulation never changes its result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from tff_perfedavg.models.model import Batch
 
 # Fixed, since the generator TensorFlow picks by itself depends on the device.
 _ALGORITHM = "philox"
+# Sets the draw of batches' sizes apart from that of rows.
+_SIZES = 1
 
 
 # From the int32 scalar step number to the batches of that step, one per role.
@@ -177,8 +180,47 @@ def rows_per_role(num_rows: tf.Tensor, batch_sizes: Sequence[int]) -> tf.Tensor:
     return tf.minimum(counts, num_rows)
 
 
+def random_masks(
+    counts: tf.Tensor, key: tf.Tensor, num_steps: int, batch_size: int
+) -> tf.Tensor:
+    """Draws how many rows a batch has in each step: from 1 to all, equally likely.
+
+    Args:
+      counts: int32 scalar, rows the batch would have; for several users `[users]`.
+      key: int32 `[2]` from `user_key`, or `[users, 2]`.
+      num_steps: number of steps.
+      batch_size: places in the batch.
+
+    Returns:
+      float32 `[num_steps, batch_size]`, for several users
+      `[num_steps, users, batch_size]`: 1 for a row that counts. A step's does not
+      depend on how many steps there are.
+    """
+
+    def sizes(of_user):
+        count, key = of_user
+        key = tf.random.experimental.stateless_fold_in(key, _SIZES, alg=_ALGORITHM)
+        drawn = tf.random.stateless_uniform([num_steps], key, alg=_ALGORITHM)
+        count = tf.cast(count, tf.float32)
+        # Rounding may take a product up to the count itself.
+        return tf.minimum(tf.floor(drawn * count) + 1.0, count)
+
+    if counts.shape.rank:
+        of_step = tf.TensorSpec([num_steps], tf.float32)
+        drawn = tf.map_fn(sizes, (counts, key), fn_output_signature=of_step)
+        drawn = tf.transpose(drawn)
+    else:
+        drawn = sizes((counts, key))
+    numbers = tf.range(batch_size, dtype=tf.float32)
+    return tf.cast(numbers < drawn[..., tf.newaxis], tf.float32)
+
+
 def batch_source(
-    rows: UserRows, key: tf.Tensor, num_steps: int, batch_sizes: Sequence[int]
+    rows: UserRows,
+    key: tf.Tensor,
+    num_steps: int,
+    batch_sizes: Sequence[int],
+    random_roles: Sequence[int] = (),
 ) -> BatchSource:
     """Returns the batches of a user's steps, drawn by `draw_rows`.
 
@@ -192,17 +234,12 @@ def batch_source(
       key: int32 `[2]` from `user_key`, or `[users, 2]`.
       num_steps: steps there will be.
       batch_sizes: rows of each role's batch, in the order of the roles.
+      random_roles: numbers of the roles of whose rows a random number counts in each
+        step, as `random_masks` draws it.
     """
     total = sum(batch_sizes)
     counts = rows_per_role(rows.num_rows, batch_sizes)
-    # Of every place in the batches, one behind the other: its role, its number within
-    # the role's batch, and whether there is a row for it.
-    roles = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
-    numbers = np.concatenate([np.arange(size) for size in batch_sizes]).astype(np.int32)
-    count = tf.gather(counts, roles, axis=-1)
-    mask = tf.cast(numbers < count, tf.float32)
-    starts = tf.gather(tf.cumsum(counts, -1, exclusive=True), roles, axis=-1)
-    in_shuffle = starts + tf.minimum(numbers, tf.maximum(count - 1, 0))
+    in_shuffle, mask = _places(counts, batch_sizes)
 
     def draw_one(of_user):
         num_rows, key, places = of_user
@@ -220,19 +257,43 @@ def batch_source(
     # once: inside the loop over steps every operation counts.
     places = rows.locate(table)
     axis = table.shape.rank - 1
+    masks = [functools.partial(_same, m) for m in tf.split(mask, batch_sizes, -1)]
+    for role in random_roles:
+        drawn = random_masks(counts[..., role], key, num_steps, batch_sizes[role])
+        masks[role] = functools.partial(tf.gather, drawn)
     chosen = list(
         zip(
             tf.split(places, batch_sizes, axis),
             tf.split(rows.labels(places), batch_sizes, axis),
-            tf.split(mask, batch_sizes, -1),
+            masks,
             strict=True,
         )
     )
 
     def choose(step):
-        return [(tf.gather(p, step), tf.gather(y, step), mask) for p, y, mask in chosen]
+        return [(tf.gather(p, step), tf.gather(y, step), m(step)) for p, y, m in chosen]
 
     return BatchSource(choose, rows.features)
+
+
+def _places(counts: tf.Tensor, batch_sizes: Sequence[int]):
+    """Returns where in a shuffle batches' rows lie, and which of them count.
+
+    Of every place in the batches, one behind the other: int32 and float32
+    `[..., total]` for counts `[..., roles]`.
+    """
+    # The place's role, and its number within the role's batch.
+    roles = np.repeat(np.arange(len(batch_sizes)), batch_sizes)
+    numbers = np.concatenate([np.arange(size) for size in batch_sizes]).astype(np.int32)
+    count = tf.gather(counts, roles, axis=-1)
+    mask = tf.cast(numbers < count, tf.float32)
+    starts = tf.gather(tf.cumsum(counts, -1, exclusive=True), roles, axis=-1)
+    return starts + tf.minimum(numbers, tf.maximum(count - 1, 0)), mask
+
+
+def _same(mask: tf.Tensor, _) -> tf.Tensor:
+    """The mask of every step."""
+    return mask
 
 
 def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:

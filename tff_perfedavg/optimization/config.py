@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tff_perfedavg import errors, optimization
+from tff_perfedavg.optimization.learned_rates import LearnedRates
+from tff_perfedavg.optimization.moves import ALL, PARTS, Moves
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tff_perfedavg.optimization.adaptation import Adaptation
 
 # Steps and rows are numbered in int32.
@@ -33,47 +38,77 @@ class AdaptationConfig:
         split; None uses the whole split in every step.
       num_rows: the most rows of the adaptation split the user may use, drawn once;
         None for all.
-      num_trainable: how many of the last weight tensors move (a dense layer has two,
-        kernel and bias); None for all.
+      moves: which weight tensors move, one of `PARTS`.
+      head_tensors: how many of the last weight tensors are the head (a dense layer
+        has two, kernel and bias).
+      pull: how strongly weights are pulled back to where they started, at least 0.
+      learned: how learned rates, factors of the inner learning rate, stand behind the
+        weights in what is adapted; None if there are none.
     """
 
     inner_learning_rate: float
     num_steps: int = 1
     batch_size: int | None = None
     num_rows: int | None = None
-    num_trainable: int | None = None
+    moves: str = ALL
+    head_tensors: int = 2
+    pull: float = 0.0
+    learned: LearnedRates | None = None
 
     def __post_init__(self):
         check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
-        for field, most in (
-            ("batch_size", MOST_BATCH_ROWS),
-            ("num_rows", _MOST),
-            ("num_trainable", _MOST),
-        ):
+        for field, most in (("batch_size", MOST_BATCH_ROWS), ("num_rows", _MOST)):
             if getattr(self, field) is not None:
                 check_at_least(self, field, 1, most)
+        errors.check_known("AdaptationConfig.moves", self.moves, PARTS)
+        check_at_least(self, "head_tensors", 1)
+        check_not_negative(self, "pull", "0 for none")
+
+    def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns what the server holds to begin with, from a model's weights."""
+        return self.build().parameters(weights)
+
+    def weights(self, parameters: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Returns the model's weights of what the server holds."""
+        return self.learned.split(parameters)[0] if self.learned else parameters
 
     def build(self) -> Adaptation:
         """Builds the adaptation."""
         return optimization.Adaptation(
             self.inner_learning_rate,
             self.num_steps,
-            self.num_trainable,
+            Moves.of(self.moves, self.head_tensors),
+            self.pull,
             self.batch_size,
             self.num_rows,
+            self.learned,
         )
 
 
 def check_positive(config, field: str, example: str) -> None:
     """Raises `ConfigError` unless a field is a finite number above 0."""
     value = getattr(config, field)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if not _is_finite(value) or value <= 0:
         raise errors.ConfigError(
             f"{type(config).__name__}.{field} is {value!r}; it must be a finite "
             f"number above 0, {example}."
         )
+
+
+def check_not_negative(config, field: str, example: str) -> None:
+    """Raises `ConfigError` unless a field is a finite number of at least 0."""
+    value = getattr(config, field)
+    if not _is_finite(value) or value < 0:
+        raise errors.ConfigError(
+            f"{type(config).__name__}.{field} is {value!r}; it must be a finite "
+            f"number of at least 0, {example}."
+        )
+
+
+def _is_finite(value) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def check_rows(config) -> None:

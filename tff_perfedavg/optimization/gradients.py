@@ -46,15 +46,65 @@ def replaced_gradients(overrides: Mapping[str, str]) -> Iterator[None]:
 
 
 def loss_and_gradient(
-    loss: Loss, weights: Weights, batch: Batch, scale: Scale = 1.0
+    loss: Loss,
+    weights: Weights,
+    batch: Batch,
+    scale: Scale = 1.0,
+    scales: Weights | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns the loss on a batch and its gradient times scale, as the weights."""
+    """Returns the loss on a batch and its gradient times scale, as the weights.
+
+    Args:
+      loss: the user's loss.
+      weights: where the gradient is taken.
+      batch: the rows.
+      scale: of all tensors' gradients.
+      scales: of each tensor's, besides: a scalar, or shaped like it; None for 1.
+    """
     with differentiable():
         # Copies, so that the gradient is taken at this point even where the weights
         # are themselves computed from tensors the loss also uses.
         weights = [tf.identity(w) for w in weights]
         value = loss(weights, batch)
-        return value, gradient(value, weights, scale)
+        if scales is None:
+            return value, gradient(value, weights, scale)
+        return value, _scaled_gradient(value, weights, scale, scales)
+
+
+def _scaled_gradient(value, weights, scale, scales) -> list[tf.Tensor]:
+    """The gradient with a scale for each tensor.
+
+    A kernel's gradient is the product of a layer's input and of the derivative by its
+    output. A scale goes in there, at the small end: over the kernel it would cost as
+    much as a step on it.
+    """
+    products = [
+        _only_product(w) if s.shape.rank == 0 else None
+        for w, s in zip(weights, scales, strict=True)
+    ]
+    points = [
+        w if product is None else product.outputs[0]
+        for w, product in zip(weights, products, strict=True)
+    ]
+    found = []
+    derivatives = gradient(value, points, scale)
+    for d, s, product in zip(derivatives, scales, products, strict=True):
+        if product is None:
+            found.append(s * d)
+        else:
+            found.append(tf.matmul(product.inputs[0], s * d, transpose_a=True))
+    return found
+
+
+def _only_product(weight: tf.Tensor) -> tf.Operation | None:
+    """The matrix product x w that alone uses a weight; None if there is another use."""
+    uses = weight.consumers()
+    if len(uses) != 1 or uses[0].type != "MatMul":
+        return None
+    (product,) = uses
+    is_transposed = product.get_attr("transpose_a") or product.get_attr("transpose_b")
+    is_kernel = product.inputs[1] is weight and product.inputs[0] is not weight
+    return product if is_kernel and not is_transposed else None
 
 
 def global_norm(tensors: Weights) -> tf.Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_perfedavg.models.model import Batch
+from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.gradients import Loss, Weights, subtract
+from tff_perfedavg.optimization.moves import BODY, Moves
 
 # A user's state between its local steps: any nest of tensors.
 State = Any
@@ -40,7 +41,15 @@ class LocalAlgorithm:
         its measures, scalars by name.
       adaptation: how a user adapts the model before it uses it.
       parameters: from a model's initial weights, arrays, to what the server holds.
+      num_fixed: how many of the last parameters stay as initialized: users send
+        nothing for them.
+      server_learning_rate: of the server's plain gradient steps, if its optimizer is
+        not chosen; 1 makes the mean of what users have the server's.
+      random_sizes: roles whose batches have a random number of rows in every step,
+        from one to as many as they would have.
       init: from what the server sent to the user's state.
+      begin: from (loss, state, batches of the first step by role) to the state from
+        which the steps start; None if they start from `init`'s.
       update: from what the server sent and the last state to what is sent back,
         what the server is to take a step against.
       report: from the measures' means, over steps and users, to what is reported.
@@ -53,13 +62,28 @@ class LocalAlgorithm:
     step: Step
     adaptation: Adaptation
     parameters: Callable[[Weights], Weights] = _same
+    num_fixed: int = 0
+    server_learning_rate: float = 1.0
+    random_sizes: tuple[str, ...] = ()
     init: Callable[[Weights], State] = list
+    begin: Callable[[Loss, State, Mapping[str, Batch]], State] | None = None
     update: Callable[[Weights, State], list[tf.Tensor]] = subtract
     report: Callable[[Measures], Measures] = _same
 
     def build(self) -> LocalAlgorithm:
         """Returns itself: a value may stand where a configuration may."""
         return self
+
+    def check(self, model: Model) -> None:
+        """Raises `ConfigError` if the model has no weights for what is to stay."""
+        self.adaptation.moves.check(model)
+        if self.num_fixed:
+            Moves.of(BODY, self.num_fixed).check(model)
+
+    @property
+    def random_roles(self) -> list[int]:
+        """Numbers of the roles in `random_sizes`."""
+        return [i for i, role in enumerate(self.roles) if role in self.random_sizes]
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Graph code, like `gradients`: call it inside a `tf.function` or a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,13 +44,18 @@ def local_update(
       algorithm: what a step is, and how many there are.
     """
 
+    def by_role(number):
+        return dict(zip(algorithm.roles, draw_batches(number), strict=True))
+
     def step(number, state):
-        batches = dict(zip(algorithm.roles, draw_batches(number), strict=True))
-        return algorithm.step(loss, state, batches)
+        return algorithm.step(loss, state, by_role(number))
 
     parameters = [tf.convert_to_tensor(p) for p in parameters]
     zero = tf.zeros([], parameters[0].dtype)
-    return _repeat(step, algorithm.init(parameters), zero, algorithm)
+    state = algorithm.init(parameters)
+    if algorithm.begin is not None:
+        state = algorithm.begin(loss, state, by_role(tf.constant(0)))
+    return _repeat(step, state, zero, algorithm)
 
 
 def vectorized_local_update(
@@ -70,11 +76,11 @@ def vectorized_local_update(
       num_users: int32 scalar.
     """
 
-    def step(number, stacked):
+    def for_each(function, number, stacked):
         def of_one_user(of_user):
             state, chosen = of_user
             batches = dict(zip(algorithm.roles, source.read(chosen), strict=True))
-            return algorithm.step(loss, state, batches)
+            return function(loss, state, batches)
 
         # Features are read inside, where they are used: outside they would be copied.
         return tf.vectorized_map(of_one_user, (stacked, source.choose(number)))
@@ -83,7 +89,10 @@ def vectorized_local_update(
         return tf.broadcast_to(tensor, tf.concat([[num_users], tf.shape(tensor)], 0))
 
     stacked = tf.nest.map_structure(for_all, algorithm.init(list(parameters)))
+    if algorithm.begin is not None:
+        stacked = for_each(algorithm.begin, tf.constant(0), stacked)
     zeros = tf.zeros([num_users], parameters[0].dtype)
+    step = functools.partial(for_each, algorithm.step)
     return _repeat(step, stacked, zeros, algorithm)
 
 

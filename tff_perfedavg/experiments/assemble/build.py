@@ -10,6 +10,7 @@ import tensorflow_federated as tff
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.aggregation import build_aggregation
 from tff_perfedavg.experiments.assemble.own_model import build_own_model
+from tff_perfedavg.experiments.assemble.server_optimizer import build_server_optimizer
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.federated import builders
 from tff_perfedavg.federated.client_data import (
@@ -64,15 +65,25 @@ def build_client_data(
 def build_process(
     experiment: Experiment, model: Model, client_data: ClientData
 ) -> tff.learning.templates.LearningProcess:
-    """Builds the experiment's learning process."""
+    """Builds the experiment's learning process.
+
+    Args:
+      experiment: its settings.
+      model: what is trained, from the weights that its `init` returns.
+      client_data: the form of the clients' data.
+    """
     aggregation = build_aggregation(
         experiment.aggregation,
         experiment.cohorts.clients_per_round,
         in_blocks=isinstance(client_data, BlockClientData),
     )
+    config = experiment.local.config
     return builders.build_process(
         model,
-        experiment.local.config,
+        config,
+        server_optimizer=build_server_optimizer(
+            experiment.server, config.server_learning_rate
+        ),
         client_data=client_data,
         client_weighting=ClientWeighting(experiment.aggregation.client_weighting),
         model_aggregator=aggregation.model_aggregator,

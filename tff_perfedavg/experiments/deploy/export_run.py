@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import pathlib
 from collections.abc import Collection
@@ -21,7 +22,6 @@ from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import ExportReport, export_tflite
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 _EXAMPLES = 200
 
@@ -32,7 +32,7 @@ def export_run(
     config: ExportConfig,
     *,
     license_name: str,
-    adaptation_steps: int = 1,
+    adaptation_steps: int | None = None,
 ) -> ExportReport:
     """Exports a trained model, measured on its own population first.
 
@@ -41,7 +41,8 @@ def export_run(
       output: the file to write.
       config: what the file can do.
       license_name: of the model, for its card.
-      adaptation_steps: after how many steps the card tells accuracy.
+      adaptation_steps: after how many steps the card tells accuracy; by default as
+        many as training took.
 
     Raises:
       CheckpointError: if the checkpoint cannot be read.
@@ -49,6 +50,9 @@ def export_run(
       ModelError: as `export_tflite`.
     """
     weights, experiment = trained_model.load(checkpoint)
+    config = dataclasses.replace(config, trained=experiment.local)
+    if adaptation_steps is None:
+        adaptation_steps = config.adaptation.num_steps
     root = RunPaths.of_model(checkpoint).root
     check_sources(experiment, checkpoint, root)
     population = build_population(experiment, root)
@@ -57,11 +61,7 @@ def export_run(
         model,
         weights,
         population,
-        AdaptationConfig(
-            experiment.local.inner_learning_rate,
-            adaptation_steps,
-            num_trainable=config.num_trainable,
-        ),
+        dataclasses.replace(config.adaptation, num_steps=adaptation_steps),
     ).assign(algorithm=experiment.label)
     card = {
         **_card(experiment, population),
@@ -76,13 +76,14 @@ def export_run(
 
 def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:
     """Returns what a model's card tells of its data and its training."""
-    description = population.description
+    description, own = population.description, experiment.local.adaptation
     return {
         "dataset": description.name,
         "class_names": list(description.class_names),
         "input_scale": np.asarray(description.scale).tolist(),
         "algorithm": experiment.label,
-        "inner_learning_rate": experiment.local.inner_learning_rate,
+        # What `adapt` takes: a factor, where the file has rates of its own.
+        "inner_learning_rate": 1.0 if own.learned else own.inner_learning_rate,
         "outer_learning_rate": experiment.local.outer_learning_rate,
         "num_local_steps": experiment.local.num_local_steps,
         "total_rounds": experiment.total_rounds,

@@ -1,13 +1,16 @@
-"""The theory's quantities of a trained model on its own population."""
+"""The theory's quantities, and users' curvature, of a trained model on its users."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.curvature import CurvatureGuard, largest_eigenvalue
 from tff_perfedavg.algorithms.diagnostics import (
     Diagnostics,
     population_diagnostics,
@@ -16,7 +19,12 @@ from tff_perfedavg.algorithms.diagnostics import (
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Batch, Model
+from tff_perfedavg.optimization.hessian import hessian_vector_product
+from tff_perfedavg.optimization.moves import EVERYTHING, Moves
 from tff_perfedavg.progress import progress
+
+# Keys the start vectors, which no other draw shares.
+_CURVATURE = 1
 
 
 def diagnose(
@@ -47,17 +55,139 @@ def diagnose(
         point = [tf.constant(w) for w in weights]
         return user_diagnostics(model.batch_loss, point, rows, probes, config)
 
-    measured = []
-    with progress(total=len(users), desc="measuring", unit="user") as bar:
+    return population_diagnostics(
+        [
+            of_user(x, y)
+            for _, x, y in _users_with_rows(model, population, users, "measuring")
+        ],
+        config,
+    )
+
+
+def measure_curvature(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    population: UserStore,
+    users: Sequence[int] | np.ndarray,
+    seed: int,
+    moves: Moves = EVERYTHING,
+) -> pd.DataFrame:
+    """Measures the largest Hessian eigenvalue of users, each on all adaptation rows.
+
+    A batch of a user's rows has, in the mean, one at least as large.
+
+    Args:
+      model: the model.
+      weights: w, where the Hessians are taken.
+      population: the users' store.
+      users: which users; those without adaptation rows are left out.
+      seed: of the start vectors; a user's does not depend on the others.
+      moves: which weight tensors the inner step moves; the Hessian is that of these.
+
+    Returns:
+      A line for each user: `user`, `num_rows`, and `curvature` and `residual`, of
+      `Eigenvalue`.
+
+    Raises:
+      DataError: if no user has adaptation rows.
+    """
+    product = _hessian_product(model, weights, moves)
+    size = sum(w.size for w in moves.chosen(weights))
+    lines = []
+    for user, x, y in _users_with_rows(model, population, users, "curvature"):
+        start = np.random.default_rng([seed, user, _CURVATURE]).normal(size=size)
+        found = largest_eigenvalue(functools.partial(product, x, y), start)
+        lines.append((user, len(y), found.value, found.residual))
+    return pd.DataFrame(lines, columns=["user", "num_rows", "curvature", "residual"])
+
+
+def guard_in_words(
+    guard: CurvatureGuard, alpha: float, eigenvalues: Sequence[float] | pd.Series
+) -> str:
+    """Says what a curvature guard found, in some lines.
+
+    Args:
+      guard: of the users.
+      alpha: the inner learning rate that it was asked about.
+      eigenvalues: each user's largest.
+    """
+    count = len(eigenvalues)
+
+    def users(share):
+        number = round(share * count)
+        if not number:
+            return f"none of {count} users"
+        return f"{100 * share:.0f} % of users ({number} of {count})"
+
+    lines = [
+        f"with alpha {alpha:g}, curvature is above",
+        f"1 / alpha, where first-order points the wrong way, for "
+        f"{users(guard.share_above_one)};",
+        f"2 / alpha, where the inner step raises the loss, for "
+        f"{users(guard.share_above_two)}.",
+    ]
+    unknown = int(np.sum(~np.isfinite(eigenvalues)))
+    if unknown:
+        lines.append(f"Not finite, and counted as above both: {unknown}.")
+    if guard.curvature_max <= 0:
+        lines.append("None is positive, so that no alpha is too large for it.")
+    elif guard.proposed_alpha != alpha and unknown < count:
+        # Weights trained with another alpha have another curvature.
+        proposal = f"{guard.proposed_alpha:g} would keep all below 1 / alpha"
+        if guard.alpha_for_most > guard.proposed_alpha:
+            proposal += f", {guard.alpha_for_most:g} nine in ten"
+        lines.append(f"At these weights {proposal}.")
+    return "\n  ".join(lines)
+
+
+def _hessian_product(
+    model: Model, weights: Sequence[np.ndarray], moves: Moves
+) -> Callable[[tf.Tensor, tf.Tensor, np.ndarray], np.ndarray]:
+    """Returns a function from rows, their labels and a vector `[d]` to H times it."""
+    shapes = [w.shape for w in moves.chosen(weights)]
+    sizes = [w.size for w in moves.chosen(weights)]
+
+    @tf.function(
+        input_signature=[
+            model.input_spec,
+            model.label_spec,
+            tf.TensorSpec([sum(sizes)], weights[0].dtype),
+        ]
+    )
+    def product(x, y, vector):
+        rows = Batch(x, y, tf.ones([tf.shape(x)[0]], x.dtype))
+        parts = zip(tf.split(vector, sizes), shapes, strict=True)
+        direction = [tf.reshape(part, shape) for part, shape in parts]
+        point = [tf.constant(w) for w in weights]
+        loss = moves.restrict(model.batch_loss, point)
+        found = hessian_vector_product(loss, moves.chosen(point), direction, rows)
+        return tf.concat([tf.reshape(t, [-1]) for t in found], 0)
+
+    return lambda x, y, vector: product(x, y, vector.astype(weights[0].dtype)).numpy()
+
+
+def _users_with_rows(
+    model: Model,
+    population: UserStore,
+    users: Sequence[int] | np.ndarray,
+    doing: str,
+) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+    """Yields users with their adaptation rows and labels; tells how far it is.
+
+    Raises:
+      DataError: at the end, if no user has adaptation rows.
+    """
+    is_empty = True
+    with progress(total=len(users), desc=doing, unit="user") as bar:
         for user in users:
             rows = population.scaled(population.adaptation(user))
             if len(rows.y):
+                is_empty = False
                 y = np.asarray(rows.y, model.label_spec.dtype.as_numpy_dtype)
-                measured.append(of_user(rows.x, y))
+                yield int(user), tf.constant(rows.x), tf.constant(y)
             bar.update()
-    if not measured:
+    if is_empty:
         raise errors.DataError(
             f"{population.path}: not one of the {len(users)} users chosen has "
             "adaptation rows."
         )
-    return population_diagnostics(measured, config)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,7 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
-from tff_perfedavg.experiments.evaluation.baselines import (
-    evaluate_baselines,
-)
+from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
@@ -29,7 +28,6 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 class TrainedRun(NamedTuple):
@@ -38,7 +36,7 @@ class TrainedRun(NamedTuple):
     Attributes:
       label: what it is called among the runs it is compared with.
       experiment: its settings.
-      weights: the initial model.
+      weights: the initial model, and learned rates behind it.
       population: its users.
       model: the model.
     """
@@ -79,7 +77,8 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         model = build_model(experiment, population)
-        if [w.shape for w in weights] != [w.shape for w in model.init(0)]:
+        expected = experiment.local.adaptation.parameters(model.init(0))
+        if [w.shape for w in weights] != [w.shape for w in expected]:
             raise errors.CheckpointError(
                 f"{run.model} has weights of other shapes than its model "
                 f"{model.name!r}; train it again."
@@ -90,9 +89,7 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
 
 def evaluate_runs(
     runs: Sequence[RunPaths],
-    inner_learning_rate: float | None,
-    num_steps: int,
-    batch_size: int | None,
+    changes: Mapping[str, Any],
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -100,9 +97,8 @@ def evaluate_runs(
 
     Args:
       runs: where the runs are.
-      inner_learning_rate: alpha; None takes each run's own.
-      num_steps: m.
-      batch_size: rows per adaptation step, None for all.
+      changes: fields of `AdaptationConfig` in the place of those that each run was
+        trained for.
       seed: of the adaptation's batches.
 
     Returns:
@@ -114,8 +110,7 @@ def evaluate_runs(
     """
     frames = []
     for run in read_trained(runs):
-        rate = inner_learning_rate or run.experiment.local.inner_learning_rate
-        config = AdaptationConfig(rate, num_steps, batch_size)
+        config = dataclasses.replace(run.experiment.local.adaptation, **changes)
         frame = evaluate_users(
             run.model, run.weights, run.population, config, seed=seed
         )
@@ -126,9 +121,7 @@ def evaluate_runs(
 
 def evaluate_baselines_of_runs(
     runs: Sequence[RunPaths],
-    inner_learning_rate: float | None,
-    num_steps: int,
-    batch_size: int | None,
+    changes: Mapping[str, Any],
     *,
     seed: int = 0,
     pooled: bool = False,
@@ -137,9 +130,7 @@ def evaluate_baselines_of_runs(
 
     Args:
       runs: as for `evaluate_runs`.
-      inner_learning_rate: as for `evaluate_runs`.
-      num_steps: m, of local training, too.
-      batch_size: as for `evaluate_runs`.
+      changes: as for `evaluate_runs`.
       seed: as for `evaluate_runs`; of the users who train locally, too.
       pooled: whether to train a model on pooled rows, too.
 
@@ -153,19 +144,19 @@ def evaluate_baselines_of_runs(
       CheckpointError: as `read_trained`.
     """
     trained = read_trained(runs)
-    rates = [
-        inner_learning_rate or r.experiment.local.inner_learning_rate for r in trained
-    ]
+    own = [run.experiment.local.adaptation for run in trained]
+    configs = [dataclasses.replace(config, **changes) for config in own]
+    rates = [config.inner_learning_rate for config in configs]
     local: dict[tuple, pd.DataFrame] = {}
     pools: dict[tuple, list[np.ndarray]] = {}
     found = []
-    for run, rate in zip(trained, rates, strict=True):
+    for run, config in zip(trained, configs, strict=True):
         model, population = run.model, run.population
         start = model.init(run.experiment.base_random_seed)
-        config = AdaptationConfig(rate, num_steps, batch_size)
         frames = []
         if has_classes(population):
-            frames.append(evaluate_baselines(model, run.weights, population, run.label))
+            weights = config.weights(run.weights)
+            frames.append(evaluate_baselines(model, weights, population, run.label))
         if run.origin not in local:
             local[run.origin] = evaluate_local_training(
                 model, start, population, config, rates, seed=seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,6 +82,8 @@ def evaluate_pooled(
     Returns:
       The rows of `evaluate_users` behind columns `algorithm` and `baseline`.
     """
+    # Rates are learned for another model.
+    adaptation = dataclasses.replace(adaptation, learned=None)
     frame = evaluate_users(model, weights, population, adaptation, seed=seed)
     frame.insert(0, "baseline", POOLED)
     frame.insert(0, "algorithm", POOLED)

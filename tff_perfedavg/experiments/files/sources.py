@@ -1,4 +1,4 @@
-"""What a run depends on besides its settings, by hash: its store, its model file."""
+"""What a run depends on besides its settings, by hash: its store, and given files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import population_path
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.settings.experiment import Experiment
-from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.model_file import (
+    find_model_file,
+    find_trained_model,
+)
 from tff_perfedavg.files import sha256
 
 
@@ -19,10 +22,14 @@ def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
 
     Raises:
       ConfigError: if its model's file is not there.
+      CheckpointError: if the file of its initial weights is not there.
     """
     sources = {str(population.path): population.fingerprint}
     if experiment.has_own_model:
         path = find_model_file(experiment.model)
+        sources[str(path)] = sha256(path)
+    if experiment.initial:
+        path = find_trained_model(experiment.initial)
         sources[str(path)] = sha256(path)
     return sources
 
@@ -30,7 +37,7 @@ def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
 def check_sources(
     experiment: Experiment, model: pathlib.Path, root: pathlib.Path
 ) -> None:
-    """Checks that a trained model's store and model file have not changed.
+    """Checks that what a trained model was made from has not changed.
 
     One that is not there any more has not changed.
 
@@ -44,8 +51,10 @@ def check_sources(
       DataError: if a file of the store is not what was written.
     """
     was, found = trained_model.load_sources(model), {}
+    files = [experiment.initial]
     if experiment.has_own_model:
-        path = pathlib.Path(experiment.model.rpartition(":")[0])
+        files.append(experiment.model.rpartition(":")[0])
+    for path in map(pathlib.Path, filter(None, files)):
         if path.is_file():
             found[str(path)] = sha256(path)
     store = population_path(experiment, root)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.model_file import find_trained_model
 from tff_perfedavg.files import atomic_write
 
 _FORMAT_VERSION = 1
@@ -49,9 +50,36 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
       CheckpointError: naming the file, if it is missing, damaged or of another
         format version.
     """
-    with _opened(path) as (arrays, header):
-        weights = [arrays[f"weight_{i}"] for i in range(header["num_weights"])]
-        return weights, Experiment(**header["experiment"])
+    with _opened(path) as arrays:
+        header = _header(path, arrays)
+        return _weights(arrays, header["num_weights"]), Experiment(
+            **header["experiment"]
+        )
+
+
+def load_weights(path: pathlib.Path, count: int) -> list[np.ndarray]:
+    """Reads a model's weights: of what `save` wrote, or of arrays from elsewhere.
+
+    Args:
+      path: of a run's model, or of an `.npz` of `weight_0`, `weight_1` and so on.
+      count: how many weights the model has. A run may keep more, behind them; other
+        files may not.
+
+    Returns:
+      The arrays, `count` of them where the file has so many.
+
+    Raises:
+      CheckpointError: as `load`, or if there are arrays of other names.
+    """
+    with _opened(path) as arrays:
+        if "header" in arrays:
+            return _weights(arrays, _header(path, arrays)["num_weights"])[:count]
+        if {*arrays} != {f"weight_{i}" for i in range(len(arrays))}:
+            raise errors.CheckpointError(
+                f"{path} has arrays {', '.join(arrays)}; weights from elsewhere are "
+                "named weight_0, weight_1 and so on, in the model's order."
+            )
+        return _weights(arrays, len(arrays))
 
 
 def load_sources(path: pathlib.Path) -> dict[str, str]:
@@ -63,29 +91,17 @@ def load_sources(path: pathlib.Path) -> dict[str, str]:
     Raises:
       CheckpointError: as `load`.
     """
-    with _opened(path) as (_, header):
-        return header.get("sources", {})
+    with _opened(path) as arrays:
+        return _header(path, arrays).get("sources", {})
 
 
 @contextlib.contextmanager
-def _opened(
-    path: pathlib.Path,
-) -> Iterator[tuple[Mapping[str, np.ndarray], dict[str, Any]]]:
-    """Gives a file's arrays, read when asked for, and its header."""
-    if not path.is_file():
-        raise errors.CheckpointError(
-            f"No trained model at {path}; train one with scripts/train.py."
-        )
+def _opened(path: pathlib.Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Gives a file's arrays, read when asked for."""
+    find_trained_model(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            header = json.loads(str(arrays["header"]))
-            version = header["format_version"]
-            if version != _FORMAT_VERSION:
-                raise errors.CheckpointError(
-                    f"{path} has format version {version}; this version of the "
-                    f"library reads {_FORMAT_VERSION}."
-                )
-            yield arrays, header
+            yield arrays
     except errors.CheckpointError:
         raise
     except Exception as e:
@@ -95,3 +111,18 @@ def _opened(
         raise errors.CheckpointError(
             f"{path} is no readable model file ({e}); train it again."
         ) from e
+
+
+def _header(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    header = json.loads(str(arrays["header"]))
+    version = header["format_version"]
+    if version != _FORMAT_VERSION:
+        raise errors.CheckpointError(
+            f"{path} has format version {version}; this version of the library reads "
+            f"{_FORMAT_VERSION}."
+        )
+    return header
+
+
+def _weights(arrays: Mapping[str, np.ndarray], count: int) -> list[np.ndarray]:
+    return [arrays[f"weight_{i}"] for i in range(count)]

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
+
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.moves import PARTS
+
+# From flags to fields of `AdaptationConfig`.
+_STEPS = {
+    "inner_learning_rate": "inner_learning_rate",
+    "adaptation_steps": "num_steps",
+    "adaptation_batch_size": "batch_size",
+    "adaptation_rows": "num_rows",
+}
+_MOVES = {
+    "adaptation_moves": "moves",
+    "adaptation_head_tensors": "head_tensors",
+    "adaptation_pull": "pull",
+}
 
 
 def define_root(flag_values: flags.FlagValues) -> None:
@@ -54,3 +72,51 @@ def define_adaptation(
         lower_bound=0,
         flag_values=flag_values,
     )
+
+
+def define_what_moves(flag_values: flags.FlagValues) -> None:
+    """Defines which weights move when users adapt, and what holds them."""
+    flags.DEFINE_enum(
+        "adaptation_moves",
+        None,
+        PARTS,
+        "Which weights move; by default those that moved in training.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_head_tensors",
+        None,
+        "How many of the last weight tensors are the head; by default as trained.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "adaptation_pull",
+        None,
+        "Pull of the weights to where they started; by default as trained.",
+        flag_values=flag_values,
+    )
+
+
+def adaptation_changes(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """Returns what the flags say of the adaptation, as fields of `AdaptationConfig`.
+
+    Raises:
+      ConfigError: naming the field that is out of range.
+    """
+    return _checked_changes(flag_values, _STEPS | _MOVES)
+
+
+def what_moves(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """Returns as `adaptation_changes` what `define_what_moves` defined."""
+    return _checked_changes(flag_values, _MOVES)
+
+
+def _checked_changes(flag_values, fields: dict[str, str]) -> dict[str, Any]:
+    given = {
+        field: flag_values[name].value
+        for name, field in fields.items()
+        if name in flag_values
+    }
+    changes = {field: value for field, value in given.items() if value is not None}
+    AdaptationConfig(**{"inner_learning_rate": 1.0, **changes})
+    return changes

@@ -23,6 +23,7 @@ from tff_perfedavg.experiments.settings.parts import (
     CohortSettings,
     DataSettings,
     LayoutSettings,
+    ServerSettings,
 )
 from tff_perfedavg.federated.client_forms import AUTO, USERS
 from tff_perfedavg.settings import setting, settings_of, values_of
@@ -40,6 +41,7 @@ _PARTS = {
     "local": LocalSettings,
     "cohorts": CohortSettings,
     "aggregation": AggregationSettings,
+    "server": ServerSettings,
     "layout": LayoutSettings,
 }
 
@@ -55,10 +57,13 @@ class Experiment:
       data: whose rows.
       model: one of `MODELS`, or one's own: `FILE.py:FUNCTION`, a function from
         `(input_shape, num_outputs)` to a Keras model.
+      initial: a file of the weights that training starts from, in the place of the
+        model's own: `model.npz` of a run, or arrays `weight_0`, `weight_1` and so on.
       local: what a user does in a round.
       total_rounds: rounds of training.
       cohorts: who takes part in a round.
       aggregation: what is done to users' updates.
+      server: how the server applies what they are aggregated to.
       layout: how a round is laid out over TFF clients.
       base_random_seed: of partition, initial weights, cohorts and batches.
     """
@@ -69,10 +74,16 @@ class Experiment:
         f"{', '.join(MODELS)}, or your own: FILE.py:FUNCTION, from (input_shape, "
         "num_outputs) to a Keras model.",
     )
+    initial: str = setting(
+        "",
+        "Weights that training starts from, in the place of the model's own: model.npz "
+        "of a run, or an .npz of arrays weight_0, weight_1, ...",
+    )
     local: LocalSettings = field(default_factory=LocalSettings)
     total_rounds: int = setting(300, "Rounds of training.")
     cohorts: CohortSettings = field(default_factory=CohortSettings)
     aggregation: AggregationSettings = field(default_factory=AggregationSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
     layout: LayoutSettings = field(default_factory=LayoutSettings)
     base_random_seed: int = setting(
         0, "Seed of the partition, the initial weights, cohorts and batches."

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.config import DATASETS, PARTITIONS, DataConfig
 from tff_perfedavg.federated.client_forms import AUTO, CLIENT_FORMS
-from tff_perfedavg.settings import check_choices, setting, values_of
+from tff_perfedavg.settings import check_choices, setting, settings_of, values_of
 
 CLIENT_WEIGHTINGS = ("uniform", "num_examples")
 MEAN, CLIP, ROBUST, COMPRESSION, DP_FIXED, DP_ADAPTIVE, SECURE = (
@@ -30,9 +31,14 @@ PRIVATE = (DP_FIXED, DP_ADAPTIVE)
 # How cohorts are drawn.
 FIXED, POISSON = "fixed", "poisson"
 COHORT_SAMPLINGS = (AUTO, FIXED, POISSON)
-# The largest float32 is 3.4e38, and a draw may be some standard deviations.
-_MOST_NOISE = 1e37
-_LEAST_NORM = 1e-30
+SGDM, ADAM, YOGI, ADAGRAD = "sgdm", "adam", "yogi", "adagrad"
+SERVER_OPTIMIZERS = (SGDM, ADAM, YOGI, ADAGRAD)
+# Rates where none is given; plain SGD's is the algorithm's own.
+ADAPTIVE_RATES = {ADAM: 0.01, YOGI: 0.01, ADAGRAD: 0.1}
+# Nearer to 1, float32's rounding makes it 1.
+_MOST_DECAY = 0.999999
+# The largest float32 is 3.4e38, and a draw of noise may be some standard deviations.
+_LEAST, _MOST = 1e-30, 1e37
 _DIVISION_HELP = "As in prepare_data.py."
 
 
@@ -146,10 +152,10 @@ class AggregationSettings:
     def _check_norm(self) -> None:
         clips, norm = self.aggregator in (CLIP, DP_FIXED), self.clipping_norm
         # Smaller or larger ones are 0 or infinite in float32.
-        if clips and not (norm is not None and _LEAST_NORM <= norm <= _MOST_NOISE):
+        if clips and not (norm is not None and _LEAST <= norm <= _MOST):
             raise errors.ConfigError(
                 f"clipping_norm is {norm}; {self.aggregator} needs a number above 0, "
-                f"from {_LEAST_NORM:g} to {_MOST_NOISE:g}."
+                f"from {_LEAST:g} to {_MOST:g}."
             )
         if not clips and norm is not None:
             raise errors.ConfigError(
@@ -164,7 +170,7 @@ class AggregationSettings:
                 "0, for example 0.5."
             )
         # In float32 the noise would be infinite, and every round's update dropped.
-        if self.is_private and norm is not None and norm * noise > _MOST_NOISE:
+        if self.is_private and norm is not None and norm * noise > _MOST:
             raise errors.ConfigError(
                 f"clipping_norm {norm:g} times noise_multiplier {noise:g} is "
                 f"{norm * noise:g}, noise that no float32 holds; take a norm near "
@@ -179,6 +185,73 @@ class AggregationSettings:
             raise errors.ConfigError(
                 f"client_weighting is {self.client_weighting}, but {self.aggregator} "
                 "must count every user alike: its noise hides one user of weight 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """How the server applies the aggregated update: an optimizer of TFF, and its rate.
+
+    The update stands for a gradient (Reddi et al., "Adaptive federated optimization",
+    2020, arXiv 2003.00295). Plain SGD with a rate of 1 makes the mean of the users'
+    weights the server's.
+    """
+
+    server_optimizer: str = setting(
+        SGDM, "TFF's, for the aggregated update.", SERVER_OPTIMIZERS
+    )
+    server_learning_rate: float | None = setting(
+        None,
+        f"Of the server's optimizer. By default that of the algorithm with {SGDM} (1: "
+        "the mean of the users' weights); "
+        f"{', '.join(f'{name} {rate:g}' for name, rate in ADAPTIVE_RATES.items())}, to "
+        "be tuned.",
+    )
+    server_momentum: float = setting(0.0, f"Of {SGDM}.")
+    server_beta_1: float | None = setting(
+        None, f"Of {ADAM} and {YOGI}: decay of the mean update; by default 0.9."
+    )
+    server_beta_2: float | None = setting(
+        None, f"Of {ADAM} and {YOGI}: decay of its square; by default 0.999."
+    )
+    server_epsilon: float | None = setting(
+        None,
+        f"Of {ADAM}, {YOGI} and {ADAGRAD}: beside the root of the squares; by default "
+        "TFF's, 1e-7, of yogi 1e-3.",
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        self._check_has("server_momentum", (SGDM,))
+        self._check_has("server_beta_1", (ADAM, YOGI))
+        self._check_has("server_beta_2", (ADAM, YOGI))
+        self._check_has("server_epsilon", (ADAM, YOGI, ADAGRAD))
+        self._check_above_0("server_learning_rate", "for example 0.1")
+        self._check_above_0("server_epsilon", "for example 0.001")
+        for name in ("server_momentum", "server_beta_1", "server_beta_2"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= _MOST_DECAY:
+                raise errors.ConfigError(
+                    f"{name} is {value}; it must be from 0 to {_MOST_DECAY:g}, for "
+                    "example 0.9."
+                )
+
+    def _check_has(self, name: str, optimizers: Sequence[str]) -> None:
+        """Raises `ConfigError` if a setting is given that the optimizer has not."""
+        value, default = getattr(self, name), settings_of(type(self))[name].default
+        if value != default and self.server_optimizer not in optimizers:
+            raise errors.ConfigError(
+                f"{name} is {value}, but server_optimizer {self.server_optimizer} has "
+                f"none; leave it out, or choose {' or '.join(optimizers)}."
+            )
+
+    def _check_above_0(self, name: str, example: str) -> None:
+        value = getattr(self, name)
+        # Smaller or larger ones are 0 or infinite in float32.
+        if value is not None and not _LEAST <= value <= _MOST:
+            raise errors.ConfigError(
+                f"{name} is {value}; it must be a number above 0, from {_LEAST:g} to "
+                f"{_MOST:g}, {example}."
             )
 
 

@@ -17,7 +17,7 @@ from tff_perfedavg.settings import setting
 class TrainingOptions:
     """What is saved and measured while a run trains.
 
-    Users are measured at the run's inner learning rate, on all of their adaptation
+    Users are measured as the run's algorithm has them adapt, on all of their adaptation
     rows. `best_metric` is `GROUP/QUANTITY/STEP`: the model of the evaluation that was
     best by it is kept beside the last round's.
     """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import pandas as pd
 
-from tff_perfedavg.algorithms.registry import BASELINE, methods
+from tff_perfedavg.algorithms.registry import BASELINE, paper_methods
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
@@ -15,7 +16,6 @@ from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.training.training import train
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
     adaptation_steps: int,
     root: pathlib.Path,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains and evaluates every method on every seed.
+    """Trains and evaluates the paper's methods on every seed.
 
     The methods share what a seed decides: partition, initial weights, cohorts
     and batches.
@@ -41,9 +41,9 @@ def compare(
       `evaluate_baselines` with FedAvg's model and of `evaluate_local_training`, all
       with `algorithm` and `seed`.
     """
-    adaptation = AdaptationConfig(base.local.inner_learning_rate, adaptation_steps)
+    adaptation = dataclasses.replace(base.local.adaptation, num_steps=adaptation_steps)
     frames, baselines = [], []
-    for method, settings in methods().items():
+    for method, settings in paper_methods().items():
         for seed in seeds:
             experiment = base.replace(**settings, base_random_seed=seed)
             population = build_population(experiment, root)

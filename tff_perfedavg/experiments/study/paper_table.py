@@ -39,7 +39,7 @@ class Part(NamedTuple):
       partitions: of `PARTITIONS`.
       num_local_steps: values of tau.
       inner_learning_rates: values of alpha.
-      methods: of `registry.methods()`.
+      methods: of `registry.paper_methods()`.
       seeds: one run each.
     """
 
@@ -47,7 +47,7 @@ class Part(NamedTuple):
     partitions: Sequence[str] = PARTITIONS
     num_local_steps: Sequence[int] = NUM_LOCAL_STEPS
     inner_learning_rates: Sequence[float] = INNER_LEARNING_RATES
-    methods: Sequence[str] = tuple(registry.methods())
+    methods: Sequence[str] = tuple(registry.paper_methods())
     seeds: Sequence[int] = (0, 1, 2)
 
 
@@ -78,7 +78,7 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
             partition=partition,
             num_local_steps=tau,
             base_random_seed=seed,
-            **registry.methods()[method],
+            **registry.paper_methods()[method],
         )
         rates = part.inner_learning_rates
         if not uses_inner_rate(shared):
@@ -205,7 +205,7 @@ def write_table(
 
 
 def _labels() -> list[str]:
-    return [Experiment(**fields).label for fields in registry.methods().values()]
+    return [Experiment(**fields).label for fields in registry.paper_methods().values()]
 
 
 def _text(row: pd.Series) -> str:

@@ -35,6 +35,7 @@ from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.moves import ALL
 
 # Of runs of one data set and model, which follow one another.
 _MOST_EVALUATORS = 8
@@ -248,10 +249,14 @@ def _evaluator(model: str, store: str, adaptation: AdaptationConfig, seed: int):
 
 def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path:
     name = f"rate{adaptation.inner_learning_rate:g}-steps{adaptation.num_steps}"
-    for field in ("batch_size", "num_rows", "num_trainable"):
+    for field in ("batch_size", "num_rows"):
         value = getattr(adaptation, field)
         if value is not None:
             name += f"-{field}{value}"
+    if adaptation.moves != ALL:
+        name += f"-{adaptation.moves}{adaptation.head_tensors}"
+    if adaptation.pull:
+        name += f"-pull{adaptation.pull:g}"
     return paths.results / _EVALUATIONS / f"{name}.csv"
 
 

@@ -89,7 +89,8 @@ def _evaluate(
 ) -> pd.DataFrame:
     experiment, first = run.experiment, adaptations[0]
     population = build_population(experiment, paths.root)
-    weights, _ = trained_model.load(paths.model)
+    held, _ = trained_model.load(paths.model)
+    weights = experiment.local.adaptation.weights(held)
     frames = []
     if has_classes(population):
         model = build_model(experiment, population)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,6 @@ from tff_perfedavg.experiments.study.study import (
 )
 from tff_perfedavg.experiments.study.study_baselines import read_baselines
 from tff_perfedavg.files import atomic_write
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 _SEED = "base_random_seed"
 # The training of FedAvg, for one, does not use it.
@@ -44,6 +44,7 @@ def sweep_runs(
     rates: Sequence[float],
     adaptation_steps: int,
     adaptation_rows: Sequence[int],
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Returns the runs of a grid; once for all inner rates where training uses none.
 
@@ -54,10 +55,13 @@ def sweep_runs(
         grid's where training uses none.
       adaptation_steps: m.
       adaptation_rows: the most rows a user adapts on; 0 for all.
+      changes: other fields of `AdaptationConfig` in the place of those that each run
+        was trained for.
     """
     runs: list[Run] = []
     for settings, experiment in grid(base, axes):
-        adapted = rates or [experiment.local.inner_learning_rate]
+        own = dataclasses.replace(experiment.local.adaptation, **(changes or {}))
+        adapted = rates or [own.inner_learning_rate]
         is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
         if is_shared:
             settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
@@ -68,7 +72,12 @@ def sweep_runs(
             )
             adapted = rates or axes[_INNER_RATE]
         adaptations = [
-            AdaptationConfig(rate, adaptation_steps, num_rows=rows or None)
+            dataclasses.replace(
+                own,
+                inner_learning_rate=rate,
+                num_steps=adaptation_steps,
+                num_rows=rows or None,
+            )
             for rate in adapted
             for rows in adaptation_rows
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.rounds import Callback, Start
 from tff_perfedavg.experiments.training.simulation import Round, Simulation
-from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 class Evaluation(NamedTuple):
@@ -47,7 +47,7 @@ class Evaluate(Callback):
 
         Args:
           simulation: whose users and models are measured.
-          experiment: gives the inner learning rate, and the seed of all draws.
+          experiment: says how users adapt, and the seed of all draws.
           options: tell when, how many users, and after how many steps.
           observers: called in their order with every evaluation.
         """
@@ -59,8 +59,8 @@ class Evaluate(Callback):
         self._evaluate = build_evaluator(
             simulation.model,
             population,
-            AdaptationConfig(
-                experiment.local.inner_learning_rate, options.adaptation_steps
+            dataclasses.replace(
+                experiment.local.adaptation, num_steps=options.adaptation_steps
             ),
             groups=choose_users(population, options.num_evaluation_users, seed),
             seed=seed,

@@ -14,7 +14,7 @@ class RunIdentity:
 
     Attributes:
       experiment: the settings.
-      sources: hashes of the store and of the model's file, by name.
+      sources: hashes of the store, and of files that were given, by name.
       secret: what cohorts are keyed by; None for the seed.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ from tff_perfedavg.experiments.assemble.build import (
     build_model,
     build_process,
 )
+from tff_perfedavg.experiments.files.initial_weights import starting_from
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.parts import ServerSettings
 from tff_perfedavg.experiments.training.cohorts import build_sampler
 from tff_perfedavg.fleet.cohort import PoissonSampler
 
@@ -55,7 +58,9 @@ class Simulation:
           secret: what its cohorts are keyed by; None for the seed.
 
         Raises:
-          ConfigError: if the cohort is larger than the population.
+          CheckpointError: if the initial weights cannot be read.
+          ConfigError: if the cohort is larger than the population, or the initial
+            weights do not fit the model.
           DataError: if no training user has adaptation rows.
         """
         users = population.training_users
@@ -77,16 +82,23 @@ class Simulation:
         self.population = population
         self.model = build_model(experiment, population)
         self._aggregator = experiment.aggregation.aggregator
+        is_plain = experiment.server == ServerSettings()
+        rates = "the outer or the inner learning rate."
+        self._remedy = "Lower " + (rates if is_plain else f"the server's, {rates}")
+        trained = self.model
+        if experiment.initial:
+            trained = starting_from(trained, pathlib.Path(experiment.initial))
         self._client_data = build_client_data(experiment, self.model, population)
-        self._process = build_process(experiment, self.model, self._client_data)
+        self._process = build_process(experiment, trained, self._client_data)
 
     def initialize(self) -> Any:
         """Returns the state before the first round."""
         return self._process.initialize()
 
     def weights(self, state: Any) -> list[np.ndarray]:
-        """Returns the initial model of a state."""
-        return [np.asarray(w) for w in self._process.get_model_weights(state).trainable]
+        """Returns what is learned in a state: the initial model, and learned rates."""
+        found = self._process.get_model_weights(state)
+        return [np.asarray(w) for w in (*found.trainable, *found.non_trainable)]
 
     def next(self, state: Any, round_number: int) -> Round:
         """Runs a round.
@@ -117,7 +129,7 @@ class Simulation:
         if with_rows and not metrics["num_users_taken"]:
             raise errors.Diverged(
                 f"Round {round_number}: not one of {with_rows} users' updates was "
-                "finite. Lower the outer or the inner learning rate."
+                f"finite. {self._remedy}"
             )
         self._check_finite(round_number, output)
         done = round_number + 1
@@ -143,6 +155,6 @@ class Simulation:
         weights = output.state.global_model_weights.trainable
         if not all(np.isfinite(w).all() for w in weights):
             raise errors.Diverged(
-                f"Round {round_number}: the server's weights are not finite. Lower the "
-                "outer or the inner learning rate."
+                f"Round {round_number}: the server's weights are not finite. "
+                f"{self._remedy}"
             )

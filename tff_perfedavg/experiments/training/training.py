@@ -8,6 +8,7 @@ moment goes on to the same bits.
 from __future__ import annotations
 
 import errno
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.files import hparams, run_facts, trained_model
 from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
+from tff_perfedavg.experiments.files.initial_weights import check_is_not_written
 from tff_perfedavg.experiments.files.metrics_log import read_rounds
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
@@ -93,7 +95,7 @@ def train_and_save(
 
     Raises:
       ConfigError: if a run of that name has other settings, naming them. More rounds
-        than it has are no other settings.
+        than it has are no other settings. If it cannot start from its initial weights.
       CheckpointError: if what is needed to go on is damaged, or the disk has no room.
       DataError: if the store is damaged, or changes while the run trains.
       Diverged: as `train`; the last good round's model is kept as the run's, and
@@ -128,6 +130,8 @@ def _train_locked(
     on_round: Callable[[int], None] | None,
 ) -> TrainingResult:
     clock = Clock()
+    if experiment.initial:
+        check_is_not_written(pathlib.Path(experiment.initial), paths)
     manager = CheckpointManager(paths.checkpoints, options.checkpoints_kept)
     # Of writers that were killed; none is at work while we hold the lock.
     for directory in (paths.checkpoints, paths.results):

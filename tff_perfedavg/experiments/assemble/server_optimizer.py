@@ -1,0 +1,37 @@
+"""Server optimizers: SGD with momentum, Adam, Yogi and Adagrad, as TFF has them."""
+
+from __future__ import annotations
+
+import tensorflow_federated as tff
+
+from tff_perfedavg.experiments.settings import parts
+from tff_perfedavg.experiments.settings.parts import ServerSettings
+
+
+def build_server_optimizer(
+    settings: ServerSettings, own_learning_rate: float
+) -> tff.learning.optimizers.Optimizer:
+    """Returns the optimizer that is asked for.
+
+    Args:
+      settings: what is asked for.
+      own_learning_rate: the algorithm's, of plain SGD.
+    """
+    optimizers = tff.learning.optimizers
+    rate, name = settings.server_learning_rate, settings.server_optimizer
+    if rate is None:
+        rate = parts.ADAPTIVE_RATES.get(name, own_learning_rate)
+    if name == parts.SGDM:
+        return optimizers.build_sgdm(rate, settings.server_momentum or None)
+    given = {
+        "beta_1": settings.server_beta_1,
+        "beta_2": settings.server_beta_2,
+        "epsilon": settings.server_epsilon,
+    }
+    builders = {
+        parts.ADAM: optimizers.build_adam,
+        parts.YOGI: optimizers.build_yogi,
+        parts.ADAGRAD: optimizers.build_adagrad,
+    }
+    # What is not given has TFF's defaults.
+    return builders[name](rate, **{k: v for k, v in given.items() if v is not None})

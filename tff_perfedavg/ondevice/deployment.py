@@ -1,0 +1,80 @@
+"""What a file for devices is made of: what is fixed in it, what adapts, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tff_perfedavg import errors
+from tff_perfedavg.models.model import Model
+from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.optimization.adaptation import Adaptation
+from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+from tff_perfedavg.optimization.moves import EVERYTHING
+
+
+class Deployment:
+    """A trained model as a device has it.
+
+    Attributes:
+      model: the model of the weights that adapt; the others are constants of it.
+      weights: those that adapt, float32 arrays.
+      adaptation: of `model`. Learned rates are in it as they are, and its learning rate
+        is a factor of them.
+      sent_model: the model of which `meta_update` computes a user's part.
+      sent: what a server sends to it.
+    """
+
+    def __init__(
+        self, model: Model, parameters: Sequence[np.ndarray], config: ExportConfig
+    ):
+        """Takes a trained model apart.
+
+        Args:
+          model: the model.
+          parameters: what was trained: its weights, with learned rates behind them.
+          config: what is exported.
+
+        Raises:
+          ConfigError: if the model has no weights for what is to stay.
+        """
+        trained = config.adaptation.build()
+        weights, own = trained.of([tf.constant(p) for p in parameters])
+        weights = [w.numpy() for w in weights]
+        moves = own.moves
+        if config.num_trainable is not None and config.num_trainable >= len(weights):
+            raise errors.ConfigError(
+                f"ExportConfig.num_trainable is {config.num_trainable}, but "
+                f"{model.name!r} has {len(weights)} weight tensors; give fewer, or "
+                "None to train all."
+            )
+        moves.check(model)
+
+        def apply(moving, x):
+            joined = moves.join(weights, moving)
+            return model.apply([tf.convert_to_tensor(w) for w in joined], x)
+
+        factors = own.factors
+        if factors is not None:
+            rate = np.float32(own.learning_rate)
+            factors = [rate * f.numpy() for f in moves.chosen(factors)]
+        self.model = dataclasses.replace(model, apply=apply)
+        self.weights = moves.chosen(weights)
+        self.adaptation = Adaptation(
+            1.0, moves=EVERYTHING, pull=own.pull, factors=factors
+        )
+        # Where a file freezes what its algorithm learns, it computes the part that is
+        # not frozen; where the algorithm itself tells what adapts from what is
+        # learned, all of it.
+        whole = _is_of_all(config.algorithm.build())
+        self.sent_model = model if whole else self.model
+        self.sent = list(parameters) if whole else self.weights
+
+
+def _is_of_all(algorithm: LocalAlgorithm) -> bool:
+    adaptation = algorithm.adaptation
+    is_split = algorithm.num_fixed > 0 or not adaptation.moves.are_all
+    return is_split or adaptation.learned is not None

@@ -1,0 +1,77 @@
+"""Learned inner learning rates: factors of alpha that the server holds as logarithms.
+
+A step's rate is alpha exp(rho), so that it is positive whatever is learned. rho begins
+at 0 and stays within bounds. Graph code, but that its settings load no framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tff_perfedavg.lazy import tf
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tff_perfedavg.optimization.gradients import Weights
+
+PER_TENSOR, PER_WEIGHT = "per_tensor", "per_weight"
+GRAINS = (PER_TENSOR, PER_WEIGHT)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedRates:
+    """How rates stand behind the weights in what the server holds.
+
+    Attributes:
+      grain: `per_tensor`, one tensor `[tensors]` of all; or `per_weight`, tensors
+        shaped like the weights.
+      scale: the server holds rho times this. An update's norm, and noise that is
+        added to it, then concern rho as much more, or less, than a weight.
+      bound: a factor is from 1 / bound to bound.
+    """
+
+    grain: str = PER_TENSOR
+    scale: float = 1.0
+    bound: float = 100.0
+
+    def initial(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns what the server holds for rates of alpha."""
+        # Settings are there without NumPy.
+        import numpy as np
+
+        if self.grain == PER_TENSOR:
+            return [np.zeros([len(weights)], np.result_type(*weights))]
+        return [np.zeros_like(w) for w in weights]
+
+    def split(self, parameters: Sequence) -> tuple[Sequence, Sequence]:
+        """Returns the weights, and what stands behind them."""
+        count = 1 if self.grain == PER_TENSOR else len(parameters) // 2
+        return parameters[:-count], parameters[-count:]
+
+    def factors(self, held: Weights) -> list[tf.Tensor]:
+        """Returns each weight tensor's factors of alpha, scalars or shaped like it."""
+        limit = math.log(self.bound)
+        factors = [
+            tf.exp(tf.clip_by_value(h / self.scale, -limit, limit)) for h in held
+        ]
+        return tf.unstack(factors[0]) if self.grain == PER_TENSOR else factors
+
+    def stepped(self, held: Weights, gradient: Weights, speed) -> list[tf.Tensor]:
+        """Returns what is held after a step against the gradient of rho.
+
+        Args:
+          held: what the server holds, or a user after some steps.
+          gradient: by rho: of each weight tensor, scalars or shaped like it.
+          speed: the step's learning rate.
+        """
+        if self.grain == PER_TENSOR:
+            gradient = [tf.stack(list(gradient))]
+        limit = math.log(self.bound) * self.scale
+        return [
+            tf.clip_by_value(h - speed * self.scale * g, -limit, limit)
+            for h, g in zip(held, gradient, strict=True)
+        ]
