@@ -212,5 +212,13 @@ def test_every_name_that_the_docs_tell_is_public():
     assert not unknown
 
 
+def test_every_test_that_the_docs_tell_is_there():
+    root = PACKAGE.parent
+    told = re.findall(r"`(test_\w+)`", (root / "docs/algorithms.md").read_text())
+    tests = "".join(path.read_text() for path in root.glob("tests/test_*.py"))
+    assert len(told) > 15
+    assert not [name for name in told if f"def {name}(" not in tests]
+
+
 def public_names():
     return {*tff_perfedavg.__all__}
