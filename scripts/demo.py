@@ -3,7 +3,7 @@
 Trains FedAvg and the three variants of Per-FedAvg on handwritten digits divided
 among users by the paper's rule, lets every user, seen and new, adapt the result
 on its own rows, and measures it on rows of the user that were never used. Baselines
-tell what knowing a user's labels gives by itself.
+tell what knowing a user's labels gives by itself, and training alone.
 """
 
 import pathlib

@@ -1,20 +1,26 @@
 """Evaluates trained initial models by what every user makes of them.
 
 Every user of a run's population, seen in training and new, adapts the model on its
-adaptation rows; the table tells its accuracy on its evaluation rows before and
-after. With --baselines it tells, too, what a user's labels give by themselves: its
-majority class, and each run's model before adapting, with the classes masked that the
-user does not hold, and with its logits shifted by the user's label shares
-(+ log p_user - log p_all). Runs without a model are named and left out. Writes, under
---root_output_dir, results/NAME/evaluation.per_user.csv of every run NAME of
---experiment_name and, for the first, evaluation.table.csv,
-evaluation.adaptation_curve.png and evaluation.baselines.csv of all.
+adaptation rows; the table tells its accuracy on its evaluation rows before and after.
+Beside it stand baselines, marked as such, which owe nothing to the adaptation: what a
+user's labels give by themselves (its majority class, and each run's model before
+adapting, with the classes masked that the user does not hold, and with its logits
+shifted by the user's label shares, + log p_user - log p_all), and what a user reaches
+by training alone from the random start, by the same number of steps and to convergence
+(of each group of users 50 at most). --pooled adds one model that is trained on all
+training users' rows without federation.
+Where users differ in how many classes they hold, a second table tells accuracies by
+that number. Runs without a model are named and left out. Writes, under
+--root_output_dir, results/NAME/evaluation.per_user.csv and evaluation.baselines.csv of
+every run NAME of --experiment_name and, for the first, evaluation.table.csv,
+evaluation.classes_held.csv and evaluation.adaptation_curve.png of all.
 """
 
 import pathlib
 
 from absl import flags
 
+from tff_perfedavg import errors
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
@@ -33,8 +39,14 @@ def define(flag_values):
     common_flags.define_what_moves(flag_values)
     flags.DEFINE_bool(
         "baselines",
+        True,
+        "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "pooled",
         False,
-        "Whether to show what label shares give without a gradient.",
+        "Whether to train one model on all users' pooled rows, too, as a baseline.",
         flag_values=flag_values,
     )
     flags.adopt_module_key_flags(common_flags, flag_values)
@@ -44,6 +56,10 @@ def main(flag_values):
     check_run_names(flag_values.experiment_name)
     changes = common_flags.adaptation_changes(flag_values)
     steps = flag_values.adaptation_steps
+    if flag_values.pooled and not flag_values.baselines:
+        raise errors.ConfigError(
+            "pooled is true, but baselines is false; pooled training is a baseline."
+        )
     root = pathlib.Path(flag_values.root_output_dir)
     from tff_perfedavg.experiments.files.trained_runs import with_model
 
@@ -56,7 +72,7 @@ def main(flag_values):
 
     from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
     from tff_perfedavg.experiments.evaluation import metrics
-    from tff_perfedavg.experiments.files.rows import write_rows
+    from tff_perfedavg.experiments.evaluation.baseline_names import combine
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
@@ -65,15 +81,24 @@ def main(flag_values):
         runs, changes, seed=flag_values.base_random_seed
     )
     evaluation.save_rows(runs, per_user)
-    baselines = None
+    combined = None
     if flag_values.baselines:
-        baselines = evaluation.evaluate_baselines_of_runs(runs)
-    files = report.write_report(per_user, runs[0].results, "evaluation.", baselines)
-    if baselines is not None:
-        path = runs[0].results / "evaluation.baselines.csv"
-        files.append(write_rows(baselines, path))
-    summary = metrics.summarize(pd.concat([baselines, per_user]))
-    print(report.format_table(summary, {0, 1, steps}))
+        baselines = evaluation.evaluate_baselines_of_runs(
+            runs,
+            changes,
+            seed=flag_values.base_random_seed,
+            pooled=flag_values.pooled,
+        )
+        evaluation.save_baselines(runs, baselines)
+        combined = combine(baselines, per_user["algorithm"].unique())
+    files = report.write_report(per_user, runs[0].results, "evaluation.", combined)
+    everything = pd.concat([combined, per_user])
+    shown = {0, 1, steps}
+    print(report.format_table(metrics.summarize(everything), shown))
+    by_classes = report.classes_table(everything, shown)
+    if by_classes is not None:
+        print(f"\n{report.CLASSES_HELD.capitalize()}")
+        print(report.format_classes_table(by_classes))
     if len(runs) > 1 and not evaluation.have_same_users(runs):
         print("\nThe runs have other users than each other; they are not compared.")
     elif len(runs) > 1:
@@ -81,7 +106,10 @@ def main(flag_values):
         compared = metrics.compare_paired(per_user, steps, column=column)
         print(f"\nAfter {steps} steps, {report.COMPARED[column]}")
         print(report.format_comparison(compared, column))
-    print("\nWritten:", *files, *(run.per_user for run in runs), sep="\n  ")
+    files += [run.per_user for run in runs]
+    if flag_values.baselines:
+        files += [run.baselines for run in runs]
+    print("\nWritten:", *files, sep="\n  ")
 
 
 if __name__ == "__main__":

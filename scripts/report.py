@@ -2,9 +2,9 @@
 
 Figures by round, by adaptation step and by user, tables of algorithms, settings and
 what it took. The page is one file that asks nothing of the network. A run without
-evaluation of its users is evaluated first. Writes, under --root_output_dir,
-results/NAME/report.html and its figures as PNG and SVG in results/NAME/report/, where
-NAME is the first of --run.
+evaluation of its users, or without baselines beside it, is evaluated first. Writes,
+under --root_output_dir, results/NAME/report.html and its figures as PNG and SVG in
+results/NAME/report/, where NAME is the first of --run.
 """
 
 import pathlib
@@ -39,7 +39,29 @@ def define(flag_values):
         1,
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "baselines",
+        True,
+        "Whether to evaluate baselines, too, of a run that has none.",
+        flag_values=flag_values,
+    )
     flags.adopt_module_key_flags(common_flags, flag_values)
+
+
+def _evaluate(runs, without_baselines, steps):
+    command.load_frameworks()
+    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    if runs:
+        per_user = evaluation.evaluate_runs(runs, {"num_steps": steps})
+        evaluation.save_rows(runs, per_user)
+    if without_baselines:
+        baselines = evaluation.evaluate_baselines_of_runs(
+            without_baselines, {"num_steps": steps}
+        )
+        evaluation.save_baselines(without_baselines, baselines)
 
 
 def main(flag_values):
@@ -59,16 +81,9 @@ def main(flag_values):
         trained_model.load(run.model)
         command.warn(trained_runs.diverged_warnings(run))
     missing = [run for run in runs if not run.is_evaluated]
-    if missing:
-        command.load_frameworks()
-        from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
-        from tff_perfedavg.runtime.local_runtime import use_local_runtime
-
-        use_local_runtime()
-        per_user = evaluation.evaluate_runs(
-            missing, {"num_steps": flag_values.adaptation_steps}
-        )
-        evaluation.save_rows(missing, per_user)
+    without = [r for r in runs if flag_values.baselines and not r.has_baselines]
+    if missing or without:
+        _evaluate(missing, without, flag_values.adaptation_steps)
     from tff_perfedavg.experiments.report import run_report
 
     output = pathlib.Path(flag_values.output) if flag_values.output else runs[0].report

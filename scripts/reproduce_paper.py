@@ -3,7 +3,9 @@
 FedAvg + update and the three variants of Per-FedAvg on the paper's partition and its
 other distribution, tau 10 and 4, alpha 0.01 and 0.001, three seeds. The flags choose a
 part of it; parts that are there, under --root_output_dir, are not run again, and the
-table is of all that are there. Writes paper_table.csv and paper_table.tex.
+table is of all that are there. Beside the methods stand baselines of the part chosen:
+what label shares give without a gradient, with FedAvg's model, and what users reach by
+training alone. Writes paper_table.csv and paper_table.tex.
 """
 
 import dataclasses
@@ -67,6 +69,12 @@ def define(flag_values):
         1,
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "baselines",
+        True,
+        "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
 
 
 def main(flag_values):
@@ -96,8 +104,10 @@ def main(flag_values):
     for tau in chosen["num_local_steps"]:
         dataclasses.replace(base, num_local_steps=tau)
     command.load_frameworks()
+    import pandas as pd
+
     from tff_perfedavg.experiments.report import tables as report
-    from tff_perfedavg.experiments.study import paper_table, study
+    from tff_perfedavg.experiments.study import paper_table, study, study_baselines
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     part = paper_table.Part(
@@ -109,10 +119,21 @@ def main(flag_values):
     root = pathlib.Path(flag_values.root_output_dir)
     study.run_all(runs, base, root)
     per_user = study.read_study(root)
+    if flag_values.baselines:
+        study_baselines.run_baselines(runs, root)
+        baselines = study_baselines.read_baselines(root, runs)
+        if baselines is not None:
+            rows = paper_table.baseline_rows(baselines, runs, [0, 1])
+            per_user = pd.concat([per_user, rows], ignore_index=True)
     summary = paper_table.summarize_paper(per_user, [0, 1], study.read_diverged(root))
     for step, when in ((0, "Before adapting"), (1, "After one step of adaptation")):
         print(f"\n{when}: accuracy %, mean ± over seeds (± over users)")
-        print(paper_table.lay_out(summary, step).to_string())
+        methods_table, baselines_table = paper_table.split(
+            paper_table.lay_out(summary, step)
+        )
+        print(methods_table.to_string())
+        if baselines_table.shape[1]:
+            print(f"\n{when}, baselines:\n{baselines_table.to_string()}")
     print(f"\n{report.HALF_WIDTHS}")
     files = paper_table.write_table(summary, 1, root)
     print("\nWritten:", *files, sep="\n  ")

@@ -5,11 +5,13 @@
 Every --grid names a field of the experiment (any flag of train.py that is one, or
 `method`, an algorithm with its variant) and its values. Half of the users of each
 group, seen and new, choose the adaptation's rate and number of steps, 0 among them, and
-what --choose names besides; the table is of the other half. A method whose training has
-no inner learning rate, as FedAvg's, is trained once for all of the grid's. A run that
-diverges is counted, and what it was trained with is not chosen. Runs that are there,
-under --root_output_dir, are not made again. Writes sweep.table.csv and, where methods
-are compared, sweep.comparison.csv.
+what --choose names besides; the table is of the other half. Beside the methods stand
+baselines on the same users: what label shares give without a gradient, with FedAvg's
+model if the grid has it, and what users reach by training alone. A method whose
+training has no inner learning rate, as FedAvg's, is trained once for all of the grid's.
+A run that diverges is counted, and what it was trained with is not chosen. Runs that
+are there, under --root_output_dir, are not made again. Writes sweep.table.csv and,
+where methods are compared, sweep.comparison.csv.
 """
 
 import pathlib
@@ -73,6 +75,12 @@ def define(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "baselines",
+        True,
+        "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
     common_flags.define_what_moves(flag_values)
     common_flags.define_data_dir(flag_values)
     experiment_flags.define(flag_values)
@@ -128,7 +136,7 @@ def main(flag_values):
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.files.initial_weights import starting_from
     from tff_perfedavg.experiments.report import tables as report
-    from tff_perfedavg.experiments.study import study, sweep
+    from tff_perfedavg.experiments.study import study, study_baselines, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(
@@ -146,9 +154,14 @@ def main(flag_values):
             starting_from(build_model(run.experiment, population), initial)
     use_local_runtime()
     study.run_all(runs, base, root)
+    if flag_values.baselines:
+        study_baselines.run_baselines(runs, root)
     results = sweep.read_results(root, runs, grid, flag_values.choose, rates)
     test = sweep.choose(results, seed=flag_values.selection_seed)
     table = sweep.summarize(test, results)
+    if flag_values.baselines:
+        seed = flag_values.selection_seed
+        table = sweep.with_baselines(table, results, seed=seed)
     column = metrics.quantity(test) if len(test) else "accuracy"
     print(
         "\nTest users, with what the validation users chose: "

@@ -79,6 +79,49 @@ class TwoLayerNetwork:
         ]
 
 
+class Adam:
+    """Algorithm 1 of arXiv 1412.6980, its epsilon as in section 2's last form."""
+
+    def __init__(self, weights, learning_rate):
+        self.weights = [np.asarray(w, np.float64) for w in weights]
+        self._rate = learning_rate
+        self._m = [np.zeros_like(w) for w in self.weights]
+        self._v = [np.zeros_like(w) for w in self.weights]
+        self._t = 0
+
+    def step(self, gradient):
+        self._t += 1
+        self._m = [0.9 * m + 0.1 * g for m, g in zip(self._m, gradient, strict=True)]
+        self._v = [
+            0.999 * v + 0.001 * g**2 for v, g in zip(self._v, gradient, strict=True)
+        ]
+        rate = self._rate * np.sqrt(1 - 0.999**self._t) / (1 - 0.9**self._t)
+        self.weights = [
+            w - rate * m / (np.sqrt(v) + 1e-7)
+            for w, m, v in zip(self.weights, self._m, self._v, strict=True)
+        ]
+
+
+def train_to_convergence(model, weights, x, y):
+    """Full-batch Adam at 0.003, until ten steps gain less than 1 % of the first loss.
+
+    Returns the best of the points that a step started from, and the number of steps.
+    """
+    adam = Adam(weights, 0.003)
+    losses, points = [], []
+    first = model.loss(adam.weights, x, y)
+    lowest_before = first
+    for number in range(1, 201):
+        losses.append(model.loss(adam.weights, x, y))
+        points.append(adam.weights)
+        adam.step(model.gradient(adam.weights, x, y))
+        if number % 10 == 0:
+            if lowest_before - min(losses) <= 0.01 * first:
+                break
+            lowest_before = min(losses)
+    return points[int(np.argmin(losses))], number
+
+
 def meta_gradient(model, weights, batches, config):
     """v - alpha H(w; D'') v with v = g(w - alpha g(w; D); D')."""
     support, query, *hessian = batches

@@ -1,13 +1,21 @@
 """Baselines without a gradient: by hand, and blind to the labels they are judged by."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
-from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
+from tff_perfedavg.experiments.evaluation import baseline_names
+from tff_perfedavg.experiments.evaluation.baselines import (
+    adaptation_histograms,
+    evaluate_baselines,
+)
 from tff_perfedavg.models.dense import logistic_regression, mlp_regressor
+from tff_perfedavg.optimization import batches
 
+LOCAL = "local training"
 MAJORITY, MASKED, SHARES = (
     "majority class",
     "FedAvg, absent classes masked",
@@ -137,6 +145,75 @@ def test_a_model_that_is_no_number_is_right_in_nothing(tmp_path):
     ]
     assert [*frame["accuracy"]] == [1, 0, 0]
     assert [*frame["loss"]] == [0, np.inf, np.inf]
+
+
+def test_a_user_knows_the_labels_of_the_rows_it_may_use(tmp_path):
+    store = UserStore.write(
+        tmp_path / "store",
+        [
+            adapting_on([0, 1, 2] * 4, [[0, 0, 0]], [0]),
+            adapting_on([2, 1], [[0, 0, 0]], [0]),
+            adapting_on([], [[0, 0, 0]], [0], is_new=True),
+        ],
+        Description("toy", 3),
+    )
+    everything = adaptation_histograms(store, None, seed=0)
+    assert everything.tolist() == [[4, 4, 4], [0, 1, 1], [0, 0, 0]]
+    drawn = [adaptation_histograms(store, 2, seed=seed) for seed in range(6)]
+    for histograms in drawn:
+        assert histograms.sum(1).tolist() == [2, 2, 0]
+        assert (histograms <= everything).all()
+    assert len({tuple(histograms[0]) for histograms in drawn}) > 1
+    model = logistic_regression((3,), 3)
+    weights = [np.zeros([3, 3], np.float32), np.zeros(3, np.float32)]
+    known = np.array([[0, 0, 2], [0, 1, 1], [0, 0, 0]])
+    frame = evaluate_baselines(model, weights, store, "A", known)
+    of_first = frame[(frame["user"] == 0) & (frame["algorithm"] == MAJORITY)]
+    assert of_first["loss"].item() == np.inf
+    assert of_first["num_adaptation_examples"].item() == 2
+
+
+def test_rows_known_are_those_that_an_adaptation_draws(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = [rng.integers(3, size=9) for _ in range(4)]
+    store = UserStore.write(
+        tmp_path / "store",
+        [adapting_on(y, [[0, 0, 0]], [0]) for y in labels],
+        Description("toy", 3),
+    )
+    known = adaptation_histograms(store, 4, seed=5)
+    for user, y in enumerate(labels):
+        # The draw of docs/design.md: a shuffle keyed by seed, -2 and user.
+        key = batches.user_key([5, 0], tf.constant(-2), user)
+        chosen = batches.draw_rows(tf.constant(9), key, 1, tf.range(4))[0].numpy()
+        assert known[user].tolist() == np.bincount(y[chosen], minlength=3).tolist()
+
+
+def frame_of(values, baseline, **columns):
+    values = {"users": "seen", "user": range(len(values)), "loss": values}
+    values |= {"step": 0, "accuracy": 0.5, "algorithm": "?", "baseline": baseline}
+    return pd.DataFrame({**values, **columns})
+
+
+def test_what_runs_have_in_common_is_told_once_and_the_rest_by_the_runs_name():
+    def of_run(alone, shares):
+        parts = [frame_of(alone, LOCAL), frame_of([1, 2], MAJORITY)]
+        return pd.concat([*parts, frame_of(shares, baseline_names.SHARES)])
+
+    same, other = of_run([3, np.inf], [1, 1]), of_run([3, 4], [1, 1])
+    found = baseline_names.combine(
+        [same, same.sample(frac=1, random_state=0), other], ["A + update", "B", "C"]
+    )
+    # Label shares are a run's own, even where they come out alike.
+    assert [*found["algorithm"].unique()] == [
+        MAJORITY,
+        "A + label shares",
+        "B + label shares",
+        "C + label shares",
+        LOCAL,
+        f"{LOCAL} for C",
+    ]
+    assert len(found) == 2 * 6
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path):

@@ -171,7 +171,10 @@ def test_a_sweep_reports_it(registered, run, tmp_path):
     _, experiment = trained_model.load(runs["anchored"] / "model.npz")
     assert experiment.local.config.pull == 0.1
     table = pd.read_csv(tmp_path / "sweep.table.csv")
-    assert {*table["method"]} == {"anchored", "exact"}
+    is_method = table["baseline"] == "-"
+    assert {*table["method"][is_method]} == {"anchored", "exact"}
+    # The first method's model is the one that label shares correct.
+    assert "Anchored + label shares" in {*table["baseline"]}
     assert table["accuracy"].between(0, 1).all()
 
 

@@ -142,13 +142,13 @@ def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
 def evaluate(run, tmp_path):
     """Evaluates runs by name as the command does."""
 
-    def evaluate(*names):
+    def evaluate(*names, flags=()):
         return run(
             "evaluate.py",
             f"--root_output_dir={tmp_path}",
             f"--experiment_name={','.join(names)}",
             "--adaptation_steps=1",
-            "--baselines",
+            *flags,
         )
 
     return evaluate
@@ -171,17 +171,72 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
         "first + label shares",
         "third, absent classes masked",
         "third + label shares",
+        "local training",
+        "local training to convergence",
         "first",
         "third",
     ]
-    for name in table["algorithm"].unique():
-        assert re.search(rf"^{re.escape(name)} +0 ", answer.stdout, re.MULTILINE)
+    kinds = table.groupby("algorithm")["kind"].unique()
+    assert [*kinds["first"], *kinds["third"]] == ["method"] * 2
+    assert [*kinds.drop(["first", "third"]).explode()] == ["baseline"] * 7
+    lines = (rf"^\w* +{re.escape(name)} +(-|0) " for name in kinds.index)
+    for line in lines:
+        # Of seen users, of new ones, and by the number of classes they hold.
+        assert len(re.findall(line, answer.stdout, re.MULTILINE)) == 4
+    # Whoever reads a block from its top meets the mark first.
+    blocks = re.findall(r"^kind .*\n(\w+ +.*)$", answer.stdout, re.MULTILINE)
+    assert [block.split()[0] for block in blocks[:2]] == ["baseline"] * 2
     assert "seen  first third" in answer.stdout
-    # Five baselines of 26 users.
-    assert len(pd.read_csv(results / "evaluation.baselines.csv")) == 5 * 26
+    # Three baselines by labels, steps 0 and 1 alone, and alone to convergence.
     for name in ("first", "third"):
-        rows = pd.read_csv(RunPaths(tmp_path, name).per_user)
+        run = RunPaths(tmp_path, name)
+        assert len(pd.read_csv(run.baselines)) == (3 + 2 + 1) * 26
+        rows = pd.read_csv(run.per_user)
         assert {*rows["algorithm"]} == {name}
+    held = pd.read_csv(results / "evaluation.classes_held.csv")
+    assert {*held["algorithm"]} == {*kinds.index}
+    assert held["num_classes_held"].nunique() > 1
+
+
+def test_without_baselines_there_are_methods_alone(evaluate, tmp_path):
+    weights = [np.ones([64, 10], np.float32), np.zeros(10, np.float32)]
+    paths = RunPaths(tmp_path, "first")
+    trained_model.save(paths.model, weights, SHORT)
+    answer = evaluate("first", flags=["--nobaselines"])
+    assert answer.returncode == 0, answer.stderr
+    for words in ("local training", "majority class", "baseline ", "method "):
+        assert words not in answer.stdout
+    assert not paths.baselines.exists()
+    refused = evaluate("first", flags=["--nobaselines", "--pooled"])
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "error: pooled is true, but baselines is false; pooled training is a "
+        "baseline.\n"
+    )
+
+
+def test_a_regressor_has_the_baselines_that_need_no_classes(
+    evaluate, tmp_path, monkeypatch
+):
+    from tff_perfedavg.experiments.evaluation import pooled_training
+    from tff_perfedavg.models.dense import mlp_regressor
+
+    monkeypatch.setattr(pooled_training, "NUM_STEPS", 3)
+    experiment = dataclasses.replace(
+        SHORT, dataset="sinusoid", model="mlp_regressor", num_users=6, num_new_users=2
+    )
+    paths = RunPaths(tmp_path, "wave")
+    trained_model.save(paths.model, mlp_regressor((1,), 1).init(0), experiment)
+    answer = evaluate("wave", flags=["--pooled"])
+    assert answer.returncode == 0, answer.stderr
+    assert "warning" not in answer.stderr
+    found = pd.read_csv(paths.baselines)
+    assert found.groupby("baseline", sort=False).size().to_dict() == {
+        "local training": 2 * 6,
+        "local training to convergence": 6,
+        "pooled training": 2 * 6,
+    }
+    assert "classes" not in answer.stdout
 
 
 def test_the_model_of_a_run_that_diverged_is_shown_with_a_warning(tmp_path):

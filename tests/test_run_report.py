@@ -139,7 +139,14 @@ def test_the_page_has_every_figure_and_each_is_a_file_in_two_forms(written):
 def test_the_page_has_every_table_with_what_was_measured(written, runs):
     page = page_of(written)
     captions = re.findall(r"<p>([^<]*)</p>\s*<table", page)
-    words = ("before (0 steps)", "evenly", "second against", "took", "Settings")
+    words = (
+        "before (0 steps)",
+        "number of classes",
+        "evenly",
+        "second against",
+        "took",
+        "Settings",
+    )
     assert len(captions) == len(words)
     for caption, word in zip(captions, words, strict=True):
         assert word in caption
@@ -186,6 +193,45 @@ def test_the_findings_count_users_as_one_does_by_hand(written, runs):
                 f"{label}: of {len(users)} {group} users, {kind[2] + kind[3]} gain by "
                 f"adapting, {kind[0]} lose; on average {mean:+.1f} points of accuracy."
             )
+
+
+def test_baselines_stand_beside_the_methods_and_in_the_findings(tmp_path):
+    runs = [
+        make_run(tmp_path, "first", FED_AVG),
+        make_run(tmp_path, "second", DIGITS, seed=1),
+    ]
+    for run, accuracy in zip(runs, (0.9, 0.25), strict=True):
+        per_user = pd.read_csv(run.per_user)
+        rows = per_user[per_user["step"] == 0].assign(accuracy=accuracy)
+        frames = [
+            rows.assign(baseline=name) for name in ("label shares", "majority class")
+        ]
+        write(pd.concat(frames), run.baselines)
+    page, directory = write_page(runs, tmp_path / "page.html")
+    findings = re.findall(r"<li>(.*?)</li>", page)
+    assert len(findings) == 4 + 2
+    for group, said in zip(("seen", "new"), findings[4:], strict=True):
+        start = f"Of {group} users, FedAvg + label shares reaches 90.0 % of accuracy"
+        assert said.startswith(start)
+    tables = re.findall(r"<p>([^<]*)</p>\s*(<table.*?</table>)", page, re.DOTALL)
+    (caption, table), (_, by_classes) = tables[:2]
+    assert "Baselines owe nothing" in caption
+    names = [
+        "majority class",
+        "majority class for Per-FedAvg exact",
+        "FedAvg + label shares",
+        "Per-FedAvg exact + label shares",
+    ]
+    for name in names:
+        assert f">{name}</th>" in table
+        assert f">{name}</th>" in by_classes
+    # Baselines are above the methods, in both groups.
+    marks = re.findall(r"<th[^>]*>(baseline|method)</th>", table)
+    assert marks == ["baseline", "method"] * 2
+    # Of each kind the best alone is drawn.
+    figure = (directory / "adaptation_curves.svg").read_text()
+    drawn = [name for name in names if f"baseline: {name}<" in figure]
+    assert drawn == ["majority class", "FedAvg + label shares"]
 
 
 def test_figures_and_page_are_the_same_every_time(written, runs, tmp_path):

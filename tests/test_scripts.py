@@ -290,7 +290,9 @@ def test_a_run_from_its_flagfile_to_a_device_s_file_as_it_is_typed(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     assert "New users (6):" in evaluated.stdout
     table = pd.read_csv(tmp_path / "results" / "short" / "evaluation.table.csv")
-    assert len(table) == 2 * 6
+    kinds = table["kind"].value_counts()
+    # Four baselines without steps, and local training with as many as the method.
+    assert kinds.to_dict() == {"method": 2 * 6, "baseline": 2 * (4 + 6)}
     assert not evaluated.stderr
 
     page = tmp_path / "results" / "short" / "report.html"
@@ -432,8 +434,8 @@ def test_the_demo_prints_and_writes_its_report(run, tmp_path):
         assert label in demo.stdout
     assert (tmp_path / "adaptation_curve.png").is_file()
     table = pd.read_csv(tmp_path / "table.csv")
-    # Three baselines have no steps.
-    assert len(table) == 4 * 2 * 3 + 3 * 2
+    # Of five baselines one has steps.
+    assert len(table) == 4 * 2 * 3 + (4 + 3) * 2
     assert "FedAvg + label shares" in demo.stdout
 
 

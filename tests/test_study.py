@@ -325,10 +325,11 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_
     rows = evaluations(tmp_path)
     # Four runs, two rates and two numbers of rows; eight users, three steps.
     assert len(rows) == 4 * 2 * 2 * 8 * 3
-    table = pd.read_csv(
-        tmp_path / "sweep.table.csv", index_col=["users", "method", "num_rows"]
-    )
+    everything = pd.read_csv(tmp_path / "sweep.table.csv")
+    of_methods = everything["baseline"] == "-"
+    table = everything[of_methods].set_index(["users", "method", "num_rows"])
     assert len(table) == 2 * 2 * 2
+    check_baselines(everything[~of_methods], tmp_path)
     for (group, *key), cell in rows.groupby(["users", "method", "num_rows"]):
         users = np.sort(cell["user"].unique())
         validating = users[validation_users(users, 0)]
@@ -352,6 +353,32 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_
         )
     assert "Test users, with what the validation users chose" in said
     assert "FedAvg + update Per-FedAvg exact" in said
+
+
+def check_baselines(table, root):
+    """A sweep's baselines are means over its test users, of what FedAvg's chose."""
+    files = [*root.glob("results/fed_avg*/baselines/*.csv")]
+    # Two outer rates, two numbers of rows.
+    assert len(files) == len([*root.glob("results/*/baselines/*.csv")]) == 4
+    rows = pd.concat(map(pd.read_csv, files))
+    assert (table["method"] == "-").all()
+    assert len(table) == 5 * 2 * 2
+    keys = ["users", "algorithm", "num_rows"]
+    table = table.rename(columns={"baseline": "algorithm"}).set_index(keys)
+    for key, cell in rows.groupby(keys):
+        found = table.loc[key]
+        users = np.sort(cell["user"].unique())
+        chooses = cell["user"].isin(users[validation_users(users, 0)])
+        by = ["outer_learning_rate", "step"]
+        means = cell[chooses].groupby(by)["accuracy"].mean()
+        # What takes no steps shows none.
+        best = found["outer_learning_rate"], np.nan_to_num(found["step"])
+        assert np.isclose(means[best], means.max())
+        chosen = (cell[by] == best).all(axis=1)
+        test = cell[chosen & ~chooses]["accuracy"]
+        assert np.isclose(found["accuracy"], test.mean(), atol=1e-5)
+        assert found["num_users"] == len(test)
+        assert np.isnan(found["step"]) == (key[1] != "local training")
 
 
 METHODS = {"method": ["fed_avg", "exact"]}
@@ -751,7 +778,12 @@ def test_the_papers_comparison_in_small(command, tmp_path):
         "--inner_learning_rate=0.01,0.1",
     )
     said = command("reproduce_paper.py", *flags)
-    for words in ("Before adapting", "After one step of adaptation", "± over seeds"):
+    for words in (
+        "Before adapting: ",
+        "After one step of adaptation: ",
+        "After one step of adaptation, baselines:",
+        "± over seeds",
+    ):
         assert words in said
     # FedAvg is trained once for both rates; two seeds.
     models = [path.parent.name for path in tmp_path.glob("checkpoints/*/model.npz")]
@@ -759,6 +791,9 @@ def test_the_papers_comparison_in_small(command, tmp_path):
     assert (len(models), sum(of_fed_avg)) == (6, 2)
     rows = evaluations(tmp_path)
     table = pd.read_csv(tmp_path / "paper_table.csv")
+    is_baseline = table["algorithm"].str.startswith("baseline: ")
+    check_paper_baselines(table[is_baseline], tmp_path)
+    table = table[~is_baseline]
     # Two rates, seen and new, two algorithms, steps 0 and 1.
     assert len(table) == 2 * 2 * 2 * 2
     for _, row in table.iterrows():
@@ -776,7 +811,24 @@ def test_the_papers_comparison_in_small(command, tmp_path):
         assert row["num_diverged"] == 0
         assert row["num_seeds"] == 2
         assert row["num_users"] == by_seed_and_user.shape[1]
-    check_latex((tmp_path / "paper_table.tex").read_text(), num_rows=4, num_columns=7)
+    check_latex((tmp_path / "paper_table.tex").read_text(), num_rows=4, num_columns=12)
+
+
+def check_paper_baselines(table, root):
+    """Of five, seen and new, at two rates and steps, the means of FedAvg's two runs."""
+    assert len(table) == 5 * 2 * 2 * 2
+    rows = pd.concat(map(pd.read_csv, root.glob("results/*/baselines/*.csv")))
+    assert rows["run"].nunique() == 2
+    for _, line in table.iterrows():
+        name = line["algorithm"].removeprefix("baseline: ")
+        step = line["step"] if name == "local training" else 0
+        cell = rows[
+            (rows["algorithm"] == name)
+            & (rows["users"] == line["users"])
+            & (rows["step"] == step)
+        ]
+        assert np.isclose(line["mean"], cell["accuracy"].mean(), atol=1e-6)
+        assert line["num_seeds"] == 2
 
 
 def test_the_smoke_setting_gives_the_committed_table(command, tmp_path):

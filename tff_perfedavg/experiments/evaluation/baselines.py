@@ -1,4 +1,4 @@
-"""Trivial baselines: what users reach by their label shares alone, without a gradient.
+"""Label baselines: what users reach by their label shares alone, without a gradient.
 
 Where users differ in which labels they hold, much of what personalization gains is
 knowing these labels. Three baselines measure how much, from the labels of a user's
@@ -24,15 +24,28 @@ import tensorflow as tf
 from tff_perfedavg import errors
 from tff_perfedavg.data.heterogeneity import label_histograms
 from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.experiments.evaluation.baseline_names import (
+    MAJORITY,
+    MASKED,
+    SHARES,
+    has_classes,
+    name_for,
+)
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN
-from tff_perfedavg.models.model import Model
+from tff_perfedavg.models.model import CLASS_LABELS, Model
+from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.adaptation import adaptation_batches
+from tff_perfedavg.optimization.config import AdaptationConfig
 
-MAJORITY = "majority class"
 _ROWS_AT_ONCE = 4096
 
 
 def evaluate_baselines(
-    model: Model, weights: Sequence[np.ndarray], population: UserStore, label: str
+    model: Model,
+    weights: Sequence[np.ndarray],
+    population: UserStore,
+    label: str,
+    histograms: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Measures every user of a population, seen and new, with each baseline.
 
@@ -45,25 +58,28 @@ def evaluate_baselines(
       weights: the initial model, which no user adapts.
       population: the users; labels must be classes.
       label: what the model's run is called.
+      histograms: int `[users, classes]`, the adaptation rows of each class that users
+        may know of; by default all.
 
     Returns:
-      The rows of `evaluate_users`, of step 0 alone, behind a column `algorithm`. A user
-      that is judged on a class that a baseline rules out has an infinite loss.
+      The rows of `evaluate_users`, of step 0 alone, behind columns `algorithm` (its
+      name for people) and `baseline`. A user that is judged on a class that a baseline
+      rules out has an infinite loss.
 
     Raises:
       DataError: if labels are no classes.
     """
-    if population.description.num_classes is None or population.label_shape:
+    if not has_classes(population):
         raise errors.DataError(
             f"The labels of {population.path} are no classes, which label shares need; "
             "say --nobaselines."
         )
-    own, everybodys = _log_shares(population)
+    own, everybodys = _log_shares(population, histograms)
     # What is added to the logits of a user, `[users, classes]`.
     priors = {
         MAJORITY: own,
-        f"{_short(label)}, absent classes masked": np.where(own > -np.inf, 0, own),
-        f"{_short(label)} + label shares": own - everybodys,
+        MASKED: np.where(own > -np.inf, 0, own),
+        SHARES: own - everybodys,
     }
     hits, losses = (
         {name: np.zeros(population.num_users) for name in priors} for _ in range(2)
@@ -75,7 +91,44 @@ def evaluate_baselines(
             np.add.at(hits[name], owners, right)
             np.add.at(losses[name], owners, loss)
     frames = [_frame(name, population, losses[name], hits[name]) for name in priors]
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    names = frame["baseline"].map(lambda name: name_for(name, label))
+    frame.insert(0, "algorithm", names)
+    if histograms is not None:
+        frame["num_adaptation_examples"] = histograms.sum(1)[frame["user"]]
+    return frame
+
+
+def adaptation_histograms(
+    population: UserStore, num_rows: int | None, seed: int
+) -> np.ndarray:
+    """Counts the rows of each class that users adapt on, `[users, classes]`.
+
+    Args:
+      population: the users; labels must be classes.
+      num_rows: the most rows a user may use; None for all.
+      seed: of the choice of rows, the adaptation's.
+    """
+    histograms = label_histograms(population, evaluation=False)
+    if num_rows is None:
+        return histograms
+    adaptation = AdaptationConfig(1.0, num_rows=num_rows).build()
+    seed_pair = batches.seed_pair(seed)
+
+    @tf.function
+    def used(user, labels):
+        # The labels stand for their rows.
+        rows = batches.UserRows.of(labels, labels)
+        rows = adaptation_batches(rows, tf.constant(seed_pair), user, adaptation)
+        return rows(tf.constant(0)).y
+
+    # Traced by itself: TensorFlow warns of functions that calls trace time and again.
+    used = used.get_concrete_function(tf.TensorSpec([], tf.int32), CLASS_LABELS)
+    for user in np.flatnonzero(histograms.sum(1) > num_rows):
+        labels = np.asarray(population.adaptation(user).y, np.int32)
+        chosen = used(tf.constant(user, tf.int32), tf.constant(labels)).numpy()
+        histograms[user] = np.bincount(chosen, minlength=histograms.shape[1])
+    return histograms
 
 
 def _frame(
@@ -89,7 +142,7 @@ def _frame(
     count = np.where(sizes[:, 1] > 0, sizes[:, 1], np.nan)
     return pd.DataFrame(
         {
-            "algorithm": name,
+            "baseline": name,
             "users": np.repeat([*groups], [len(users) for users in groups.values()]),
             "user": everyone,
             "step": 0,
@@ -101,24 +154,24 @@ def _frame(
     )
 
 
-def _short(label: str) -> str:
-    # Nobody updates a baseline.
-    return label.removesuffix(" + update")
-
-
-def _log_shares(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
+def _log_shares(
+    population: UserStore, histograms: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns log shares of adaptation labels: each user's, and all training users'."""
     counts = label_histograms(population, evaluation=False)
     sizes = counts.sum(1, keepdims=True)
-    shares = counts / np.maximum(sizes, 1)
     training = population.training_users
     training = training[sizes[training, 0] > 0]
     # Of no training user, a class has the share that one row of theirs would have.
     least = 1 / max(counts[training].sum(), 1)
-    mean = shares[training].mean(0) if len(training) else np.zeros(counts.shape[1])
+    mean = np.zeros(counts.shape[1])
+    if len(training):
+        mean = (counts[training] / sizes[training]).mean(0)
     everybodys = np.log(np.maximum(mean, least))
+    known = counts if histograms is None else histograms
+    sizes = known.sum(1, keepdims=True)
     with np.errstate(divide="ignore"):
-        own = np.log(shares)
+        own = np.log(known / np.maximum(sizes, 1))
     return np.where(sizes > 0, own, everybodys), everybodys
 
 
@@ -130,9 +183,8 @@ def _evaluation_logits(
     owners = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
     places = np.flatnonzero(np.arange(len(owners)) >= users[owners, 1])
     apply = tf.function(
-        lambda x: model.apply([tf.constant(w) for w in weights], x),
-        input_signature=[model.input_spec],
-    )
+        lambda x: model.apply([tf.constant(w) for w in weights], x)
+    ).get_concrete_function(model.input_spec)
     for first in range(0, len(places), _ROWS_AT_ONCE):
         chosen = places[first : first + _ROWS_AT_ONCE]
         rows = Rows(population.features[chosen], population.labels[chosen])

@@ -13,8 +13,15 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baselines import MAJORITY, evaluate_baselines
+from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
+from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
+from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.pooled_training import (
+    evaluate_pooled,
+    train_pooled,
+)
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
@@ -39,6 +46,13 @@ class TrainedRun(NamedTuple):
     weights: Sequence[np.ndarray]
     population: UserStore
     model: Model
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What sets training without other users apart: users, model and start."""
+        experiment = self.experiment
+        fingerprint = self.population.fingerprint
+        return fingerprint, experiment.model, experiment.base_random_seed
 
 
 def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
@@ -88,7 +102,8 @@ def evaluate_runs(
       seed: of the adaptation's batches.
 
     Returns:
-      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels.
+      The rows of `evaluate_users` with a first column `algorithm`, the runs' labels,
+      and, where labels are classes, a last one `num_classes_held`.
 
     Raises:
       CheckpointError: as `read_trained`.
@@ -100,37 +115,63 @@ def evaluate_runs(
             run.model, run.weights, run.population, config, seed=seed
         )
         frame.insert(0, "algorithm", run.label)
-        frames.append(frame)
+        frames.append(with_classes_held(frame, run.population))
     return pd.concat(frames, ignore_index=True)
 
 
-def evaluate_baselines_of_runs(runs: Sequence[RunPaths]) -> pd.DataFrame:
-    """Measures what trained runs' users reach by their label shares alone.
+def evaluate_baselines_of_runs(
+    runs: Sequence[RunPaths],
+    changes: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    pooled: bool = False,
+) -> list[pd.DataFrame]:
+    """Measures what trained runs' users reach without these runs' training.
 
     Args:
-      runs: where the runs are.
+      runs: as for `evaluate_runs`.
+      changes: as for `evaluate_runs`.
+      seed: as for `evaluate_runs`; of the users who train locally, too.
+      pooled: whether to train a model on pooled rows, too.
 
     Returns:
-      The rows of `evaluate_baselines` of every run; of runs of the same users, which
-      have one majority class, it is there once.
+      For each run the rows of `evaluate_baselines`, unless labels are no classes, of
+      `evaluate_local_training` and, if asked for, of `evaluate_pooled`. Runs of the
+      same users, model and start have local training in common, and it tries the rates
+      of all of them.
 
     Raises:
       CheckpointError: as `read_trained`.
-      DataError: if labels are no classes.
     """
-    frames: list[pd.DataFrame] = []
-    told: set[str] = set()
-    for run in read_trained(runs):
-        frame = evaluate_baselines(run.model, run.weights, run.population, run.label)
-        of_users = frame["algorithm"] == MAJORITY
-        fingerprint = run.population.fingerprint
-        if fingerprint in told:
-            frame = frame[~of_users]
-        elif told:
-            frame.loc[of_users, "algorithm"] = f"{MAJORITY} of {run.label}'s users"
-        told.add(fingerprint)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    trained = read_trained(runs)
+    own = [run.experiment.local.adaptation for run in trained]
+    configs = [dataclasses.replace(config, **changes) for config in own]
+    rates = [config.inner_learning_rate for config in configs]
+    local: dict[tuple, pd.DataFrame] = {}
+    pools: dict[tuple, list[np.ndarray]] = {}
+    found = []
+    for run, config in zip(trained, configs, strict=True):
+        model, population = run.model, run.population
+        start = model.init(run.experiment.base_random_seed)
+        frames = []
+        if has_classes(population):
+            weights = config.weights(run.weights)
+            frames.append(evaluate_baselines(model, weights, population, run.label))
+        if run.origin not in local:
+            local[run.origin] = evaluate_local_training(
+                model, start, population, config, rates, seed=seed
+            )
+        frames.append(local[run.origin])
+        if pooled:
+            if run.origin not in pools:
+                pools[run.origin] = train_pooled(model, start, population, seed=seed)
+            weights = pools[run.origin]
+            frames.append(
+                evaluate_pooled(model, weights, population, config, seed=seed)
+            )
+        frame = pd.concat(frames, ignore_index=True)
+        found.append(with_classes_held(frame, population))
+    return found
 
 
 def have_same_users(runs: Sequence[RunPaths]) -> bool:
@@ -141,6 +182,12 @@ def have_same_users(runs: Sequence[RunPaths]) -> bool:
         for run, experiment in zip(runs, experiments, strict=True)
     }
     return len(populations) == 1
+
+
+def save_baselines(runs: Sequence[RunPaths], baselines: Sequence[pd.DataFrame]) -> None:
+    """Writes what `evaluate_baselines_of_runs` gave beside each run's metrics."""
+    for run, frame in zip(runs, baselines, strict=True):
+        write_rows(frame, run.baselines)
 
 
 def save_rows(runs: Sequence[RunPaths], per_user: pd.DataFrame) -> None:

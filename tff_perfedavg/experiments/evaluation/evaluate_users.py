@@ -80,12 +80,12 @@ def build_evaluator(
     def evaluate_weights(weights):
         server_weights = tff.learning.models.ModelWeights(tuple(weights), ())
         results = stack_results(evaluate(server_weights, client_data.clients(everyone)))
-        return _per_user(results, groups)
+        return per_user_rows(results, groups)
 
     return evaluate_weights
 
 
-def _per_user(
+def per_user_rows(
     results: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """Returns TFF's results as rows, a user's steps one after another.

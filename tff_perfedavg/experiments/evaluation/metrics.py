@@ -13,6 +13,9 @@ from tff_perfedavg import errors
 
 # The groups of users: of training, and held out of it.
 SEEN, NEW = "seen", "new"
+# The kinds of rows of a table: what training across users is worth is to be seen beside
+# what can be had without it.
+BASELINE, METHOD = "baseline", "method"
 # Fewer users have no interval: the users say too little of their own spread, and no
 # exact test of five could reject at 5 % (2 of its 32 signs are 6 %).
 FEWEST_USERS = 6
@@ -28,10 +31,12 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     Args:
       per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
         `seed` if there is more than one run of an algorithm. A user counts once
-        per run; a user without evaluation rows does not count.
+        per run; a user without evaluation rows does not count. With rows of baselines
+        among them, a column `baseline`, their name, which methods' rows lack.
 
     Returns:
-      One row per (`users`, `algorithm`, `step`), in the order they first appear,
+      One row per (`users`, `algorithm`, `step`), in the order they first appear, with
+      `kind` (`baseline` or `method`) behind `users` if there are baselines,
       with `accuracy`, `accuracy_sd` (standard deviation over users), `accuracy_p10`,
       `accuracy_p50`, `accuracy_p90` (percentiles over users), `worst_decile` and
       `best_decile` (mean accuracy of the worst and the best tenth of users),
@@ -46,8 +51,12 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     before = per_user[per_user["step"] == 0].set_index(run)["merit"]
     per_user = per_user.join(before.rename("before"), on=run)
     per_user["is_worse"] = per_user["merit"] < per_user["before"]
+    by = ["users", "algorithm", "step"]
+    if BASELINE in per_user:
+        per_user = with_kind(per_user)
+        by.insert(1, "kind")
     accuracy = "accuracy"
-    return per_user.groupby(["users", "algorithm", "step"], sort=False).agg(
+    return per_user.groupby(by, sort=False).agg(
         accuracy=(accuracy, "mean"),
         accuracy_sd=(accuracy, "std"),
         accuracy_p10=(accuracy, lambda a: a.quantile(0.1)),
@@ -61,6 +70,14 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
         loss=("loss", "mean"),
         num_users=("loss", "size"),
     )
+
+
+def with_kind(per_user: pd.DataFrame) -> pd.DataFrame:
+    """Adds whether rows are of a `baseline` or of a `method`, as a column `kind`."""
+    if BASELINE not in per_user:
+        return per_user.assign(kind=METHOD)
+    kinds = np.where(per_user[BASELINE].isna(), METHOD, BASELINE)
+    return per_user.assign(kind=kinds)
 
 
 def quantity(per_user: pd.DataFrame) -> str:

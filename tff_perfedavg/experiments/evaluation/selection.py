@@ -40,7 +40,12 @@ def validation_users(users: np.ndarray, seed: int) -> np.ndarray:
 
 
 def select(
-    per_user: pd.DataFrame, of: Sequence[str], choose: Sequence[str], *, seed: int = 0
+    per_user: pd.DataFrame,
+    of: Sequence[str],
+    choose: Sequence[str],
+    *,
+    seed: int = 0,
+    divided: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Chooses on validation users, and returns the others' rows for what was chosen.
 
@@ -56,6 +61,8 @@ def select(
         is on the same side in every run. Where runs of several seeds divide a data set
         anew, that is another user, whose rows a user of the other side may hold in
         another run; train on one store where that matters.
+      divided: rows whose users are divided, where `per_user` has not all of them; by
+        default `per_user`.
 
     Returns:
       Rows of test users alone, those of the choice.
@@ -65,8 +72,9 @@ def select(
     """
     rows = per_user.dropna(subset=["loss"])
     kept = []
-    for _, group in rows.groupby("users", sort=False):
-        users = np.sort(group["user"].unique())
+    everyone = rows if divided is None else divided.dropna(subset=["loss"])
+    for name, group in rows.groupby("users", sort=False):
+        users = np.sort(everyone[everyone["users"] == name]["user"].unique())
         validating = users[validation_users(users, seed)]
         is_validation = group["user"].isin(validating)
         test = group[~is_validation]

@@ -108,9 +108,17 @@ class RunPaths:
     @property
     def is_evaluated(self) -> bool:
         """Whether `per_user` is there and of the model that is there."""
-        return self.per_user.is_file() and (
-            self.per_user.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
-        )
+        return self.is_of_model(self.per_user)
+
+    @property
+    def baselines(self) -> pathlib.Path:
+        """What users reach without this training, one line per baseline and user."""
+        return self.results / "evaluation.baselines.csv"
+
+    @property
+    def has_baselines(self) -> bool:
+        """Whether `baselines` is there and of the model that is there."""
+        return self.is_of_model(self.baselines)
 
     @property
     def report(self) -> pathlib.Path:
@@ -136,6 +144,12 @@ class RunPaths:
     def hparams(self) -> pathlib.Path:
         """The run's settings."""
         return self.results / "hparams.csv"
+
+    def is_of_model(self, path: pathlib.Path) -> bool:
+        """Whether a file is there that is no older than the model, another's if so."""
+        return path.is_file() and (
+            path.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
+        )
 
 
 def run_labels(

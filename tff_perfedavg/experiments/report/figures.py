@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
 # Ito, which stand on a light and on a dark page.
 _COLOURS = ("#1A85C9", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("o-", "s--", "^-", "D:", "v-.", "P-")
+# Of baselines, in ink: lengths drawn and left out.
+_DASHES = ((1, 1), (4, 2), (1, 3), (6, 2, 1, 2), (8, 3), (3, 1, 1, 1, 1, 1), (2, 4))
 # Ink and lines as they are in files; in a page they follow its own colours.
 _INK, _LINE = "#101112", "#b0b1b2"
 _SETTINGS = {
@@ -49,16 +52,22 @@ _SETTINGS = {
 _MOST_BARS = 60
 
 
-def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
+def adaptation_curves(
+    per_user: pd.DataFrame, baselines: pd.DataFrame | None = None
+) -> matplotlib.figure.Figure:
     """Mean over users by adaptation step, one panel a group.
 
     With a band of a standard error over users, where they are `FEWEST_USERS` or more.
 
     Args:
       per_user: rows of `evaluate_users` with a column `algorithm`.
+      baselines: rows of `baseline_names.combine`; of each kind the best is drawn, thin,
+        and what takes no steps is level.
     """
     column, scale, quantity = _quantity(per_user)
     figure, panels = _panels(per_user["users"].unique())
+    if baselines is not None:
+        baselines = _best_of_each(baselines, column)
     for group, panel in panels.items():
         of_group = per_user[per_user["users"] == group]
         for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
@@ -68,9 +77,17 @@ def adaptation_curves(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
             error = scale * by_step.sem().where(by_step.size() >= FEWEST_USERS)
             mean = scale * rows.groupby("step")[column].mean()
             _band(panel, mean, error, label, look)
+        if baselines is not None:
+            rows = baselines[baselines["users"] == group]
+            means = rows.groupby(["algorithm", "step"], sort=False)[column].mean()
+            _draw_baselines(panel, scale * means, per_user["step"].max())
         panel.set_xlabel("adaptation steps (number)")
         panel.set_xticks(sorted(per_user["step"].unique()))
-    return _finish(figure, panels, f"{quantity},\nmean ± standard error over users")
+    y_label = f"{quantity},\nmean ± standard error over users"
+    _finish(figure, panels, y_label)
+    if baselines is not None:
+        _move_legend_below(figure, len(panels))
+    return figure
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
@@ -292,6 +309,48 @@ def _band(
         color=look.colour,
         linewidth=0,
     )
+
+
+def _best_of_each(baselines: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns of each kind of baseline the best run's, so that lines stay few."""
+    last = baselines.groupby("algorithm")["step"].transform("max")
+    of_last = baselines[baselines["step"] == last]
+    means = of_last.groupby(["baseline", "algorithm"])[column].mean()
+    ordered = means.sort_values(ascending=column == "loss")
+    best = ordered.reset_index().drop_duplicates("baseline")["algorithm"]
+    return baselines[baselines["algorithm"].isin(best)]
+
+
+def _move_legend_below(figure: matplotlib.figure.Figure, num_columns: int) -> None:
+    """Puts the last panel's legend under the panels, where it hides no curve."""
+    panel = figure.axes[-1]
+    handles, labels = panel.get_legend_handles_labels()
+    panel.get_legend().remove()
+    inches = 0.22 * math.ceil(len(labels) / num_columns)
+    height = figure.get_figheight() + inches
+    with matplotlib.rc_context(_SETTINGS):
+        figure.set_figheight(height)
+        figure.legend(handles, labels, loc="lower center", ncols=num_columns)
+        figure.tight_layout(rect=(0, inches / height, 1, 1))
+
+
+def _draw_baselines(
+    panel: matplotlib.axes.Axes, means: pd.Series, last_step: int
+) -> None:
+    """Draws baselines' means by algorithm and step, told apart by their dashes."""
+    names = means.index.unique("algorithm")
+    for name, dashes in zip(names, itertools.cycle(_DASHES)):
+        by_step = means[name]
+        if len(by_step) == 1:
+            by_step = pd.Series(by_step.iloc[0], [0, last_step])
+        panel.plot(
+            by_step.index,
+            by_step,
+            label=f"baseline: {name}",
+            color=_INK,
+            linewidth=0.8,
+            linestyle=(0, dashes),
+        )
 
 
 def _finish(figure, panels, y_label) -> matplotlib.figure.Figure:

@@ -16,6 +16,8 @@ from tff_perfedavg import __version__, errors
 from tff_perfedavg.data import heterogeneity
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baseline_names import combine
+from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.metrics import (
     FEWEST_USERS,
     compare_paired,
@@ -30,6 +32,12 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
 
 _TEMPLATE = "run_report.html.jinja"
+# What they are, under a table.
+_BASELINES = (
+    "Baselines owe nothing to adapting a trained model: they go by label shares alone "
+    "(majority class, absent classes masked, label shares), or every user trains alone "
+    "from the random start."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +50,7 @@ class RunRecord:
       rounds: one row per round.
       curves: rows of its evaluations while it trained; None if there were none.
       per_user: what every user made of its model.
+      baselines: what users reach without it; None if that was not measured.
       facts: what it took and ran on, empty if not known.
       population: its users.
     """
@@ -51,6 +60,7 @@ class RunRecord:
     rounds: pd.DataFrame
     curves: pd.DataFrame | None
     per_user: pd.DataFrame
+    baselines: pd.DataFrame | None
     facts: Mapping
     population: UserStore
 
@@ -66,15 +76,21 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
     records = []
     for run, label, experiment in zip(runs, labels, loaded, strict=True):
         per_user = _read_csv(run.per_user).assign(algorithm=label)
+        population = build_population(experiment, run.root)
+        baselines = None
+        if run.has_baselines:
+            baselines = with_classes_held(_read_csv(run.baselines), population)
         records.append(
             RunRecord(
                 label,
                 experiment,
                 _read_csv(run.metrics),
                 _read_csv(run.evaluations) if _has_rows(run.evaluations) else None,
-                per_user,
+                # Files of version 0.1.0 do not tell the classes held.
+                with_classes_held(per_user, population),
+                baselines,
                 json.loads(run.facts.read_text()) if run.facts.is_file() else {},
-                build_population(experiment, run.root),
+                population,
             )
         )
     return records
@@ -107,7 +123,7 @@ def write_page(
         .render(
             title=title,
             version=__version__,
-            findings=_findings(records),
+            findings=[*_findings(records), *_best_baselines(records)],
             tables=_tables(records),
             figures=[
                 {
@@ -122,6 +138,14 @@ def write_page(
     with atomic_write(path) as file:
         file.write(page.encode())
     return [path, directory]
+
+
+def _baselines(records: Sequence[RunRecord]) -> pd.DataFrame | None:
+    """Returns the baselines of all runs that have some, under names of their own."""
+    measured = [r for r in records if r.baselines is not None]
+    if not measured:
+        return None
+    return combine([r.baselines for r in measured], [r.label for r in measured])
 
 
 def draw_figures(
@@ -140,8 +164,13 @@ def draw_figures(
             figures.learning_curves(curves),
         )
     drawn["adaptation_curves"] = (
-        "Adaptation, step by step, of the model after the last round.",
-        figures.adaptation_curves(per_user),
+        "Adaptation, step by step, of the model after the last round"
+        + (
+            "."
+            if _baselines(records) is None
+            else "; thin lines are baselines, of each kind the best."
+        ),
+        figures.adaptation_curves(per_user, _baselines(records)),
     )
     drawn["gain_histogram"] = (
         f"How many users gain how much by {steps} steps. Left of zero: worse off.",
@@ -181,17 +210,52 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
     return sentences
 
 
+def _best_baselines(records: Sequence[RunRecord]) -> list[str]:
+    """Tells, for each group, what can be had without any adaptation of these runs."""
+    baselines = _baselines(records)
+    if baselines is None:
+        return []
+    column = quantity(baselines)
+    per_user = pd.concat([record.per_user for record in records])
+    sentences = []
+    for group in per_user["users"].unique():
+        best, reached = (
+            _best(rows[rows["users"] == group], column)
+            for rows in (baselines, per_user)
+        )
+        sentences.append(
+            f"Of {group} users, {best} as the best baseline, which adapts no trained "
+            f"model; {reached} as the best of those that do."
+        )
+    return sentences
+
+
+def _best(per_user: pd.DataFrame, column: str) -> str:
+    """Names the best algorithm after its last step, with its mean over users."""
+    last = per_user.groupby("algorithm")["step"].transform("max")
+    means = per_user[per_user["step"] == last].groupby("algorithm")[column].mean()
+    if column == "accuracy":
+        return f"{means.idxmax()} reaches {100 * means.max():.1f} % of accuracy"
+    return f"{means.idxmin()} reaches a loss of {means.min():.3g}"
+
+
 def _tables(records: Sequence[RunRecord]) -> list[dict]:
     per_user = pd.concat([record.per_user for record in records], ignore_index=True)
     last = _common_steps(per_user)
-    summary = summarize(per_user)
+    baselines = _baselines(records)
+    everything = pd.concat([baselines, per_user], ignore_index=True)
     has_classes = quantity(per_user) == "accuracy"
+    caption = (
+        "Users before (0 steps) and after adapting on their own rows; measured on rows "
+        "of theirs that were never used."
+    )
+    if baselines is not None:
+        caption += f" {_BASELINES}"
     tables = [
         {
-            "caption": "Users before (0 steps) and after adapting on their own rows; "
-            "measured on rows of theirs that were never used.",
+            "caption": caption,
             "html": _html(
-                report.percent_table(summary, {0, 1, last}).sort_index(
+                report.percent_table(summarize(everything), {0, 1, last}).sort_index(
                     level="users", ascending=False, sort_remaining=False, kind="stable"
                 ),
                 "{:.1f}",
@@ -199,12 +263,16 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
             ),
         }
     ]
+    by_classes = report.classes_table(everything, {0, 1, last})
+    if by_classes is not None:
+        caption = f"{report.CLASSES_HELD.capitalize()}."
+        tables.append({"caption": caption, "html": _html(by_classes, "{}")})
     if has_classes:
         tables.append(
             {
                 "caption": "How evenly users fare: 1 is alike (cosine and entropy of "
                 "the users' accuracies); percentiles over users.",
-                "html": _html(_fairness(summary, {0, last}), "{:.3f}"),
+                "html": _html(_fairness(summarize(per_user), {0, last}), "{:.3f}"),
             }
         )
     if len(records) > 1 and has_classes and _same_users_and_steps(records):
@@ -217,21 +285,22 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
                 "html": _html(compared, "{:+.1f}", missing="-"),
             }
         )
+    return [*tables, *_run_tables(records)]
+
+
+def _run_tables(records: Sequence[RunRecord]) -> list[dict]:
     settings = pd.DataFrame({r.label: pd.Series(r.experiment.flat()) for r in records})
     facts = pd.DataFrame({r.label: pd.Series(_flat_facts(r)) for r in records})
-    tables.append(
+    return [
         {
             "caption": "What the runs took and ran on.",
             "html": _html(facts.fillna(""), "{:.1f}"),
-        }
-    )
-    tables.append(
+        },
         {
             "caption": "Settings.",
             "html": _html(settings.dropna(how="all").fillna("").astype(str), "{}"),
-        }
-    )
-    return tables
+        },
+    ]
 
 
 def _fairness(summary: pd.DataFrame, steps) -> pd.DataFrame:

@@ -7,7 +7,9 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from tff_perfedavg.experiments.evaluation.classes_held import COLUMN, by_classes_held
 from tff_perfedavg.experiments.evaluation.metrics import (
+    BASELINE,
     FEWEST_RESAMPLED,
     FEWEST_USERS,
     summarize,
@@ -15,11 +17,13 @@ from tff_perfedavg.experiments.evaluation.metrics import (
 from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.files import atomic_write
 
+_USERS = "users (number)"
+
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
     """Returns the chosen steps of a summary under readable names, in percent."""
     chosen = summary.loc[summary.index.get_level_values("step").isin(steps)]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "accuracy %": 100 * chosen["accuracy"],
             "sd over users": 100 * chosen["accuracy_sd"],
@@ -30,6 +34,23 @@ def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame
             "loss": chosen["loss"],
         }
     ).dropna(axis="columns", how="all")
+    if (chosen.groupby(level="users")["num_users"].nunique() > 1).any():
+        table[_USERS] = chosen["num_users"]
+    return _with_steps(table, summary)
+
+
+def _with_steps(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Names the index for readers; a baseline that takes no steps has a dash."""
+    if "kind" in summary.index.names:
+        rows = summary.index.to_frame(index=False)
+        rows = rows[rows["kind"] == BASELINE]
+        most = rows.groupby("algorithm")["step"].max()
+        without = {*most.index[most == 0]}
+        index = table.index.to_frame(index=False)
+        steps = index["step"].astype(object)
+        index["step"] = steps.mask(index["algorithm"].isin(without), "-")
+        table.index = pd.MultiIndex.from_frame(index)
+    return table.rename_axis(index={"step": "steps"})
 
 
 def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
@@ -38,12 +59,63 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
     parts = []
     for group in percent.index.unique("users"):
         table = percent.xs(group, level="users")
-        table.index.names = ["algorithm", "steps"]
+        if _USERS in table and table[_USERS].nunique() == 1:
+            table = table.drop(columns=_USERS)
         text = table.to_string(
             formatters={"loss": "{:.3f}".format}, float_format="{:.1f}".format
         )
         num_users = summary.xs(group, level="users")["num_users"].max()
         parts.append(f"{figures.GROUP_TITLES[group]} ({num_users}):\n{text}")
+    return "\n\n".join(parts)
+
+
+# What `classes_table` shows.
+CLASSES_HELD = "mean accuracy % by the number of classes in a user's adaptation rows"
+
+
+def classes_table(
+    per_user: pd.DataFrame, steps: Collection[int]
+) -> pd.DataFrame | None:
+    """Returns accuracies by the number of classes held, a column each, as texts.
+
+    Args:
+      per_user: as for `by_classes_held`.
+      steps: the adaptation steps shown.
+
+    Returns:
+      In percent, behind a line with the number of users for each group; None if all
+      users hold equally many.
+    """
+    found = by_classes_held(per_user, in_ranges=True)
+    if found is None:
+        return None
+    # Ranges in the order of their first numbers.
+    columns = sorted(found.index.unique(COLUMN), key=lambda c: int(c.split("-")[0]))
+    order = found.index.droplevel(COLUMN).unique()
+    wide = found["accuracy"].unstack(COLUMN).loc[order, columns]
+    chosen = wide.loc[wide.index.get_level_values("step").isin(steps)]
+    texts = _with_steps(chosen.map(lambda share: f"{100 * share:.1f}"), wide)
+    sizes = found.groupby(level=["users", COLUMN])["num_users"].max()
+    sizes = sizes.unstack(COLUMN)[columns].fillna(0).astype(int).astype(str)
+    sizes.index = pd.MultiIndex.from_tuples(
+        [(group, "", _USERS, "") for group in sizes.index], names=texts.index.names
+    )
+    parts = [
+        frame.loc[[group]]
+        for group in texts.index.unique("users")
+        for frame in (sizes, texts)
+    ]
+    table = pd.concat(parts).replace("nan", "-").rename_axis(columns="classes held")
+    has_baselines = BASELINE in found.index.unique("kind")
+    return table if has_baselines else table.droplevel("kind")
+
+
+def format_classes_table(table: pd.DataFrame) -> str:
+    """Lays `classes_table` out for a terminal."""
+    parts = []
+    for group in table.index.unique("users"):
+        text = table.xs(group, level="users").to_string()
+        parts.append(f"{figures.GROUP_TITLES[group]}:\n{text}")
     return "\n\n".join(parts)
 
 
@@ -103,16 +175,23 @@ def write_report(
       per_user: as for `metrics.summarize`.
       directory: where the files are written.
       prefix: of their names.
-      baselines: rows of `evaluate_baselines`, which have no curve.
+      baselines: rows of `baseline_names.combine`.
 
     Returns:
-      The files written: `table.csv` and `adaptation_curve.png`, their names behind the
-      prefix.
+      The files written: `table.csv`, `adaptation_curve.png` and, if users differ in
+      that, `classes_held.csv`, their names behind the prefix.
     """
-    table, curve = (
-        directory / f"{prefix}{name}" for name in ("table.csv", "adaptation_curve.png")
+    table, curve, by_classes = (
+        directory / f"{prefix}{name}"
+        for name in ("table.csv", "adaptation_curve.png", "classes_held.csv")
     )
+    everything = pd.concat([baselines, per_user])
     with atomic_write(table) as file:
-        summarize(pd.concat([baselines, per_user])).to_csv(file)
-    figures.save(figures.adaptation_curves(per_user), curve)
-    return [table, curve]
+        summarize(everything).to_csv(file)
+    figures.save(figures.adaptation_curves(per_user, baselines), curve)
+    held = by_classes_held(everything)
+    if held is None:
+        return [table, curve]
+    with atomic_write(by_classes) as file:
+        held.to_csv(file)
+    return [table, curve, by_classes]

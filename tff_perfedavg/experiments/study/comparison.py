@@ -13,6 +13,7 @@ from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.training.training import train
 
@@ -36,8 +37,9 @@ def compare(
       root: directory under which the users' stores are kept.
 
     Returns:
-      The rows of `evaluate_users` of every run, and those of `evaluate_baselines` of
-      FedAvg's, with `algorithm` and `seed`.
+      The rows of `evaluate_users` of every run, and, of every seed, those of
+      `evaluate_baselines` with FedAvg's model and of `evaluate_local_training`, all
+      with `algorithm` and `seed`.
     """
     adaptation = dataclasses.replace(base.local.adaptation, num_steps=adaptation_steps)
     frames, baselines = [], []
@@ -54,11 +56,14 @@ def compare(
             frame.insert(0, "algorithm", experiment.label)
             frames.append(frame)
             if method == BASELINE:
-                frame = evaluate_baselines(
+                by_labels = evaluate_baselines(
                     model, result.weights, population, experiment.label
                 )
-                frame.insert(1, "seed", seed)
-                baselines.append(frame)
+                rates = [adaptation.inner_learning_rate]
+                alone = evaluate_local_training(
+                    model, model.init(seed), population, adaptation, rates, seed=seed
+                )
+                baselines += [by_labels.assign(seed=seed), alone.assign(seed=seed)]
     return (
         pd.concat(frames, ignore_index=True),
         pd.concat(baselines, ignore_index=True),

@@ -25,6 +25,8 @@ INNER_LEARNING_RATES = (0.01, 0.001)
 # The paper's other distribution comes with the longer of its two rounds.
 _DIFF_HETERO_STEPS = 10
 
+# Sets baselines apart from methods, wherever the table goes.
+_BASELINE_PREFIX = "baseline: "
 _RATE = "adaptation_learning_rate"
 _ROW = ["dataset", "partition", "num_local_steps", _RATE]
 
@@ -91,13 +93,39 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
     return runs
 
 
+def baseline_rows(
+    baselines: pd.DataFrame, runs: Sequence[Run], steps: Sequence[int]
+) -> pd.DataFrame:
+    """Returns baselines as rows of the table: algorithms that are called baselines.
+
+    Args:
+      baselines: of `read_baselines`.
+      runs: the table's runs. What has no rate of its own is there for each rate that
+        its run is adapted with.
+      steps: the table's steps. What takes no steps is there for each.
+    """
+    takes_steps = baselines.groupby("algorithm")["step"].transform("max") > 0
+    without = baselines[~takes_steps].drop(columns="step")
+    without = without.merge(pd.DataFrame({"step": list(steps)}), how="cross")
+    rows = pd.concat([baselines[takes_steps], without], ignore_index=True)
+    rates = pd.DataFrame(
+        [
+            {"run": run.name, _RATE: adaptation.inner_learning_rate}
+            for run in runs
+            for adaptation in run.adaptations
+        ]
+    )
+    rows["algorithm"] = _BASELINE_PREFIX + rows["algorithm"]
+    return rows.merge(rates, on="run")
+
+
 def summarize_paper(
     per_user: pd.DataFrame, steps: Sequence[int], diverged: Sequence[Experiment] = ()
 ) -> pd.DataFrame:
     """Returns means with intervals by setting, group, algorithm and step.
 
     Args:
-      per_user: from `study.read_study`.
+      per_user: from `study.read_study`, and of `baseline_rows`.
       steps: which adaptation steps.
       diverged: the runs that diverged.
 
@@ -142,10 +170,20 @@ def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
       Texts `mean ± over seeds (± over users)` in percent, of the runs that did not
       diverge, and how many did.
     """
-    order = [label for label in _labels() if label in summary.index.unique("algorithm")]
+    found = summary.index.unique("algorithm")
+    baselines = [label for label in found if label.startswith(_BASELINE_PREFIX)]
+    order = [*baselines, *(label for label in _labels() if label in found)]
     rows = summary.xs(step, level="step")
     texts = rows.apply(_text, axis=1)
     return texts.unstack("algorithm")[order].fillna("")
+
+
+def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns a layout's methods and its baselines, which a terminal shows apart."""
+    is_baseline = table.columns.str.startswith(_BASELINE_PREFIX)
+    names = table.columns[is_baseline]
+    baselines = table[names].rename(columns=lambda c: c.removeprefix(_BASELINE_PREFIX))
+    return table.loc[:, ~is_baseline], baselines
 
 
 def write_table(

@@ -26,6 +26,7 @@ from tff_perfedavg.experiments.study.study import (
     read_study,
     uses_inner_rate,
 )
+from tff_perfedavg.experiments.study.study_baselines import read_baselines
 from tff_perfedavg.files import atomic_write
 
 _SEED = "base_random_seed"
@@ -33,6 +34,8 @@ _SEED = "base_random_seed"
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
 _RATE, _ROWS = "adaptation_learning_rate", "num_rows"
+# An axis of a grid, and what stands for its value where there is none.
+_METHOD, _NO_METHOD = "method", "-"
 
 
 def sweep_runs(
@@ -93,12 +96,14 @@ class Results(NamedTuple):
       per_user: the rows of `read_study`.
       outcomes: a row per run and number of adaptation rows, with the run's settings,
         `seed`, `num_rows` and whether it `diverged`.
+      baselines: the rows of `read_baselines`; None if there are none.
     """
 
     axes: Mapping[str, Sequence[Any]]
     chosen: Sequence[str]
     per_user: pd.DataFrame
     outcomes: pd.DataFrame
+    baselines: pd.DataFrame | None = None
 
     @property
     def reported(self) -> list[str]:
@@ -146,11 +151,14 @@ def read_results(
             for rows in dict.fromkeys(a.num_rows or 0 for a in run.adaptations)
         ]
     )
-    frames = read_study(root, runs), outcomes
+    per_user, baselines = read_study(root, runs), read_baselines(root, runs)
     if _INNER_RATE in axes:
         shared = [] if _INNER_RATE in chosen else axes[_INNER_RATE]
-        frames = tuple(_at_inner_rates(frame, shared, rates) for frame in frames)
-    return Results(axes, chosen, *frames)
+        per_user = _at_inner_rates(per_user, shared, rates)
+        outcomes = _at_inner_rates(outcomes, shared, rates)
+        if baselines is not None:
+            baselines = _at_inner_rates(baselines, shared, rates)
+    return Results(axes, chosen, per_user, outcomes, baselines)
 
 
 def _at_inner_rates(frame, inner_rates, rates):
@@ -165,11 +173,18 @@ def _at_inner_rates(frame, inner_rates, rates):
     return pd.concat([frame.dropna(subset=[_INNER_RATE]), *copies], ignore_index=True)
 
 
-def choose(results: Results, *, seed: int = 0) -> pd.DataFrame:
+def choose(
+    results: Results, *, seed: int = 0, divided: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Returns the test users' rows, with what the validation users chose.
 
     A combination of settings of which a seed diverged is no choice, unless all are
     such; then those are choices of which the fewest seeds did.
+
+    Args:
+      results: of the grid.
+      seed: of the division into validation and test users.
+      divided: as for `select`.
     """
     reported, chosen = results.reported, results.chosen
     by = [*reported, *chosen]
@@ -180,7 +195,8 @@ def choose(results: Results, *, seed: int = 0) -> pd.DataFrame:
     rows = results.per_user.merge(stable, on=by) if chosen else results.per_user
     if rows.empty:
         return rows
-    return select(rows, reported, [*chosen, _RATE, "step"], seed=seed)
+    by = [*chosen, _RATE, "step"]
+    return select(rows, reported, by, seed=seed, divided=divided)
 
 
 def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -204,6 +220,47 @@ def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
         rows[(group, *key)] = row
     table = pd.DataFrame(rows).T.rename_axis(["users", *results.reported])
     return table.rename(columns={"mean": column}).infer_objects()
+
+
+def with_baselines(
+    table: pd.DataFrame, results: Results, *, seed: int = 0
+) -> pd.DataFrame:
+    """Puts baselines beside the methods of a summary, on the same test users.
+
+    Args:
+      table: of `summarize`.
+      results: of the grid.
+      seed: of `choose`. Validation users choose the steps of local training, and of the
+        model that label shares correct what users choose of the methods.
+
+    Returns:
+      The table with a further index `baseline`: the name of one, or `-` for a method;
+      the table itself if there are none.
+    """
+    if results.baselines is None or results.per_user.empty:
+        return table
+    rows = results.baselines.assign(**{_RATE: np.nan})
+    outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
+    if _METHOD in axes:
+        outcomes = outcomes[outcomes[_METHOD].isin(rows[_METHOD])]
+        if _METHOD in chosen:
+            del axes[_METHOD]
+            chosen.remove(_METHOD)
+        else:
+            axes[_METHOD] = [_NO_METHOD]
+            rows, outcomes = (f.assign(method=_NO_METHOD) for f in (rows, outcomes))
+    parts = {}
+    for name, of_name in rows.groupby("algorithm", sort=False):
+        of_one = Results(axes, chosen, of_name, outcomes)
+        test = choose(of_one, seed=seed, divided=results.per_user)
+        part = summarize(test, of_one)
+        if not of_name["step"].any():
+            part["step"] = np.nan
+        parts[name] = part
+    parts[_NO_METHOD] = table
+    found = pd.concat(parts, names=["baseline"]).swaplevel("baseline", "users")
+    # Group by group, the baselines first.
+    return pd.concat([found.loc[[group]] for group in table.index.unique("users")])
 
 
 def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.DataFrame:

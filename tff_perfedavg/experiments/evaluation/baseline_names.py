@@ -1,0 +1,64 @@
+"""Names of baselines, and several runs' baselines side by side. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg.data.user_store import UserStore
+
+# By label shares; the first needs no model.
+MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label shares"
+# By training without other users, and without federation.
+LOCAL, CONVERGED = "local training", "local training to convergence"
+POOLED = "pooled training"
+
+
+def has_classes(population: UserStore) -> bool:
+    """Whether users' labels are classes, one a row, which label shares need."""
+    return population.description.num_classes is not None and not population.label_shape
+
+
+def name_for(baseline: str, label: str) -> str:
+    """Returns what a baseline is called beside a run of a label."""
+    # Nobody updates a baseline.
+    label = label.removesuffix(" + update")
+    names = {MASKED: f"{label}, {MASKED}", SHARES: f"{label} + {SHARES}"}
+    return names.get(baseline, baseline)
+
+
+def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFrame:
+    """Puts the baselines of several runs together, under names of their own.
+
+    Args:
+      frames: each run's, with a column `baseline`.
+      labels: what the runs are called.
+
+    Returns:
+      All rows: first the baselines by label shares, then the others. What is no other
+      for another run, as one majority class of the same users, is there once.
+    """
+    kept: list[pd.DataFrame] = []
+    for frame, label in zip(frames, labels, strict=True):
+        for name, rows in frame.groupby("baseline", sort=False):
+            title = name_for(name, label)
+            others = [k for k in kept if k["baseline"].iloc[0] == name]
+            if title == name and others:
+                if any(_agree(rows, other) for other in others):
+                    continue
+                title = f"{name} for {label}"
+            kept.append(rows.assign(algorithm=title))
+    kept.sort(key=lambda k: k["baseline"].iloc[0] not in (MAJORITY, MASKED, SHARES))
+    return pd.concat(kept, ignore_index=True)
+
+
+def _agree(rows: pd.DataFrame, other: pd.DataFrame) -> bool:
+    keys, values = ["users", "user", "step"], ["loss", "accuracy"]
+    rows, other = rows.sort_values(keys), other.sort_values(keys)
+    return (
+        len(rows) == len(other)
+        and (rows[keys].to_numpy() == other[keys].to_numpy()).all()
+        and np.allclose(rows[values], other[values], equal_nan=True)
+    )

@@ -1,0 +1,138 @@
+"""Baselines of a study: evaluated once for runs that share them, found again later."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tff_perfedavg.algorithms.registry import BASELINE
+from tff_perfedavg.experiments.assemble.build import build_model
+from tff_perfedavg.experiments.assemble.population import build_population
+from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
+from tff_perfedavg.experiments.evaluation.baselines import (
+    adaptation_histograms,
+    evaluate_baselines,
+)
+from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.rows import write_rows
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.study.study import Run, diverged
+from tff_perfedavg.optimization.config import AdaptationConfig
+
+_DIRECTORY = "baselines"
+# Of runs that differ in what training alone does not depend on.
+_MOST_KNOWN = 32
+
+
+def runs_with_baselines(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs of one method: FedAvg where it is among them, or the first's."""
+    methods = [run.experiment.local.method for run in runs]
+    chosen = BASELINE if BASELINE in methods else methods[0]
+    return [run for run, method in zip(runs, methods, strict=True) if method == chosen]
+
+
+def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> None:
+    """Evaluates what is not there yet of the baselines of a study.
+
+    Args:
+      runs: the study's runs, trained; `runs_with_baselines` of them have baselines,
+        those that diverged excepted.
+      root: directory of the study.
+      seed: of the adaptations' draws.
+    """
+    for run in runs_with_baselines(runs):
+        paths = RunPaths(root, run.name)
+        for adaptations in _alike(run):
+            file = _file(paths, adaptations)
+            if not paths.is_of_model(file) and not diverged(run, root):
+                write_rows(_evaluate(run, paths, adaptations, seed), file)
+
+
+def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | None:
+    """Reads baselines of a study.
+
+    Args:
+      root: directory of the study.
+      runs: its runs.
+
+    Returns:
+      The rows of `evaluate_baselines` and `evaluate_local_training`, behind columns
+      for the runs' settings, `run`, `seed` and `num_rows`; None if there are none.
+    """
+    files = [
+        _file(RunPaths(root, run.name), adaptations)
+        for run in runs_with_baselines(runs)
+        if not diverged(run, root)
+        for adaptations in _alike(run)
+    ]
+    frames = [pd.read_csv(file) for file in files if file.is_file()]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def _alike(run: Run) -> list[list[AdaptationConfig]]:
+    """Returns a run's adaptations that differ in their rate alone."""
+    sizes = dict.fromkeys((a.num_steps, a.num_rows) for a in run.adaptations)
+    return [
+        [a for a in run.adaptations if (a.num_steps, a.num_rows) == size]
+        for size in sizes
+    ]
+
+
+def _evaluate(
+    run: Run, paths: RunPaths, adaptations: Sequence[AdaptationConfig], seed: int
+) -> pd.DataFrame:
+    experiment, first = run.experiment, adaptations[0]
+    population = build_population(experiment, paths.root)
+    held, _ = trained_model.load(paths.model)
+    weights = experiment.local.adaptation.weights(held)
+    frames = []
+    if has_classes(population):
+        model = build_model(experiment, population)
+        known = adaptation_histograms(population, first.num_rows, seed)
+        frames.append(
+            evaluate_baselines(model, weights, population, experiment.label, known)
+        )
+    rates = tuple(a.inner_learning_rate for a in adaptations)
+    start = experiment.base_random_seed
+    of_users = (experiment.model, str(population.path), start)
+    frames.append(_local_training(of_users, first, rates, seed))
+    labels = {
+        **run.settings,
+        "run": run.name,
+        "seed": start,
+        "num_rows": first.num_rows or 0,
+    }
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.assign(**labels)[[*labels, *frame.columns]]
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _local_training(
+    of_users: tuple[str, str, int],
+    adaptation: AdaptationConfig,
+    rates: tuple[float, ...],
+    seed: int,
+) -> pd.DataFrame:
+    name, store, start = of_users
+    experiment = Experiment(model=name, store=store, base_random_seed=start)
+    population = build_population(experiment, pathlib.Path())
+    model = build_model(experiment, population)
+    weights: Sequence[np.ndarray] = model.init(start)
+    return evaluate_local_training(
+        model, weights, population, adaptation, rates, seed=seed
+    )
+
+
+def _file(paths: RunPaths, adaptations: Sequence[AdaptationConfig]) -> pathlib.Path:
+    first = adaptations[0]
+    name = "-".join(f"rate{a.inner_learning_rate:g}" for a in adaptations)
+    name += f"-steps{first.num_steps}"
+    if first.num_rows is not None:
+        name += f"-num_rows{first.num_rows}"
+    return paths.results / _DIRECTORY / f"{name}.csv"
