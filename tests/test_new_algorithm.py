@@ -15,6 +15,7 @@ from tff_perfedavg.algorithms import registry
 from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.settings import setting
 
 MODEL = pfa.logistic_regression((4,), 3)
@@ -38,6 +39,10 @@ class AnchoredConfig(AlgorithmConfig):
     def of(cls, settings):
         rate, rows = settings.outer_learning_rate, settings.batch_size
         return cls(rate, settings.num_local_steps, rows, **settings.options_of(cls))
+
+    @property
+    def adaptation(self):
+        return AdaptationConfig(self.learning_rate, 2)
 
     @property
     def roles(self):

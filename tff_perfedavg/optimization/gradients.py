@@ -78,6 +78,7 @@ def _scaled_gradient(value, weights, scale, scales) -> list[tf.Tensor]:
     output. A scale goes in there, at the small end: over the kernel it would cost as
     much as a step on it.
     """
+    scales = [tf.convert_to_tensor(s) for s in scales]
     products = [
         _only_product(w) if s.shape.rank == 0 else None
         for w, s in zip(weights, scales, strict=True)
