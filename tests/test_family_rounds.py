@@ -23,7 +23,7 @@ SEED = 11
 # From plenty of rows to fewer than one batch, and a single row.
 SIZES = (30, 3, 12, 1)
 CONFIGS = {
-    "meta_sgd": MetaSgdConfig(0.3, 0.07, 3, 4, 4, 4, inner_steps=2),
+    "meta_sgd": MetaSgdConfig(0.3, 0.07, 3, 4, 4, 4),
     "fed_recon": FedReconConfig(0.3, 0.07, 3, 4, inner_steps=2),
     "random_support": PerFedAvgConfig(
         0.3, 0.07, 3, 6, 4, 4, hessian_batch="support", random_support=True

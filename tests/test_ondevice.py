@@ -1223,7 +1223,9 @@ def test_a_device_refuses_another_population(tmp_path, small_file):
 # ---------------------------------------------------------- what training deploys
 
 
-@pytest.mark.parametrize("grain", ["per_tensor", "per_weight"])
+@pytest.mark.parametrize(
+    "grain", ["per_tensor", pytest.param("per_weight", marks=pytest.mark.slow)]
+)
 def test_learned_rates_and_the_pull_are_in_the_file(tmp_path, grain):
     trained = LocalSettings(
         algorithm="meta_sgd",

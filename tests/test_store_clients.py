@@ -161,7 +161,7 @@ ALGORITHMS = {
 QUICK = {
     ("exact", "vectorized"),
     ("first_order", "loop"),
-    ("hessian_free", "vectorized"),
+    ("hessian_free", "loop"),
     ("fed_avg", "loop"),
 }
 
