@@ -111,8 +111,10 @@ def _walk(loss, start, support, inner) -> tuple[list[_Step], list, tf.Tensor]:
     """Returns the steps, where they end, and the loss before them."""
     point, steps, losses = list(start), [], []
     for _ in range(inner.num_steps):
-        # Copies, since a derivative by them is of this step alone.
-        factors = [tf.identity(f) for f in inner.factors or ()]
+        factors = list(inner.factors or ())
+        if inner.num_steps > 1:
+            # Copies, since a derivative by them is of this step alone.
+            factors = [tf.identity(f) for f in factors]
         own = dataclasses.replace(inner, factors=factors or None)
         value, change = own.change(loss, point, support, start)
         steps.append(_Step(point, factors, change))
@@ -125,8 +127,7 @@ def _differentiated(loss, weights, batches, inner, scale) -> MetaGradient:
     """The gradient by differentiating the steps themselves, gradients and all."""
     with differentiable():
         start = [tf.identity(w) for w in weights]
-        factors = [tf.identity(f) for f in inner.factors or ()]
-        inner = dataclasses.replace(inner, factors=factors or None)
+        factors = list(inner.factors or ())
         _, end, support_loss = _walk(loss, start, batches[SUPPORT], inner)
         query_loss = loss(end, batches["query"])
         found = gradient(query_loss, [*start, *factors], scale)
