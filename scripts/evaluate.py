@@ -6,7 +6,7 @@ Beside it stand baselines, marked as such, which owe nothing to the adaptation: 
 user's labels give by themselves (its majority class, and each run's model before
 adapting, with the classes masked that the user does not hold, and with its logits
 shifted by the user's label shares, + log p_user - log p_all), and what a user reaches
-by training alone from the random start, by the same number of steps and to convergence
+by training alone from the random start, in the same number of steps and by Adam
 (of each group of users 50 at most). --pooled adds one model that is trained on all
 training users' rows without federation.
 Where users differ in how many classes they hold, a second table tells accuracies by

@@ -19,8 +19,10 @@ from tff_perfedavg.algorithms.fed_reptile import FedReptileConfig
 from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
 from tff_perfedavg.algorithms.p_fed_me import PFedMeConfig
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.algorithms.registry import LocalSettings
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.optimization.adaptation import Adaptation, adapt
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.hessian import hessian_product
 from tff_perfedavg.optimization.inner_steps import meta_gradient
 from tff_perfedavg.optimization.local_update import local_update
@@ -57,6 +59,7 @@ def factors_of(kind, weights):
     return [rng.uniform(0.5, 2.0, w.shape) for w in weights]
 
 
+@pytest.mark.parametrize("batch", ["support", "own"])
 @pytest.mark.parametrize(
     ("steps", "moves", "pull", "kind"),
     [
@@ -68,8 +71,9 @@ def factors_of(kind, weights):
     ],
 )
 def test_the_exact_gradient_on_the_own_rows_is_that_of_what_a_user_experiences(
-    steps, moves, pull, kind
+    steps, moves, pull, kind, batch
 ):
+    """Differentiated as a whole, or step by step with D in the place of D''."""
     weights = initial_weights()
     factors = None if kind is None else factors_of(kind, weights)
     how = {"alpha": ALPHA, "steps": steps, "moving": MOVING[moves], "pull": pull}
@@ -81,6 +85,8 @@ def test_the_exact_gradient_on_the_own_rows_is_that_of_what_a_user_experiences(
 
     inner = Adaptation(ALPHA, steps, Moves.of(moves, 2), pull)
     batches = {"support": batch_of(*SUPPORT), "query": batch_of(*QUERY)}
+    if batch == "own":
+        batches["hessian"] = batches["support"]
 
     def compute():
         own = None if factors is None else [tf.constant(f) for f in factors]
@@ -89,7 +95,7 @@ def test_the_exact_gradient_on_the_own_rows_is_that_of_what_a_user_experiences(
             [tf.constant(w) for w in weights],
             batches,
             dataclasses.replace(inner, factors=own),
-            hessian_product("exact", "support"),
+            hessian_product("exact", batch),
             BETA,
         )
         return found.of_weights, found.of_factors or [], found.losses
@@ -310,13 +316,14 @@ def test_anil_and_boil_adapt_a_part_and_learn_all(config_type):
     assert relative_error(update, sent(weights, now)) < 1e-7
 
 
+@pytest.mark.parametrize("batch", ["support", "own"])
 @pytest.mark.parametrize("grain", ["per_tensor", "per_weight"])
-def test_meta_sgd_learns_rates_beside_the_weights(grain):
+def test_meta_sgd_learns_rates_beside_the_weights(grain, batch):
     config = MetaSgdConfig(
         ALPHA,
         BETA,
         2,
-        hessian_batch="support",
+        hessian_batch=batch,
         learned_rates=grain,
         rates_speed=3.0,
         rates_scale=0.5,
@@ -327,7 +334,9 @@ def test_meta_sgd_learns_rates_beside_the_weights(grain):
     logs = [rng.normal(size=shape) / 3 for shape in shapes]
     # What the server holds is the logarithms times the scale.
     held = [0.5 * np.stack(logs)] if grain == "per_tensor" else [0.5 * r for r in logs]
-    update, _ = local_steps(config, [*weights, *held], steps)
+    # With D in the place of D'', both are the gradient of what a user experiences.
+    given = [[*step, step[0]][: len(config.roles)] for step in steps]
+    update, _ = local_steps(config, [*weights, *held], given)
 
     now, rho = weights, logs
     for support, query in steps:
@@ -365,6 +374,11 @@ def test_learned_rates_stay_within_their_bound():
     factors = np.exp(-update[4])
     assert factors.max() == pytest.approx(3.0)
     assert factors.min() >= 1 / 3 - 1e-9
+
+
+def test_fed_babu_adapts_the_head_that_it_left():
+    local = LocalSettings(algorithm="fed_babu", options={"head_tensors": 4})
+    assert local.adaptation.head_tensors == 4
 
 
 class TestIdentities:
@@ -459,6 +473,11 @@ class TestPull:
         (lambda: MetaSgdConfig(ALPHA, BETA, learned_rates="x"), "learned_rates"),
         (lambda: MetaSgdConfig(ALPHA, BETA, rates_bound=0.5), "rates_bound is 0.5"),
         (lambda: AnilConfig(ALPHA, BETA, head_tensors=0), "head_tensors is 0"),
+        (lambda: PFedMeConfig(0.2, BETA), "moreau_pull is 15.0 and .* product, 3"),
+        (lambda: FedProxConfig(0.5, proximal_pull=4.0), "product, 2, must be below 2"),
+        (lambda: PerFedAvgConfig(ALPHA, BETA, inner_pull=9.0), "must be below 2"),
+        (lambda: AdaptationConfig(1.0, pull=2.0), "must be below 2"),
+        (lambda: LocalSettings(options={"nonsense": 1}), "option is 'nonsense'"),
         (
             lambda: AnilConfig(ALPHA, BETA, head_tensors=5).build().check(MODEL),
             "5, but",

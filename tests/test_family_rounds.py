@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tff_perfedavg as pfa
-from tests import reference
+from tests import family_reference, reference
 from tests.helpers import batch_of, relative_error, rows_of, toy_user
 from tff_perfedavg.algorithms.fed_babu import FedBabuConfig
 from tff_perfedavg.algorithms.fed_recon import FedReconConfig
@@ -115,8 +115,27 @@ def test_a_fixed_head_gets_no_noise(tff):
     assert relative_error(found.trainable, initial[:2]) > 0.1
 
 
-def test_learned_rates_are_clipped_and_noised_by_their_scale(tff):
-    """The server holds the rates' logarithms times a scale, and so does its noise."""
+def test_what_a_process_gives_is_evaluated(tff, store):
+    config = CONFIGS["fed_recon"]
+    data = pfa.StoreClientData(store, MODEL)
+    process = pfa.build_process(MODEL, config, client_data=data, seed=SEED)
+    evaluate = pfa.build_personalization_eval(MODEL, config, client_data=data)
+    weights = process.get_model_weights(process.initialize())
+    (found,) = evaluate(weights, data.clients([0]))
+    points = family_reference.user_steps(
+        reference.TwoLayerNetwork(),
+        [w.astype(np.float64) for w in MODEL.init(SEED)],
+        store.adaptation(0),
+        0.3,
+        2,
+        (2, 3),
+    )
+    held_out = store.evaluation(0)
+    losses = [reference.TwoLayerNetwork().loss(w, *held_out) for w in points]
+    assert np.allclose(found["loss"], losses, rtol=1e-4)
+
+
+def test_the_server_holds_learned_rates_by_their_scale(tff):
     rng = np.random.default_rng(8)
     clients = [pfa.client_dataset(n, *toy_user(rng, 12)) for n in range(2)]
     moved = {}

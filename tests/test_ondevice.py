@@ -1298,6 +1298,20 @@ def test_what_moved_in_training_moves_on_a_device(tmp_path, algorithm, moving):
     assert relative_error(device.weights, [after[i] for i in moving]) < 1e-5
 
 
+def test_a_variant_has_the_settings_of_training():
+    options = {"inner_steps": 5, "inner_pull": 0.5}
+    trained = LocalSettings(variant="first_order", options=options)
+    algorithm = ExportConfig(variant="exact", trained=trained).algorithm
+    assert (algorithm.variant, algorithm.inner_steps) == ("exact", 5)
+    assert algorithm.inner_pull == 0.5
+
+
+def test_rates_that_were_not_learned_cannot_be_exported(tmp_path):
+    config = ExportConfig(variant="meta_sgd")
+    with pytest.raises(errors.ConfigError, match="variant is meta_sgd, whose learned"):
+        export_tflite(SMALL, SMALL.init(0), tmp_path / "m.tflite", config)
+
+
 def test_an_export_tells_what_differs_from_training():
     boil = LocalSettings(algorithm="boil", num_local_steps=4, batch_size=20)
     as_trained = ExportConfig(trained=boil)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tff_perfedavg import optimization
 from tff_perfedavg.algorithms import shared_settings
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig, fed_avg
-from tff_perfedavg.optimization.config import check_at_least
+from tff_perfedavg.optimization.config import AdaptationConfig, check_at_least
 from tff_perfedavg.optimization.moves import BODY, Moves
 
 if TYPE_CHECKING:
@@ -38,6 +38,16 @@ class FedBabuConfig(FedAvgConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, "head_tensors", 1)
+
+    @property
+    def num_fixed(self) -> int:
+        """How many of the last weight tensors training leaves as they are."""
+        return self.head_tensors
+
+    @property
+    def adaptation(self) -> AdaptationConfig:
+        head = self.head_tensors
+        return dataclasses.replace(super().adaptation, head_tensors=head)
 
     @property
     def label(self) -> str:

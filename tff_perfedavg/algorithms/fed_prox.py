@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tff_perfedavg import optimization
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig, fed_avg
-from tff_perfedavg.optimization.config import check_not_negative
+from tff_perfedavg.optimization.config import check_pull
 from tff_perfedavg.settings import setting
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class FedProxConfig(FedAvgConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_not_negative(self, "proximal_pull", "0 for FedAvg")
+        check_pull(self, "learning_rate", "proximal_pull")
 
     @property
     def label(self) -> str:

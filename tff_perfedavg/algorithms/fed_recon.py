@@ -3,7 +3,7 @@
 Learns a body b for which users find heads of their own, from a start that never
 changes (algorithm 1 with gradient steps as R and U):
 
-    user i:  draw batches D and, for every local step, D'
+    user i:  draw a batch D and, for every local step, D' (of the first, apart from D)
              h <- h_0, then m times: h <- h - a grad_h of the loss of (b_k, h) on D
              b <- b_k, then tau times: b <- b - eta grad_b of the loss of (b, h) on D'
              send b back; h is forgotten

@@ -32,6 +32,7 @@ from tff_perfedavg.optimization.config import (
     AdaptationConfig,
     check_at_least,
     check_positive,
+    check_pull,
     check_rows,
 )
 from tff_perfedavg.settings import setting
@@ -71,6 +72,7 @@ class PFedMeConfig(AlgorithmConfig):
             check_at_least(self, field, 1)
         check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         check_rows(self)
+        check_pull(self, "inner_learning_rate", "moreau_pull")
 
     @classmethod
     def of(cls, settings: LocalSettings):

@@ -36,8 +36,8 @@ from tff_perfedavg.optimization.config import (
     MOST_BATCH_ROWS,
     AdaptationConfig,
     check_at_least,
-    check_not_negative,
     check_positive,
+    check_pull,
     check_rows,
 )
 from tff_perfedavg.optimization.hessian import EXACT, VARIANTS
@@ -89,7 +89,7 @@ class PerFedAvgConfig(AlgorithmConfig):
             check_positive(self, field, "for example 0.01")
         for field in ("num_local_steps", "inner_steps"):
             check_at_least(self, field, 1)
-        check_not_negative(self, "inner_pull", "0 for none")
+        check_pull(self, "inner_learning_rate", "inner_pull")
         for role in ("support", "query", "hessian"):
             check_at_least(self, f"{role}_batch_size", 1, MOST_BATCH_ROWS)
         errors.check_known("PerFedAvgConfig.variant", self.variant, VARIANTS)

@@ -102,6 +102,8 @@ class LocalSettings:
         check_at_least(self, "num_local_steps", 1)
         check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         known = options()
+        for name in self.options:
+            errors.check_known("option", name, tuple(known))
         given = {n: v for n, v in self.options.items() if v != known[n][1].default}
         object.__setattr__(self, "options", given)
         # Built once, which checks what it alone knows.
@@ -111,18 +113,6 @@ class LocalSettings:
         """Returns the options that a configuration has."""
         own = settings_of(config)
         return {name: value for name, value in self.options.items() if name in own}
-
-    def check_options(self) -> None:
-        """Raises `ConfigError` if an option is given that the algorithm has not.
-
-        Where several algorithms are compared, each takes its own.
-        """
-        own = self.options_of(ALGORITHMS[self.algorithm])
-        for name, value in self.options.items():
-            if name not in own:
-                raise errors.ConfigError(
-                    f"{name} is {value}, but {self.algorithm} has no such setting."
-                )
 
     @property
     def method(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.federated.client_data import ClientData, SequenceClientData
 from tff_perfedavg.federated.client_work import weights_type_of
 from tff_perfedavg.models.model import Model
@@ -20,11 +22,12 @@ from tff_perfedavg.optimization.adaptation import (
     adaptation_batches,
 )
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 
 
 def build_personalization_eval(
     model: Model,
-    adaptation: Adaptation | AdaptationConfig,
+    adaptation: Adaptation | AdaptationConfig | LocalAlgorithm | AlgorithmConfig,
     *,
     client_data: ClientData | None = None,
     seed: int = 0,
@@ -33,13 +36,14 @@ def build_personalization_eval(
 
     Args:
       model: what to evaluate.
-      adaptation: how every user adapts, in m steps, or the configuration of it.
+      adaptation: how every user adapts, in m steps, or the algorithm whose weights are
+        evaluated, or the configuration of one of them.
       client_data: the form of the clients' data, by default sequences of batches.
       seed: of the batches drawn, where the configuration asks for batches.
 
     Returns:
-      A computation from (`tff.learning.models.ModelWeights` at the server, all of it
-      trainable, learned rates behind the weights, and users at the clients) to one
+      A computation from (`tff.learning.models.ModelWeights` at the server, as the
+      algorithm's process gives them or all trainable, and users at the clients) to one
       result per client, in their order: `user` int32, `loss` and `accuracy` float32
       `[m + 1]` (entry i after i steps; NaN where the user has no evaluation rows or the
       model no classes), `num_adaptation_examples` (those used) and
@@ -47,21 +51,19 @@ def build_personalization_eval(
       weights. Blocks of users have a leading axis `[users]`.
     """
     client_data = client_data or SequenceClientData(model)
-    value_type, how = client_data.evaluation_type, adaptation.build()
-    seed_pair = batches.seed_pair(seed)
+    value_type, seed_pair = client_data.evaluation_type, batches.seed_pair(seed)
+    how, num_fixed = _taken_apart(adaptation.build())
     how.moves.check(model)
-    weights_type = weights_type_of(how.parameters(model.init(0)))
+    weights_type = weights_type_of(how.parameters(model.init(0)), num_fixed)
     most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, value_type)
     def evaluate_users(model_weights, value):
         def evaluate_user(user, rows, evaluation):
             draw = adaptation_batches(rows, tf.constant(seed_pair), user, how)
-            held_out, weights = batches.all_rows(evaluation), model_weights.trainable
-
-            def measure(adapted):
-                return model.evaluate(adapted, held_out)
-
+            held_out = batches.all_rows(evaluation)
+            weights = [*model_weights.trainable, *model_weights.non_trainable]
+            measure = functools.partial(model.evaluate, batch=held_out)
             _, measured = adapt(model.batch_loss, weights, draw, how, measure)
             return collections.OrderedDict(
                 user=user,
@@ -81,6 +83,13 @@ def build_personalization_eval(
         return tff.federated_map(evaluate_users, (weights, values))
 
     return evaluate
+
+
+def _taken_apart(value: Adaptation | LocalAlgorithm) -> tuple[Adaptation, int]:
+    """Returns the adaptation, and how many of the last weights are not trainable."""
+    if isinstance(value, LocalAlgorithm):
+        return value.adaptation, value.num_fixed
+    return value, 0
 
 
 def stack_results(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

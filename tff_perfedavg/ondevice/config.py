@@ -96,9 +96,11 @@ class ExportConfig:
             "num_local_steps": max(self.max_local_steps, 1),
             "batch_size": self.batch_size,
         }
-        if self.trained is not None and self.method == self.trained.method:
-            return dataclasses.replace(self.trained, **sizes).config
-        return LocalSettings(**methods()[self.method], **sizes).config
+        trained = self.trained or LocalSettings()
+        of_method = {}
+        if self.trained is None or self.method != trained.method:
+            of_method = methods()[self.method]
+        return dataclasses.replace(trained, **of_method, **sizes).config
 
     @property
     def method(self) -> str:
@@ -111,7 +113,9 @@ class ExportConfig:
         if self.trained is None:
             return []
         found, own, how = [], self.trained.adaptation, self.adaptation
-        if (how.moves, how.head_tensors) != (own.moves, own.head_tensors):
+        is_fixed_head = getattr(self.trained.config, "num_fixed", 0)
+        is_meant = self.num_trainable is None or self.num_trainable == is_fixed_head
+        if not is_meant and how != own:
             found.append(
                 f"num_trainable is {self.num_trainable}: the file adapts the last "
                 f"{self.num_trainable} weight tensors, and training adapted "

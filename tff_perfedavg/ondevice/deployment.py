@@ -41,7 +41,14 @@ class Deployment:
         Raises:
           ConfigError: if the model has no weights for what is to stay.
         """
+        algorithm = config.algorithm.build()
         trained = config.adaptation.build()
+        if config.max_local_steps and algorithm.adaptation.learned != trained.learned:
+            raise errors.ConfigError(
+                f"ExportConfig.variant is {config.method}, whose learned rates "
+                f"{model.name!r} does not have as they were trained; leave out "
+                "variant, or set max_local_steps to 0."
+            )
         weights, own = trained.of([tf.constant(p) for p in parameters])
         weights = [w.numpy() for w in weights]
         moves = own.moves
@@ -52,6 +59,7 @@ class Deployment:
                 "None to train all."
             )
         moves.check(model)
+        algorithm.check(model)
 
         def apply(moving, x):
             joined = moves.join(weights, moving)
@@ -69,7 +77,7 @@ class Deployment:
         # Where a file freezes what its algorithm learns, it computes the part that is
         # not frozen; where the algorithm itself tells what adapts from what is
         # learned, all of it.
-        whole = _is_of_all(config.algorithm.build())
+        whole = _is_of_all(algorithm)
         self.sent_model = model if whole else self.model
         self.sent = list(parameters) if whole else self.weights
 

@@ -185,7 +185,7 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
         "num_classes": model.num_classes,
         "input_shape": list(model.input_spec.shape[1:]),
         "label_shape": list(model.label_spec.shape[1:]),
-        "num_weights": len(weights),
+        "num_weights": len(config.adaptation.weights(weights)),
         "max_adapt_steps": MAX_ADAPT_STEPS,
         **_said(config),
         "versions": {

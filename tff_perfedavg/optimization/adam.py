@@ -14,7 +14,7 @@ from tff_perfedavg.optimization.gradients import Loss, Weights, loss_and_gradien
 
 # The paper's; its epsilon is for double precision.
 _DECAY, _SQUARE_DECAY, _EPSILON = 0.9, 0.999, 1e-7
-# Of training to convergence. The loss has stopped falling where so many steps together
+# Of training alone. The loss has stopped falling where so many steps together
 # lower it by less than this share of what it was at the start.
 LEARNING_RATE = 0.003
 MOST_STEPS = 200

@@ -63,7 +63,7 @@ class AdaptationConfig:
                 check_at_least(self, field, 1, most)
         errors.check_known("AdaptationConfig.moves", self.moves, PARTS)
         check_at_least(self, "head_tensors", 1)
-        check_not_negative(self, "pull", "0 for none")
+        check_pull(self, "inner_learning_rate", "pull")
 
     def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns what the server holds to begin with, from a model's weights."""
@@ -103,6 +103,21 @@ def check_not_negative(config, field: str, example: str) -> None:
         raise errors.ConfigError(
             f"{type(config).__name__}.{field} is {value!r}; it must be a finite "
             f"number of at least 0, {example}."
+        )
+
+
+def check_pull(config, rate: str, pull: str) -> None:
+    """Raises `ConfigError` unless a pull is at least 0 and steps at a rate can take it.
+
+    A step multiplies the distance from the start by 1 - rate pull, whatever the loss.
+    """
+    check_not_negative(config, pull, "0 for none")
+    product = getattr(config, rate) * getattr(config, pull)
+    if product >= 2:
+        raise errors.ConfigError(
+            f"{type(config).__name__}.{pull} is {getattr(config, pull)} and {rate} is "
+            f"{getattr(config, rate)}: their product, {product:g}, must be below 2, or "
+            "every step throws weights farther from their start; below 1 is wise."
         )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from absl import flags
 
-from tff_perfedavg.algorithms.registry import options
+from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import ALGORITHMS, options
 from tff_perfedavg.experiments.settings import settings_flags
 from tff_perfedavg.experiments.settings.experiment import (
     Experiment,
     setting_names,
     setting_owners,
 )
-from tff_perfedavg.settings import kind_of
+from tff_perfedavg.settings import kind_of, settings_of
 
 
 def define(flag_values: flags.FlagValues) -> None:
@@ -30,3 +31,18 @@ def experiment(flag_values: flags.FlagValues) -> Experiment:
       ConfigError: naming the field that is out of range.
     """
     return Experiment(**{name: flag_values[name].value for name in setting_names()})
+
+
+def check_given(flag_values: flags.FlagValues) -> None:
+    """Raises `ConfigError` if a setting is given that the algorithm has not.
+
+    Whatever its value: the default of a setting that does nothing does nothing, too.
+    """
+    algorithm = flag_values["algorithm"].value
+    own = settings_of(ALGORITHMS[algorithm])
+    for name in options():
+        if flag_values[name].present and name not in own:
+            raise errors.ConfigError(
+                f"{name} is {flag_values[name].value}, but {algorithm} has no such "
+                "setting."
+            )
