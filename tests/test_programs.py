@@ -172,7 +172,7 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
         "third, absent classes masked",
         "third + label shares",
         "local training",
-        "local training, Adam",
+        "local training by Adam",
         "first",
         "third",
     ]
@@ -233,7 +233,7 @@ def test_a_regressor_has_the_baselines_that_need_no_classes(
     found = pd.read_csv(paths.baselines)
     assert found.groupby("baseline", sort=False).size().to_dict() == {
         "local training": 2 * 6,
-        "local training, Adam": 6,
+        "local training by Adam": 6,
         "pooled training": 2 * 6,
     }
     assert "classes" not in answer.stdout

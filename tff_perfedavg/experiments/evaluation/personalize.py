@@ -110,6 +110,7 @@ def _adapted(source: Personalization, users: np.ndarray) -> Iterator[list[np.nda
 
 def _build_adaptation(source: Personalization):
     model, adaptation = source.model, source.config.build()
+    adaptation.moves.check(model)
     seed_pair = batches.seed_pair(source.seed)
 
     @tf.function(

@@ -118,5 +118,7 @@ def _checked_changes(flag_values, fields: dict[str, str]) -> dict[str, Any]:
         if name in flag_values
     }
     changes = {field: value for field, value in given.items() if value is not None}
-    AdaptationConfig(**{"inner_learning_rate": 1.0, **changes})
+    # Without a rate given, one with which any pull will do: the run's own is checked
+    # when the run is there.
+    AdaptationConfig(**{"inner_learning_rate": 1e-9, **changes})
     return changes
