@@ -74,7 +74,7 @@ def plain_round(config, store):
         ("fed_recon", "vectorized"),
         ("fed_recon", "users"),
         ("random_support", "vectorized"),
-        ("random_support", "loop"),
+        pytest.param("random_support", "loop", marks=pytest.mark.slow),
     ],
 )
 def test_a_round_in_any_form_equals_plain_local_updates(tff, store, name, form):
