@@ -78,11 +78,8 @@ class FedReconConfig(AlgorithmConfig):
 
     @property
     def adaptation(self) -> AdaptationConfig:
-        rate, steps, head = (
-            self.inner_learning_rate,
-            self.inner_steps,
-            self.head_tensors,
-        )
+        rate, steps = self.inner_learning_rate, self.inner_steps
+        head = self.head_tensors
         return AdaptationConfig(rate, steps, moves=HEAD, head_tensors=head)
 
     @property

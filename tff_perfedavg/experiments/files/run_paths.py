@@ -146,9 +146,11 @@ class RunPaths:
         return self.results / "hparams.csv"
 
     def is_of_model(self, path: pathlib.Path) -> bool:
-        """Whether a file is there that is no older than the model, another's if so."""
-        return path.is_file() and (
-            path.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
+        """Whether a file and the model are there; an older one is another model's."""
+        return (
+            path.is_file()
+            and self.model.is_file()
+            and path.stat().st_mtime_ns >= self.model.stat().st_mtime_ns
         )
 
 

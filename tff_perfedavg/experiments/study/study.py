@@ -131,7 +131,9 @@ def run_all(
         paths = RunPaths(root, run.name)
         if paths.model.is_file():
             check_sources(run.experiment, paths.model, root)
-        missing = [a for a in run.adaptations if not _is_there(paths, a)]
+        missing = [
+            a for a in run.adaptations if not paths.is_of_model(_results_file(paths, a))
+        ]
         if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
             try:
@@ -258,13 +260,3 @@ def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path
     if adaptation.pull:
         name += f"-pull{adaptation.pull:g}"
     return paths.results / _EVALUATIONS / f"{name}.csv"
-
-
-def _is_there(paths: RunPaths, adaptation: AdaptationConfig) -> bool:
-    file = _results_file(paths, adaptation)
-    # One older than the model is another model's.
-    return (
-        file.is_file()
-        and paths.model.is_file()
-        and file.stat().st_mtime_ns >= paths.model.stat().st_mtime_ns
-    )
