@@ -240,8 +240,8 @@ def family(store, model, form, flag_values):
     for method in ("exact", "first_order"):
         chosen[f"{method}, 5 inner steps"] = {**chosen[method], "inner_steps": 5}
     for method in ("exact", "hessian_free"):
-        rows = {**chosen[method], "hessian_batch": "support"}
-        chosen[f"{method}, D'' = D"] = rows
+        rows = {**chosen[method], "hessian_batch": "own"}
+        chosen[f"{method}, D'' of its own"] = rows
     per_weight = {**chosen["meta_sgd"], "learned_rates": "per_weight"}
     chosen["meta_sgd, per weight"] = per_weight
     data = pfa.choose_client_data(store, model, flag_values.cohort, form)

@@ -183,13 +183,13 @@ def contenders(model, weights, whole, flex, flag_values):
         trained = local_update(
             model.batch_loss,
             weights,
-            lambda step: [Batch(x[step], y[step], mask)] * 3,
+            lambda step: [Batch(x[step], y[step], mask)] * len(config.roles),
             algorithm,
         )
         return [w - t for w, t in zip(weights, trained.state, strict=True)]
 
     inputs = {f"weight_{i}": w for i, w in enumerate(weights)}
-    for role in ("support", "query", "hessian"):
+    for role in config.roles:
         inputs |= {f"x_{role}": x, f"y_{role}": y}
     inputs["num_steps"] = np.array([steps], np.int32)
     rates = {"inner_learning_rate": rate, "outer_learning_rate": rate}

@@ -5,10 +5,12 @@
 Every --grid names a field of the experiment (any flag of train.py that is one, or
 `method`, an algorithm with its variant) and its values. Half of the users of each
 group, seen and new, choose the adaptation's rate and number of steps, 0 among them, and
-what --choose names besides; the table is of the other half. Beside the methods stand
+what --choose names besides; the table is of the other half. With --choosing_seeds,
+runs of these seeds alone try all of the grid, and those of other seeds are trained with
+what was chosen. Beside the methods stand
 baselines on the same users: what label shares give without a gradient, with FedAvg's
-model if the grid has it, and what users reach by training alone. A method whose
-training has no inner learning rate, as FedAvg's, is trained once for all of the grid's.
+model if the grid has it, and what users reach by training alone. A method is trained
+once for all values of what it does not use, such as FedAvg for inner learning rates.
 A run that diverges is counted, and what it was trained with is not chosen. Runs that
 are there, under --root_output_dir, are not made again. Writes sweep.table.csv and,
 where methods are compared, sweep.comparison.csv.
@@ -27,7 +29,7 @@ from tff_perfedavg.experiments.settings import (
     experiment_flags,
     settings_flags,
 )
-from tff_perfedavg.experiments.settings.experiment import setting_names
+from tff_perfedavg.experiments.settings.experiment import check_axis
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -51,6 +53,12 @@ def define(flag_values):
         "choose",
         "",
         "Axes that are chosen by validation users, not reported each.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "choosing_seeds",
+        "",
+        "Seeds of the grid whose runs choose what --choose names; by default all.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(
@@ -92,11 +100,7 @@ def axes(flag_values) -> dict[str, list]:
     found = {}
     for text in flag_values.grid:
         name, _, values = text.partition("=")
-        if name != "method" and name not in setting_names():
-            raise errors.ConfigError(
-                f"grid has {text!r}; known fields: method, "
-                f"{', '.join(setting_names())}."
-            )
+        check_axis(name)
         if name in found:
             raise errors.ConfigError(f"grid has {name} twice; give its values at once.")
         if not values:
@@ -116,12 +120,50 @@ def axes(flag_values) -> dict[str, list]:
     flags.adopt_module_key_flags(common_flags, flag_values)
 
 
+def choosing_seeds(flag_values, grid) -> list[int]:
+    """The seeds whose runs choose; none for all."""
+    seeds = command.numbers(flag_values, "choosing_seeds", int)
+    for seed in seeds:
+        if seed not in grid.get("base_random_seed", ()):
+            raise errors.ConfigError(
+                f"choosing_seeds has {seed}, which is no base_random_seed of the grid."
+            )
+    if seeds and {*flag_values.choose} <= {"base_random_seed"}:
+        raise errors.ConfigError(
+            f"choosing_seeds is {seeds}, but there is nothing for them to choose; name "
+            "axes with --choose."
+        )
+    if seeds and "base_random_seed" in flag_values.choose:
+        raise errors.ConfigError(
+            "choose names base_random_seed, but choosing_seeds says whose runs choose; "
+            "leave out one of the two."
+        )
+    return seeds
+
+
+def check_inputs(runs, root, data_dir):
+    """Prepares what all runs need, before the first one begins."""
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.files.initial_weights import starting_from
+
+    for run in runs:
+        paths = RunPaths(root, run.name)
+        if run.experiment.has_own_model:
+            find_model_file(run.experiment.model)
+        population = build_population(run.experiment, paths.root, data_dir)
+        if run.experiment.initial:
+            initial = pathlib.Path(run.experiment.initial)
+            starting_from(build_model(run.experiment, population), initial)
+
+
 def main(flag_values):
     base = experiment_flags.experiment(flag_values)
     grid = axes(flag_values)
     RunPaths(pathlib.Path(flag_values.root_output_dir), "runs").check_writable()
     for name in flag_values.choose:
         errors.check_known("choose", name, grid)
+    choosing = choosing_seeds(flag_values, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
     moves = common_flags.what_moves(flag_values)
@@ -131,10 +173,7 @@ def main(flag_values):
                 rate, flag_values.adaptation_steps, num_rows=most or None, **moves
             )
     command.load_frameworks()
-    from tff_perfedavg.experiments.assemble.build import build_model
-    from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation import metrics
-    from tff_perfedavg.experiments.files.initial_weights import starting_from
     from tff_perfedavg.experiments.report import tables as report
     from tff_perfedavg.experiments.study import study, study_baselines, sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
@@ -143,24 +182,25 @@ def main(flag_values):
         base, grid, rates, flag_values.adaptation_steps, rows, moves
     )
     root = pathlib.Path(flag_values.root_output_dir)
-    # All of them, before the first run begins.
-    for run in runs:
-        paths = RunPaths(root, run.name)
-        if run.experiment.has_own_model:
-            find_model_file(run.experiment.model)
-        population = build_population(run.experiment, paths.root, flag_values.data_dir)
-        if run.experiment.initial:
-            initial = pathlib.Path(run.experiment.initial)
-            starting_from(build_model(run.experiment, population), initial)
+    check_inputs(runs, root, flag_values.data_dir)
     use_local_runtime()
+    seed, chosen = flag_values.selection_seed, flag_values.choose
+    choices, tried = None, ""
+    if choosing:
+        first = sweep.of_seeds(runs, choosing)
+        study.run_all(first, base, root)
+        results = sweep.read_results(root, first, grid, chosen, rates)
+        choices = sweep.choices_of(sweep.choose(results, seed=seed), results)
+        runs = sweep.of_choices(runs, choices)
+        tried = sweep.tell_tried(results, choosing)
     study.run_all(runs, base, root)
     if flag_values.baselines:
         study_baselines.run_baselines(runs, root)
-    results = sweep.read_results(root, runs, grid, flag_values.choose, rates)
-    test = sweep.choose(results, seed=flag_values.selection_seed)
+    results = sweep.read_results(root, runs, grid, chosen, rates)
+    results = results._replace(choices=choices)
+    test = sweep.choose(results, seed=seed)
     table = sweep.summarize(test, results)
     if flag_values.baselines:
-        seed = flag_values.selection_seed
         table = sweep.with_baselines(table, results, seed=seed)
     column = metrics.quantity(test) if len(test) else "accuracy"
     print(
@@ -168,6 +208,8 @@ def main(flag_values):
         f"{'accuracy %' if column == 'accuracy' else column}, {report.HALF_WIDTHS}"
     )
     print(sweep.format_table(table))
+    if tried:
+        print(f"\n{tried}")
     compared = sweep.compare_methods(test, results)
     if compared is not None:
         print(f"\nOf test users, {report.COMPARED[column]}")

@@ -97,7 +97,7 @@ def test_few_rows_leave_the_mean_meta_gradient_that_of_independent_batches():
     rng = np.random.default_rng(0)
     model = reference.SoftmaxClassifier()
     weights = model.init(rng, 3, 2)
-    config = PerFedAvgConfig(inner_learning_rate=0.5, outer_learning_rate=1.0)
+    config = PerFedAvgConfig(0.5, 1.0, hessian_batch="own")
 
     def sample(count):
         x = rng.normal(size=[count, 3]) + np.array([1.0, 0.0, 0.5])

@@ -18,7 +18,9 @@ from tff_perfedavg.models.dense import logistic_regression
 from tff_perfedavg.models.model import Batch
 
 SIZE = 4
-CONFIG = PerFedAvgConfig(0.3, 0.1, support_batch_size=8, hessian_free_delta=1e-3)
+CONFIG = PerFedAvgConfig(
+    0.3, 0.1, support_batch_size=8, hessian_free_delta=1e-3, hessian_batch="own"
+)
 # The unit vectors, times sqrt(d): probes whose mean of z z^T is exactly the identity.
 BASIS = [[np.sqrt(SIZE) * np.eye(SIZE)[i]] for i in range(SIZE)]
 

@@ -24,6 +24,7 @@ CONFIG = PerFedAvgConfig(
     support_batch_size=4,
     query_batch_size=5,
     hessian_batch_size=6,
+    hessian_batch="own",
 )
 FED_AVG = FedAvgConfig(learning_rate=0.07, num_local_steps=4, batch_size=4)
 # From plenty of rows to fewer than one batch, and a single row.

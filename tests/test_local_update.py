@@ -28,6 +28,7 @@ CONFIG = PerFedAvgConfig(
     support_batch_size=4,
     query_batch_size=5,
     hessian_batch_size=6,
+    hessian_batch="own",
 )
 
 

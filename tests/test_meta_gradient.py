@@ -14,7 +14,9 @@ from tff_perfedavg.ondevice.supported import _all_operations
 from tff_perfedavg.optimization.inner_steps import meta_gradient
 
 # Unlike rates, so that one in the other's place shows.
-CONFIG = PerFedAvgConfig(inner_learning_rate=0.3, outer_learning_rate=0.07)
+CONFIG = PerFedAvgConfig(
+    inner_learning_rate=0.3, outer_learning_rate=0.07, hessian_batch="own"
+)
 
 
 def networks():

@@ -226,7 +226,7 @@ def test_from_keras_has_the_meta_gradient_of_its_twin():
     @tf.function
     def gradient(model):
         weights = [tf.constant(w) for w in ours.init(0)]
-        config = PerFedAvgConfig(0.3, 0.1)
+        config = PerFedAvgConfig(0.3, 0.1, hessian_batch="own")
         by_role = dict(zip(config.roles, batches, strict=True))
         inner = config.build().adaptation
         found = meta_gradient(model.batch_loss, weights, by_role, inner, config.product)

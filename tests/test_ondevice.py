@@ -519,7 +519,7 @@ def test_meta_update_equals_the_float64_reference(tmp_path, variant, num_steps):
     ]
     update, support_loss, _ = device.meta_update(server, steps, RATE, 0.05)
     start = [w.astype(np.float64) for w in server]
-    local = PerFedAvgConfig(RATE, 0.05, variant=variant)
+    local = PerFedAvgConfig(RATE, 0.05, variant=variant, hessian_batch="own")
     trained = reference.local_weights(
         BY_HAND, start, [[step[role] for role in roles] for step in steps], local
     )
@@ -1163,7 +1163,7 @@ def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
 
     population = store_of("digits", tmp_path)
     model = mlp(population.input_shape, 10)
-    local = PerFedAvgConfig(0.05, 0.05, 3, 6, 6, 6, variant=variant)
+    local = PerFedAvgConfig(0.05, 0.05, 3, 6, 6, 6, variant, hessian_batch="own")
     cohort, seed = [0, 3, 5, 11], 4
     client_data = pfa.StoreClientData(population, model)
     process = pfa.build_per_fed_avg(model, local, client_data=client_data, seed=seed)

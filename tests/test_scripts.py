@@ -208,7 +208,11 @@ def test_help_answers_without_loading_a_framework(script):
         ("report.py", ["--run=a", "--output=page"], "it must end in .html"),
         ("report.py", ["--run=a", "--root_output_dir=x"], "No trained model at x/"),
         ("sweep.py", [], "--grid"),
-        ("sweep.py", ["--grid=colour=1"], "grid has 'colour=1'; known fields: method"),
+        (
+            "sweep.py",
+            ["--grid=colour=1"],
+            "axis of the grid is 'colour'; known: method",
+        ),
         ("sweep.py", ["--grid=method"], "write method=VALUE,VALUE"),
         ("sweep.py", ["--grid=method=sgd"], "method is 'sgd'; known: fed_avg"),
         ("sweep.py", ["--grid=batch_size=few"], "grid has 'batch_size=few'"),

@@ -18,7 +18,7 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 
 MODEL = mlp((4, 2), 3, hidden=(5,))
 SCALE = [0.01, 0.02]
-CONFIG = PerFedAvgConfig(0.3, 0.07, 3, 4, 5, 6)
+CONFIG = PerFedAvgConfig(0.3, 0.07, 3, 4, 5, 6, hessian_batch="own")
 # Adaptation and evaluation rows; from plenty to a single row and none.
 SIZES = [(30, 5), (3, 1), (12, 20), (1, 0), (0, 4)]
 

@@ -46,7 +46,11 @@ def train_short(key, root):
 
     dataset, method, form = key.split("/")
     experiment = dataclasses.replace(
-        DATASETS[dataset], **methods()[method], client_form=form, block_size=2
+        DATASETS[dataset],
+        **methods()[method],
+        hessian_batch="own",
+        client_form=form,
+        block_size=2,
     )
     result = train(experiment, build_population(experiment, root))
     flat = np.concatenate([w.ravel() for w in result.weights]).astype("<f4")

@@ -14,7 +14,11 @@ Choices = Sequence[str] | Callable[[], Sequence[str]]
 
 
 def setting(
-    default: Any, help_text: str, choices: Choices = (), lowest: float | None = None
+    default: Any,
+    help_text: str,
+    choices: Choices = (),
+    lowest: float | None = None,
+    unrecorded: Any = None,
 ) -> Any:
     """Returns a field of a dataclass.
 
@@ -23,8 +27,15 @@ def setting(
       help_text: what it is, for people who set it.
       choices: its known values, or a function that returns them; empty for any.
       lowest: the smallest number that a flag of it takes; None for any.
+      unrecorded: what a record without it means, where that is not the default: what
+        the default was once.
     """
-    metadata = {"help": help_text, "choices": choices, "lowest": lowest}
+    metadata = {
+        "help": help_text,
+        "choices": choices,
+        "lowest": lowest,
+        "unrecorded": unrecorded,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -46,6 +46,11 @@ class AlgorithmConfig:
         raise NotImplementedError
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """Settings of its own that change nothing, as the others stand."""
+        return ()
+
+    @property
     def roles(self) -> Mapping[str, int]:
         """Rows of a local step's batches, by role."""
         raise NotImplementedError

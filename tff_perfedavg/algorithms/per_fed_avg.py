@@ -115,6 +115,10 @@ class PerFedAvgConfig(AlgorithmConfig):
         return AdaptationConfig(rate, steps, pull=self.inner_pull)
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        return ("hessian_batch",) if self.product.role is None else ()
+
+    @property
     def product(self) -> HessianProduct:
         """The Hessian-vector product of the variant."""
         free = self.hessian_free_delta, self.hessian_free_normalized

@@ -114,6 +114,20 @@ class LocalSettings:
         own = settings_of(config)
         return {name: value for name, value in self.options.items() if name in own}
 
+    def uses(self, name: str) -> bool:
+        """Whether a setting of some algorithms has a part in this one."""
+        return name in settings_of(type(self.config)) and name not in self.config.idle
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Values of the options it uses, but for what a record means without them."""
+        return {
+            name: getattr(self.config, name)
+            for name, field in settings_of(type(self.config)).items()
+            if self.uses(name)
+            and (name in self.options or field.metadata["unrecorded"] is not None)
+        }
+
     @property
     def method(self) -> str:
         """The name of `methods()` that the algorithm with its variant has."""

@@ -21,9 +21,11 @@ def random_support() -> Any:
 def hessian_batch() -> Any:
     """D'', or D in its place."""
     return setting(
-        hessian.OWN_BATCH,
-        "Rows of Hessian-vector products: own, or adaptation's.",
+        hessian.SUPPORT_BATCH,
+        "Rows of Hessian-vector products: the support batch's, or a batch of their "
+        "own, as in the paper.",
         hessian.BATCHES,
+        unrecorded=hessian.OWN_BATCH,
     )
 
 

@@ -52,9 +52,8 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
     """
     with _opened(path) as arrays:
         header = _header(path, arrays)
-        return _weights(arrays, header["num_weights"]), Experiment(
-            **header["experiment"]
-        )
+        experiment = Experiment.of_record(header["experiment"])
+        return _weights(arrays, header["num_weights"]), experiment
 
 
 def load_weights(path: pathlib.Path, count: int) -> list[np.ndarray]:

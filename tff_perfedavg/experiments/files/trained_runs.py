@@ -50,7 +50,8 @@ def diverged_experiment(paths: RunPaths) -> Experiment | None:
     if not paths.diverged.is_file():
         return None
     try:
-        return Experiment(**json.loads(paths.diverged.read_text())["experiment"])
+        record = json.loads(paths.diverged.read_text())["experiment"]
+        return Experiment.of_record(record)
     except (ValueError, TypeError, LookupError) as e:
         raise errors.CheckpointError(
             f"{paths.diverged} is unreadable ({e}); remove it and train the run again."

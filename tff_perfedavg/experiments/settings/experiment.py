@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.registry import LocalSettings, options
+from tff_perfedavg.algorithms.registry import LocalSettings, methods, options
 from tff_perfedavg.experiments.settings.parts import (
     DP_ADAPTIVE,
     DP_FIXED,
@@ -112,6 +112,22 @@ class Experiment:
             raise TypeError(f"Experiment has no setting {', '.join(settings)}.")
         self._check()
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Experiment:
+        """Returns the experiment that `flat` gave, now or in an earlier version.
+
+        Raises:
+          ConfigError, TypeError: as the constructor.
+        """
+        found = cls(**record)
+        lacking = {
+            name: setting.metadata["unrecorded"]
+            for name, (_, setting) in options().items()
+            if name not in record and found.local.uses(name)
+        }
+        given = {name: value for name, value in lacking.items() if value is not None}
+        return found.replace(**given)
+
     def replace(self, **settings: Any) -> Experiment:
         """Returns an experiment with other settings, or parts, in their place."""
         return dataclasses.replace(self, **settings)
@@ -122,7 +138,7 @@ class Experiment:
         for own in dataclasses.fields(self):
             value = getattr(self, own.name)
             if own.name in _PARTS:
-                found |= {**values_of(value), **getattr(value, "options", {})}
+                found |= {**values_of(value), **getattr(value, "recorded", {})}
             else:
                 found[own.name] = value
         return found
@@ -211,6 +227,19 @@ def setting_names() -> list[str]:
         for own in dataclasses.fields(Experiment)
         for name in _names_of(_PARTS.get(own.name)) or [own.name]
     ]
+
+
+def check_axis(name: str) -> None:
+    """Raises `ConfigError` unless runs of a grid may differ in what is named so.
+
+    That are settings by their names, and `method`, an algorithm with its variant.
+    """
+    if name in ("algorithm", "variant"):
+        raise errors.ConfigError(
+            f"axis of the grid is {name!r}; name methods instead, each an algorithm "
+            f"with its variant: method={','.join(methods())}."
+        )
+    errors.check_known("axis of the grid", name, ("method", *setting_names()))
 
 
 def setting_owners() -> list[type]:

@@ -15,9 +15,10 @@ from tff_perfedavg.algorithms import registry
 from tff_perfedavg.data.config import PAPER, PAPER_DIFF_HETERO
 from tff_perfedavg.experiments.evaluation.metrics import SEEN, mean_with_intervals
 from tff_perfedavg.experiments.settings.experiment import Experiment
-from tff_perfedavg.experiments.study.study import Run, uses_inner_rate
+from tff_perfedavg.experiments.study.study import Run, uses
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.hessian import OWN_BATCH
 
 PARTITIONS = (PAPER, PAPER_DIFF_HETERO)
 NUM_LOCAL_STEPS = (10, 4)
@@ -55,6 +56,7 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
     """Returns the runs of a part, all of a seed's before the next seed's.
 
     FedAvg does not know alpha in training: one run of it is adapted with every alpha.
+    Hessian-vector products take a batch of their own, as the paper's do.
 
     Args:
       part: which runs.
@@ -78,10 +80,11 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
             partition=partition,
             num_local_steps=tau,
             base_random_seed=seed,
+            hessian_batch=OWN_BATCH,
             **registry.paper_methods()[method],
         )
         rates = part.inner_learning_rates
-        if not uses_inner_rate(shared):
+        if not uses(shared, "inner_learning_rate"):
             groups: list[tuple] = [({}, base.local.inner_learning_rate, rates)]
         else:
             groups = [({"inner_learning_rate": r}, r, [r]) for r in rates]
@@ -138,13 +141,13 @@ def summarize_paper(
     groups = {key: mean_with_intervals(rows) for key, rows in chosen.groupby(by)}
     users = [*chosen["users"].unique()] or [SEEN]
     rates = {*chosen[_RATE]} | {
-        e.local.inner_learning_rate for e in diverged if uses_inner_rate(e)
+        e.local.inner_learning_rate for e in diverged if uses(e, "inner_learning_rate")
     }
     counts: collections.Counter = collections.Counter()
     for experiment in diverged:
         e, own = experiment, {experiment.local.inner_learning_rate}
         for rate, group, step in itertools.product(
-            own if uses_inner_rate(e) else (rates or own), users, steps
+            own if uses(e, "inner_learning_rate") else (rates or own), users, steps
         ):
             setting = (e.data.dataset, e.data.partition, e.local.num_local_steps, rate)
             counts[(*setting, group, e.label, step)] += 1

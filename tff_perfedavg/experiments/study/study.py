@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.registry import methods
+from tff_perfedavg.algorithms.registry import methods, options
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.evaluate_users import build_evaluator
@@ -30,7 +30,7 @@ from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
-from tff_perfedavg.experiments.settings.experiment import Experiment, setting_names
+from tff_perfedavg.experiments.settings.experiment import Experiment, check_axis
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
@@ -85,9 +85,8 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
     Returns:
       Pairs of a combination, a dictionary, and the experiment with it.
     """
-    fields = {*setting_names(), "method"}
     for name, values in axes.items():
-        errors.check_known("axis of the grid", name, sorted(fields))
+        check_axis(name)
         if not values:
             raise errors.ConfigError(f"The grid's axis {name} has no values.")
     for values in itertools.product(*axes.values()):
@@ -100,13 +99,26 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
         yield settings, base.replace(**changed)
 
 
-def uses_inner_rate(experiment: Experiment) -> bool:
-    """Whether an algorithm trains otherwise with another inner learning rate."""
+def uses(experiment: Experiment, name: str) -> bool:
+    """Whether an experiment's training is another with another value of a setting.
+
+    Of settings that say what a user does; all others are taken for used.
+    """
     local = experiment.local
+    if name in options():
+        return local.uses(name)
+    if name != "inner_learning_rate":
+        return True
+    # The training of FedAvg, for one, has none.
     other = dataclasses.replace(
         local, inner_learning_rate=2 * local.inner_learning_rate
     )
     return local.config != other.config
+
+
+def option_defaults() -> dict[str, Any]:
+    """Returns the defaults of settings that some algorithms have, by name."""
+    return {name: field.default for name, (_, field) in options().items()}
 
 
 def run_all(
@@ -144,7 +156,8 @@ def run_all(
 
 def diverged(run: Run, root: pathlib.Path) -> bool:
     """Whether a run of a study was trained, and diverged."""
-    return diverged_experiment(RunPaths(root, run.name)) == run.experiment
+    found = diverged_experiment(RunPaths(root, run.name))
+    return found is not None and not found.differences(run.experiment)
 
 
 def read_diverged(root: pathlib.Path) -> list[Experiment]:
@@ -200,7 +213,7 @@ def _claim(root: pathlib.Path, base: Experiment) -> None:
         with atomic_write(path) as file:
             file.write(json.dumps(base.flat(), indent=1).encode())
     try:
-        found = Experiment(**json.loads(path.read_text()))
+        found = Experiment.of_record(json.loads(path.read_text()))
     except (ValueError, TypeError) as e:
         raise errors.DataError(f"{path} is unreadable ({e}); remove it.") from e
     differences = found.differences(base)
@@ -233,7 +246,7 @@ def _weights(run: Run, paths: RunPaths):
     # evaluations that are there.
     if paths.model.is_file():
         weights, trained = trained_model.load(paths.model)
-        if trained == run.experiment:
+        if not trained.differences(run.experiment):
             return weights
     options = TrainingOptions(rounds_per_evaluation=0)
     return train_and_save(run.experiment, paths, options).weights

@@ -23,8 +23,9 @@ from tff_perfedavg.experiments.study.study import (
     Run,
     diverged,
     grid,
+    option_defaults,
     read_study,
-    uses_inner_rate,
+    uses,
 )
 from tff_perfedavg.experiments.study.study_baselines import read_baselines
 from tff_perfedavg.files import atomic_write
@@ -46,7 +47,7 @@ def sweep_runs(
     adaptation_rows: Sequence[int],
     changes: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Returns the runs of a grid; once for all inner rates where training uses none.
+    """Returns the runs of a grid; once for all values of what a method does not use.
 
     Args:
       base: settings of all runs.
@@ -59,17 +60,17 @@ def sweep_runs(
         was trained for.
     """
     runs: list[Run] = []
+    as_in_base = {**option_defaults(), **base.flat()}
     for settings, experiment in grid(base, axes):
         own = dataclasses.replace(experiment.local.adaptation, **(changes or {}))
         adapted = rates or [own.inner_learning_rate]
-        is_shared = _INNER_RATE in axes and not uses_inner_rate(experiment)
-        if is_shared:
-            settings = {k: v for k, v in settings.items() if k != _INNER_RATE}
+        idle = [name for name in axes if not uses(experiment, name)]
+        if idle:
+            settings = {k: v for k, v in settings.items() if k not in idle}
             # A run has a name even if nothing else sets it apart.
-            settings = settings or {"method": experiment.local.method}
-            experiment = experiment.replace(
-                inner_learning_rate=base.local.inner_learning_rate
-            )
+            settings = settings or {_METHOD: experiment.local.method}
+            experiment = experiment.replace(**{name: as_in_base[name] for name in idle})
+        if _INNER_RATE in idle:
             adapted = rates or axes[_INNER_RATE]
         adaptations = [
             dataclasses.replace(
@@ -82,9 +83,30 @@ def sweep_runs(
             for rows in adaptation_rows
         ]
         run = Run(settings, experiment, adaptations)
-        if not (is_shared and run in runs):
+        if not (idle and run in runs):
             runs.append(run)
     return runs
+
+
+def of_seeds(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
+    """Returns the runs of some seeds."""
+    return [run for run in runs if run.experiment.base_random_seed in seeds]
+
+
+def of_choices(runs: Sequence[Run], choices: pd.DataFrame) -> list[Run]:
+    """Returns the runs trained with what users chose, of whatever seed.
+
+    Args:
+      runs: of `sweep_runs`.
+      choices: of `choices_of`.
+    """
+    found = []
+    for run in runs:
+        names = [name for name in run.settings if name in choices]
+        values = pd.Series({name: run.settings[name] for name in names}, dtype=object)
+        if (choices[names] == values).all(axis=1).any():
+            found.append(run)
+    return found
 
 
 class Results(NamedTuple):
@@ -97,6 +119,7 @@ class Results(NamedTuple):
       outcomes: a row per run and number of adaptation rows, with the run's settings,
         `seed`, `num_rows` and whether it `diverged`.
       baselines: the rows of `read_baselines`; None if there are none.
+      choices: what is chosen already, of `choices_of`; None to choose.
     """
 
     axes: Mapping[str, Sequence[Any]]
@@ -104,6 +127,7 @@ class Results(NamedTuple):
     per_user: pd.DataFrame
     outcomes: pd.DataFrame
     baselines: pd.DataFrame | None = None
+    choices: pd.DataFrame | None = None
 
     @property
     def reported(self) -> list[str]:
@@ -135,9 +159,10 @@ def read_results(
       rates: as of `sweep_runs`.
 
     Returns:
-      The results. Where inner learning rates are reported each, FedAvg's rows are there
-      for each: those adapted at that rate, or, where rates of the adaptation are
-      chosen, all. Where they are chosen, FedAvg's is NaN.
+      The results. Where values of an axis are reported each, rows of a method that does
+      not use it are there for each; of inner learning rates, as of FedAvg's, those
+      adapted at that rate, or, where rates of the adaptation are chosen, all. Where
+      they are chosen, such a method's is NaN.
     """
     outcomes = pd.DataFrame(
         [
@@ -151,26 +176,28 @@ def read_results(
             for rows in dict.fromkeys(a.num_rows or 0 for a in run.adaptations)
         ]
     )
-    per_user, baselines = read_study(root, runs), read_baselines(root, runs)
-    if _INNER_RATE in axes:
-        shared = [] if _INNER_RATE in chosen else axes[_INNER_RATE]
-        per_user = _at_inner_rates(per_user, shared, rates)
-        outcomes = _at_inner_rates(outcomes, shared, rates)
-        if baselines is not None:
-            baselines = _at_inner_rates(baselines, shared, rates)
+    frames = [read_study(root, runs), outcomes, read_baselines(root, runs)]
+    for axis, values in axes.items():
+        reported = [] if axis in chosen or axis == _SEED else values
+        frames = [
+            None if frame is None else _at_each(frame, axis, reported, rates)
+            for frame in frames
+        ]
+    per_user, outcomes, baselines = frames
     return Results(axes, chosen, per_user, outcomes, baselines)
 
 
-def _at_inner_rates(frame, inner_rates, rates):
-    if _INNER_RATE not in frame:
-        frame = frame.assign(**{_INNER_RATE: np.nan})
-    if not inner_rates:
+def _at_each(frame, axis, values, rates):
+    """Rows without a value of an axis, at each of its values."""
+    if axis not in frame:
+        frame = frame.assign(**{axis: np.nan})
+    without = frame[frame[axis].isna()]
+    if not values or without.empty:
         return frame
-    without = frame[frame[_INNER_RATE].isna()]
-    copies = [without.assign(**{_INNER_RATE: rate}) for rate in inner_rates]
-    if not rates and _RATE in frame:
+    copies = [without.assign(**{axis: value}) for value in values]
+    if axis == _INNER_RATE and not rates and _RATE in frame:
         copies = [rows[rows[_RATE] == rows[_INNER_RATE]] for rows in copies]
-    return pd.concat([frame.dropna(subset=[_INNER_RATE]), *copies], ignore_index=True)
+    return pd.concat([frame.dropna(subset=[axis]), *copies], ignore_index=True)
 
 
 def choose(
@@ -179,7 +206,8 @@ def choose(
     """Returns the test users' rows, with what the validation users chose.
 
     A combination of settings of which a seed diverged is no choice, unless all are
-    such; then those are choices of which the fewest seeds did.
+    such; then those are choices of which the fewest seeds did. Of results with choices,
+    these stand, and the rate and the steps of the adaptation alone are chosen.
 
     Args:
       results: of the grid.
@@ -188,15 +216,48 @@ def choose(
     """
     reported, chosen = results.reported, results.chosen
     by = [*reported, *chosen]
+    if results.choices is not None:
+        rows = results.per_user.merge(results.choices, on=["users", *by])
+        return _select(rows, results, seed, divided)
     grouped = results.outcomes.groupby(by, dropna=False, sort=False)["diverged"]
     counts = grouped.sum().rename("num_diverged").reset_index()
     fewest = counts.groupby(reported, dropna=False)["num_diverged"].transform("min")
     stable = counts[counts["num_diverged"] == fewest][by]
     rows = results.per_user.merge(stable, on=by) if chosen else results.per_user
+    return _select(rows, results, seed, divided)
+
+
+def _select(rows, results, seed, divided) -> pd.DataFrame:
     if rows.empty:
         return rows
-    by = [*chosen, _RATE, "step"]
-    return select(rows, reported, by, seed=seed, divided=divided)
+    by = [*results.chosen, _RATE, "step"]
+    return select(rows, results.reported, by, seed=seed, divided=divided)
+
+
+def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Returns what users chose of a grid's axes, by group and what is reported.
+
+    Args:
+      test: of `choose`, on runs of some seeds.
+      results: those of these runs.
+    """
+    names = ["users", *results.reported, *results.chosen]
+    return test.reindex(columns=names).drop_duplicates(ignore_index=True)
+
+
+def tell_tried(results: Results, seeds: Sequence[int]) -> str:
+    """Returns a sentence of the runs that chose, and how many of them diverged."""
+    names = results.reported[:-1]
+    runs = results.outcomes.drop_duplicates([*names, *results.chosen, "seed"])
+    counts = [("", runs)]
+    if names:
+        groups = runs.groupby(names, dropna=False, sort=False)
+        counts = [(" ".join(map(str, key)) + " ", rows) for key, rows in groups]
+    told = [f"{key}{rows['diverged'].sum()} of {len(rows)}" for key, rows in counts]
+    return (
+        f"Chosen by runs of seed {', '.join(map(str, seeds))}, of which diverged: "
+        f"{', '.join(told)}."
+    )
 
 
 def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:

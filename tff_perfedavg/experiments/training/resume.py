@@ -39,7 +39,7 @@ def latest_saved(experiment: Experiment, manager: CheckpointManager) -> Saved | 
     """
     saved = manager.latest_whole()
     if saved is not None:
-        found = Experiment(**saved.notes["experiment"])
+        found = Experiment.of_record(saved.notes["experiment"])
         if found.total_rounds < experiment.total_rounds:
             found = found.replace(total_rounds=experiment.total_rounds)
         _check_same(saved.path, found, experiment)
@@ -139,6 +139,6 @@ def _check_same(path: pathlib.Path, found: Experiment, wanted: Experiment) -> No
     differences = found.differences(wanted)
     if differences:
         raise errors.ConfigError(
-            f"{path} is of a run with {differences}. Choose another --experiment_name, "
-            "or begin it again with --noresume."
+            f"{path} is of a run with {differences}. Give the run's own settings, "
+            "choose another --experiment_name, or begin it again with --noresume."
         )
