@@ -33,6 +33,13 @@ layers = tf.keras.layers
 SMALL = mlp((4,), 3, hidden=(5,))
 BY_HAND = reference.TwoLayerNetwork()
 RATE = 0.1
+
+
+def three_batches(variant="exact"):
+    """Settings of local steps of which each may take a batch of every role."""
+    return LocalSettings(variant=variant, options={"hessian_batch": "own"})
+
+
 # Weights stay finite at such a rate, and answers do not.
 TOO_LARGE = 1e30
 DATA = pathlib.Path(__file__).parent / "data"
@@ -245,7 +252,7 @@ def small_batch(rows=4, seed=0):
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "small.tflite"
-    config = ExportConfig(batch_size=4, max_local_steps=3)
+    config = ExportConfig(batch_size=4, max_local_steps=3, trained=three_batches())
     export_tflite(SMALL, SMALL.init(1), path, config, card={"dataset": "none"})
     return path
 
@@ -508,7 +515,7 @@ def test_a_short_batch_is_padded_and_counts_its_own_rows(device):
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_meta_update_equals_the_float64_reference(tmp_path, variant, num_steps):
     path = tmp_path / "model.tflite"
-    config = ExportConfig(batch_size=4, max_local_steps=3, variant=variant)
+    config = ExportConfig(4, max_local_steps=3, trained=three_batches(variant))
     export_tflite(SMALL, SMALL.init(0), path, config)
     device = OnDeviceModel(path)
     server = SMALL.init(1)
@@ -1173,7 +1180,10 @@ def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
 
     path = tmp_path / "model.tflite"
     export_tflite(
-        model, model.init(9), path, ExportConfig(6, max_local_steps=3, variant=variant)
+        model,
+        model.init(9),
+        path,
+        ExportConfig(6, max_local_steps=3, trained=three_batches(variant)),
     )
     updates = []
     for user in cohort:
@@ -1265,7 +1275,7 @@ def test_learned_rates_and_the_pull_are_in_the_file(tmp_path, grain):
     )[-1]
     assert relative_error(device.weights, expected) < 1e-5
     # Both are learned, and sent.
-    roles = {role: (x, y) for role in ("support", "query", "hessian")}
+    roles = {role: (x, y) for role in ("support", "query")}
     update, _, _ = device.meta_update([*weights, *held], [roles], 0.3, 0.1)
     assert [u.shape for u in update] == [w.shape for w in (*weights, *held)]
 

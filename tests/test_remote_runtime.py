@@ -21,6 +21,7 @@ import pytest
 from tests.helpers import relative_error
 from tests.needs import needs_networks, needs_user_namespaces
 from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import ALGORITHMS
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.settings.experiment import Experiment, check_workers
@@ -237,6 +238,26 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
         found, _ = rounds(population, 2, **changes)
     # Noise so small that it is told from a wrong sum.
     assert relative_error(found, expected) < (1e-3 if private else 1e-6)
+
+
+@needs_networks
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(name, marks=() if name == "meta_sgd" else pytest.mark.slow)
+        for name in ALGORITHMS
+    ],
+)
+def test_algorithms_on_two_hosts(tff, hosts, population, algorithm):
+    changes = {
+        "algorithm": algorithm,
+        "inner_learning_rate": 0.1,
+        "outer_learning_rate": 0.1,
+    }
+    expected, _ = rounds(population, 2, **changes)
+    with pool_of(tff, [host.target for host in hosts], population):
+        found, _ = rounds(population, 2, **changes)
+    assert relative_error(found, expected) < 1e-5
 
 
 @needs_networks

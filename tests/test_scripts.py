@@ -221,6 +221,27 @@ def test_help_answers_without_loading_a_framework(script):
             ["--grid=batch_size=5", "--grid=batch_size=10"],
             "grid has batch_size twice",
         ),
+        ("sweep.py", ["--grid=algorithm=fed_avg"], "name methods instead"),
+        (
+            "sweep.py",
+            ["--grid=method=exact", "--choose=method", "--choosing_seeds=7"],
+            "choosing_seeds has 7, which is no base_random_seed of the grid",
+        ),
+        (
+            "sweep.py",
+            ["--grid=base_random_seed=0,1", "--choosing_seeds=0"],
+            "there is nothing for them to choose",
+        ),
+        (
+            "sweep.py",
+            [
+                "--grid=base_random_seed=0,1",
+                "--grid=method=exact",
+                "--choose=method,base_random_seed",
+                "--choosing_seeds=0",
+            ],
+            "choose names base_random_seed, but choosing_seeds",
+        ),
         (
             "sweep.py",
             ["--grid=method=exact", "--choose=batch_size"],

@@ -114,6 +114,8 @@ def test_a_grid_has_every_combination_the_last_axis_fastest(study):
     [
         ({"colour": [1]}, r"axis of the grid is 'colour'; known: .*method"),
         ({"method": []}, "axis method has no values"),
+        ({"algorithm": ["fed_avg"]}, "grid is 'algorithm'; name methods instead"),
+        ({"variant": ["exact"]}, "grid is 'variant'; name methods instead"),
         ({"method": ["sgd"]}, "method is 'sgd'; known: fed_avg"),
         ({"batch_size": [0]}, "batch_size is 0"),
     ],
@@ -567,6 +569,72 @@ def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
     ]
     assert (table["num_runs"] == 1).all()
     assert len(sweep.compare_methods(test, found)) == 2 * 2
+
+
+def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
+    trained, tmp_path
+):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {
+        "method": ["fed_avg", "first_order", "exact"],
+        "hessian_batch": ["own", "support"],
+    }
+    _, found = sweep_of(tmp_path, [], (), **axes)
+    assert trained == ["fed_avg", "first_order", "exact-own", "exact-support"]
+    table = sweep.summarize(sweep.choose(found), found)
+    assert [*table.loc["seen"].index.droplevel("num_rows")] == [
+        *itertools.product(*axes.values())
+    ]
+    assert (table["num_runs"] == 1).all()
+    means = table["accuracy"].loc["seen"]
+    assert means["fed_avg", "own", 0] == means["fed_avg", "support", 0]
+
+
+def chosen_by_hand(rows, names):
+    """What the validation users of some seeds chose, of one group and method."""
+    users = np.sort(rows["user"].unique())
+    validating = rows["user"].isin(users[validation_users(users, 0)])
+    by = [*names, "adaptation_learning_rate", "step"]
+    means = rows[validating].groupby(by, sort=False)["accuracy"].mean()
+    return means[means == means.max()].index[0][: len(names)]
+
+
+def test_seeds_that_choose_leave_the_others_what_they_chose(command, tmp_path):
+    said = command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        "--model=logistic_regression",
+        "--num_users=8",
+        "--num_new_users=4",
+        "--clients_per_round=3",
+        "--total_rounds=2",
+        "--num_local_steps=1",
+        "--grid=method=fed_avg,exact",
+        "--grid=outer_learning_rate=0.001,0.1,1e38",
+        "--grid=base_random_seed=3,4",
+        "--choose=outer_learning_rate",
+        "--choosing_seeds=3",
+        "--adaptation_steps=1",
+        "--nobaselines",
+    )
+    rows = evaluations(tmp_path)
+    table = pd.read_csv(tmp_path / "sweep.table.csv")
+    assert (table["num_seeds"] == 2).all()
+    later = {}
+    for _, row in table.iterrows():
+        of_row = rows[
+            (rows["users"] == row["users"]) & (rows["method"] == row["method"])
+        ]
+        first = of_row[of_row["seed"] == 3]
+        assert first["outer_learning_rate"].nunique() == 2
+        best = chosen_by_hand(first, ["outer_learning_rate"])
+        assert row["outer_learning_rate"] == best[0]
+        later.setdefault(row["method"], set()).add(best[0])
+    for method, rates in later.items():
+        of_other = rows[(rows["seed"] == 4) & (rows["method"] == method)]
+        assert {*of_other["outer_learning_rate"]} == rates
+    assert "runs of seed 3, of which diverged: fed_avg 1 of 3, exact 1 of 3." in said
 
 
 def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):

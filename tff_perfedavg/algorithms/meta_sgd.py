@@ -95,7 +95,9 @@ def meta_sgd(config, inner: Adaptation) -> LocalAlgorithm:
             loss, weights, batches, of_user, product, rate
         )
         # Both gradients come times the outer learning rate.
-        held = learned.stepped(held, found.of_factors, config.rates_speed)
+        held = learned.stepped(
+            held, of_user.factors, found.of_factors, config.rates_speed
+        )
         moved = optimization.subtract(weights, found.of_weights)
         return [*moved, *held], found.losses
 

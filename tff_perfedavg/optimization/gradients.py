@@ -90,11 +90,24 @@ def _scaled_gradient(value, weights, scale, scales) -> list[tf.Tensor]:
     found = []
     derivatives = gradient(value, points, scale)
     for d, s, product in zip(derivatives, scales, products, strict=True):
-        if product is None:
-            found.append(s * d)
+        if s.shape.rank == 0:
+            with tf.compat.v1.get_default_graph().gradient_override_map(
+                {"Mul": "TffPerfedavgMulByScalar"}
+            ):
+                d = tf.multiply(s, d)
         else:
-            found.append(tf.matmul(product.inputs[0], s * d, transpose_a=True))
+            d = s * d
+        if product is not None:
+            d = tf.matmul(product.inputs[0], d, transpose_a=True)
+        found.append(d)
     return found
+
+
+@tf.RegisterGradient("TffPerfedavgMulByScalar")
+def _mul_by_scalar(op, gradient):
+    """TensorFlow's own, but that it need not find out which factor is broadcast."""
+    scalar, tensor = op.inputs
+    return tf.reduce_sum(tensor * gradient), scalar * gradient
 
 
 def _only_product(weight: tf.Tensor) -> tf.Operation | None:

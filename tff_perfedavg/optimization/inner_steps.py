@@ -7,9 +7,9 @@ several steps of Per-FedAvg, arXiv 2504.21327)
     v_m = g(w_m; D'),    v_j = v_{j+1} - (H(w_j) + pull) a phi v_{j+1},
     grad F(w) = v_0 + the sum over j of pull a phi v_{j+1}
 
-and by the logarithms of the rates' factors phi (Meta-SGD, arXiv 1707.09835)
+and by the rates' factors phi (Meta-SGD, arXiv 1707.09835)
 
-    grad F(log phi) = - the sum over j of (w_j - w_{j+1}) v_{j+1},
+    grad F(phi) = - the sum over j of (w_j - w_{j+1}) v_{j+1} / phi,
 
 entry by entry, for a tensor's common rate summed over its entries: no further gradient
 is evaluated. Graph code, like `gradients`.
@@ -42,8 +42,7 @@ class MetaGradient(NamedTuple):
 
     Attributes:
       of_weights: by the initial weights.
-      of_factors: by the logarithms of the rates' factors, shaped like these; None
-        without factors.
+      of_factors: by the rates' factors, shaped like these; None without factors.
       losses: `support_loss` before the first step, on the rows of the steps, and
         `query_loss` after the last, on rows of their own.
     """
@@ -131,17 +130,16 @@ def _differentiated(loss, weights, batches, inner, scale) -> MetaGradient:
         _, end, support_loss = _walk(loss, start, batches[SUPPORT], inner)
         query_loss = loss(end, batches["query"])
         found = gradient(query_loss, [*start, *factors], scale)
-    of_factors = [f * g for f, g in zip(factors, found[len(start) :], strict=True)]
+    of_factors = found[len(start) :]
     losses = {"support_loss": support_loss, "query_loss": query_loss}
     return MetaGradient(found[: len(start)], of_factors or None, losses)
 
 
 def _of_factors(step: _Step, v: Weights) -> list[tf.Tensor]:
-    """Returns a step's part of the gradient by log phi, given v of what moves."""
+    """Returns a step's part of the gradient by phi, given v of what moves."""
     # By the derivative: a product with the change would be another pass over all
     # weights for one number of each tensor.
-    slopes = gradient(step.change, step.factors, list(v))
-    return [-f * s for f, s in zip(step.factors, slopes, strict=True)]
+    return [-s for s in gradient(step.change, step.factors, list(v))]
 
 
 def _sum(tensors: Weights, others: Weights) -> list[tf.Tensor]:

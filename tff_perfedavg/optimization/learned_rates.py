@@ -55,23 +55,30 @@ class LearnedRates:
     def factors(self, held: Weights) -> list[tf.Tensor]:
         """Returns each weight tensor's factors of alpha, scalars or shaped like it."""
         limit = math.log(self.bound)
-        factors = [
-            tf.exp(tf.clip_by_value(h / self.scale, -limit, limit)) for h in held
-        ]
+        if self.scale != 1:
+            held = [h / self.scale for h in held]
+        factors = [tf.exp(tf.clip_by_value(h, -limit, limit)) for h in held]
         return tf.unstack(factors[0]) if self.grain == PER_TENSOR else factors
 
-    def stepped(self, held: Weights, gradient: Weights, speed) -> list[tf.Tensor]:
+    def stepped(
+        self, held: Weights, factors: Weights, gradient: Weights, speed: float
+    ) -> list[tf.Tensor]:
         """Returns what is held after a step against the gradient of rho.
 
         Args:
           held: what the server holds, or a user after some steps.
-          gradient: by rho: of each weight tensor, scalars or shaped like it.
+          factors: what `factors` makes of it.
+          gradient: by the factors: of each weight tensor, scalars or shaped like it.
           speed: the step's learning rate.
         """
         if self.grain == PER_TENSOR:
-            gradient = [tf.stack(list(gradient))]
+            factors, gradient = [tf.stack(factors)], [tf.stack(gradient)]
+        steps = [f * g for f, g in zip(factors, gradient, strict=True)]
+        speed *= self.scale
+        if speed != 1:
+            steps = [speed * s for s in steps]
         limit = math.log(self.bound) * self.scale
         return [
-            tf.clip_by_value(h - speed * self.scale * g, -limit, limit)
-            for h, g in zip(held, gradient, strict=True)
+            tf.clip_by_value(h - s, -limit, limit)
+            for h, s in zip(held, steps, strict=True)
         ]
