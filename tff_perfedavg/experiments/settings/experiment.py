@@ -170,8 +170,14 @@ class Experiment:
         return self.aggregation.is_private and not is_fixed
 
     def differences(self, other: Experiment) -> str:
-        """Returns the settings in which another differs, with both values, else ''."""
+        """Returns the settings in which another differs, with both values, else ''.
+
+        Those that do nothing in either are no difference.
+        """
         mine, others = self.flat(), other.flat()
+        for name in {*self.local.ignored} & {*other.local.ignored}:
+            mine.pop(name, None)
+            others.pop(name, None)
         return "; ".join(
             f"{name} {mine.get(name)!r}, not {others.get(name)!r}"
             for name in {**mine, **others}
