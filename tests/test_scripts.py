@@ -77,6 +77,18 @@ def test_help_answers_without_loading_a_framework(script):
             ["--grid=method=fed_avg,first_order", "--hessian_batch=support"],
             "hessian_batch is support, but fed_avg has no such setting",
         ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--dataset=sinusoid"],
+            "model is 'mlp', which predicts classes, but the labels of sinusoid are "
+            "numbers; choose mlp_regressor or your own",
+        ),
+        (
+            "sweep.py",
+            ["--grid=model=mlp_regressor,cnn"],
+            "model is 'mlp_regressor', which predicts numbers, but the labels of "
+            "digits are classes; choose mlp, logistic_regression, cnn",
+        ),
         ("train.py", ["--experiment_name=a", "more"], "unknown argument 'more'"),
         (
             "train.py",
