@@ -270,6 +270,27 @@ def test_hessian_free_is_accurate_in_float32_at_the_default_delta():
     assert relative_error(result.gradient, exact) < 1e-4
 
 
+def test_plain_differences_take_a_rate_that_a_graph_alone_knows():
+    model, by_hand, weights = networks()["two_layer"]
+    batches = random_batches()
+    config = dataclasses.replace(
+        CONFIG, variant="hessian_free", hessian_free_normalized=False
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float64)])
+    def compute(rate):
+        algorithm = config.build(outer_learning_rate=rate)
+        rows = zip(algorithm.roles, (batch_of(*b) for b in batches), strict=True)
+        point = [tf.constant(w) for w in weights]
+        return algorithm.step(model.batch_loss, point, dict(rows))[0]
+
+    expected = reference.meta_gradient(by_hand, weights, batches, config)
+    for rate in (0.3, 0.0):
+        found = compute(tf.constant(rate, tf.float64))
+        step = reference.axpy(-rate, expected, weights)
+        assert relative_error(found, step) < 1e-9
+
+
 def test_hessian_free_of_a_zero_gradient_is_zero():
     support, query, hessian = quadratic_batches()
     # Adapting from the centre of a shared quadratic stays there: v = 0.

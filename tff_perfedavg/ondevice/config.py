@@ -94,10 +94,10 @@ class ExportConfig:
             )
 
     def _check_num_trainable(self) -> None:
-        count = self.num_tensors
-        if count is not None and self.num_trainable > count:
+        asked, count = self.num_trainable, self.num_tensors
+        if asked is not None and count is not None and asked > count:
             raise errors.ConfigError(
-                f"ExportConfig.num_trainable is {self.num_trainable}, but the model "
+                f"ExportConfig.num_trainable is {asked}, but the model "
                 f"has {count} weight tensors; give at most {count}, by which all "
                 "adapt, or leave it out for those that adapted in training."
             )

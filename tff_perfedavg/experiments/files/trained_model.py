@@ -96,7 +96,7 @@ def load_learned(path: pathlib.Path) -> tuple[LearnedRates, list[np.ndarray]] | 
             return None
     parameters, experiment = load(path)
     learned = experiment.local.adaptation.learned
-    return learned and (learned, [*learned.split(parameters)[1]])
+    return None if learned is None else (learned, [*learned.split(parameters)[1]])
 
 
 def load_sources(path: pathlib.Path) -> dict[str, str]:
