@@ -46,9 +46,9 @@ class AlgorithmConfig:
         raise NotImplementedError
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """Settings of its own that change nothing, as the others stand."""
-        return ()
+    def idle(self) -> Mapping[str, str]:
+        """Settings of its own that change nothing, as the others stand: why, by name."""
+        return {}
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -59,11 +59,6 @@ class AlgorithmConfig:
     def adaptation(self) -> AdaptationConfig:
         """How users adapt what is trained, if nothing else is said."""
         raise NotImplementedError
-
-    @property
-    def ignored(self) -> Mapping[str, str]:
-        """Settings that do nothing beside the others, by name: why, and what would."""
-        return {}
 
     @property
     def remarks(self) -> Sequence[str]:

@@ -23,7 +23,7 @@ with a pull. Graph code, like `meta_gradient`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -125,12 +125,6 @@ def user_diagnostics(
         found = meta_gradient(loss, weights, everything, inner, product)
         return _flat(found.of_weights)
 
-    def each_row(function):
-        return tf.vectorized_map(
-            lambda row: _flat(function(Batch(*(part[tf.newaxis] for part in row)))),
-            tuple(rows),
-        )
-
     def gradient_of(batch):
         return loss_and_gradient(loss, weights, batch)[1]
 
@@ -139,7 +133,7 @@ def user_diagnostics(
             return hessian_vector_product(loss, weights, probe, batch)
 
         product = _flat(product_of(rows))
-        return product, _mean_square(each_row(product_of) - product)
+        return product, _mean_square(_each_row(product_of, rows) - product)
 
     gradient = _flat(gradient_of(rows))
     products, variances = tf.map_fn(
@@ -156,7 +150,7 @@ def user_diagnostics(
     return UserDiagnostics(
         gradient,
         products,
-        _mean_square(each_row(gradient_of) - gradient),
+        _mean_square(_each_row(gradient_of, rows) - gradient),
         tf.reduce_mean(variances),
         tf.stack(metas),
         _flat(subtract(ended, weights)),
@@ -207,6 +201,14 @@ def draw_probes(
         [rng.choice([-1.0, 1.0], w.shape).astype(w.dtype) for w in weights]
         for _ in range(count)
     ]
+
+
+def _each_row(function: Callable, rows: Batch) -> tf.Tensor:
+    """Returns `[rows, d]`, what a function of a batch makes of each row alone."""
+    return tf.vectorized_map(
+        lambda row: _flat(function(Batch(*(part[tf.newaxis] for part in row)))),
+        tuple(rows),
+    )
 
 
 def _flat(tensors: Weights) -> tf.Tensor:

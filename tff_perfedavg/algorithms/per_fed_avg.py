@@ -115,10 +115,6 @@ class PerFedAvgConfig(AlgorithmConfig):
         return AdaptationConfig(rate, steps, pull=self.inner_pull)
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        return ("hessian_batch",) if self.product.role is None else ()
-
-    @property
     def product(self) -> HessianProduct:
         """The Hessian-vector product of the variant."""
         free = self.hessian_free_delta, self.hessian_free_normalized
@@ -130,7 +126,7 @@ class PerFedAvgConfig(AlgorithmConfig):
         return {role: getattr(self, f"{role}_batch_size") for role in roles}
 
     @property
-    def ignored(self) -> Mapping[str, str]:
+    def idle(self) -> Mapping[str, str]:
         if self.product.role is not None:
             return {}
         others = [v for v in VARIANTS if v != self.variant]

@@ -142,7 +142,7 @@ class LocalSettings:
                     f"{self.algorithm} has no such setting; leave it out, or choose "
                     f"algorithm {' or '.join(having)}"
                 )
-        return found | dict(self.config.ignored)
+        return found | dict(self.config.idle)
 
     @property
     def method(self) -> str:
