@@ -47,7 +47,7 @@ class AlgorithmConfig:
 
     @property
     def idle(self) -> Mapping[str, str]:
-        """Settings of its own that change nothing, as the others stand: why, by name."""
+        """Settings of its own that change nothing as the others stand, and why."""
         return {}
 
     @property
