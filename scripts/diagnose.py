@@ -4,8 +4,10 @@ Prints, for each run, over users seen in training: the norm of the population's
 meta-gradient on all rows, the relative errors of the first-order and the Hessian-free
 form, the variances within users (sigma) and between them (gamma) of gradients and
 Hessians, the floor alpha^2 sigma_G^2 / D, and how far users drift apart in a round.
-Symbols are those of arXiv 2002.07948, section 4. Then a curvature guard: the largest
-Hessian eigenvalue of each user, the shares of users with alpha times it above 1 and
+Symbols are those of arXiv 2002.07948, section 4. Of ANIL, BOIL and Meta-SGD the
+meta-gradient is theirs; where an algorithm has none, this is said. Then a curvature
+guard: the largest Hessian eigenvalue of each user, of the weights that move, scaled by
+learned rates and shifted by a pull, the shares of users with alpha times it above 1 and
 above 2, and the alpha that would keep all below 1; --notheory measures this alone.
 Writes results/NAME/diagnostics.csv and, with each user's eigenvalue,
 diagnostics.per_user.csv beside it, under --root_output_dir.
@@ -16,7 +18,6 @@ import pathlib
 
 from absl import flags
 
-from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import check_run_names
@@ -74,9 +75,11 @@ def main(flag_values):
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.evaluation.diagnosis import (
+        curvature_in_words,
         diagnose,
         guard_in_words,
         measure_curvature,
+        theory_of,
     )
     from tff_perfedavg.experiments.files.rows import write_rows
     from tff_perfedavg.experiments.files.sources import check_sources
@@ -84,25 +87,31 @@ def main(flag_values):
     seed = flag_values.base_random_seed
     rows, per_user, told = [], [], []
     for run, (learned, experiment) in zip(runs, loaded, strict=True):
-        weights = experiment.local.adaptation.weights(learned)
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         users = population.training_users[: flag_values.num_users or None]
-        model = build_model(experiment, population)
-        # FedAvg's point is measured as Per-FedAvg's would be.
-        local = PerFedAvgConfig.of(experiment.local)
-        facts = {"run": run.name}
+        model, adaptation = (
+            build_model(experiment, population),
+            experiment.local.adaptation,
+        )
+        facts, words = {"run": run.name}, [curvature_in_words(adaptation)]
         if flag_values.theory:
-            probes = draw_probes(weights, flag_values.num_probes, seed)
-            found = diagnose(model, weights, population, users, local, probes)
-            facts |= dataclasses.asdict(found)
-        moves = experiment.local.adaptation.build().moves
-        curvature = measure_curvature(model, weights, population, users, seed, moves)
-        eigenvalues, alpha = curvature["curvature"], local.inner_learning_rate
+            config, remark = theory_of(experiment.local)
+            words.append(remark)
+            if config is not None:
+                weights = adaptation.weights(learned)
+                probes = draw_probes(weights, flag_values.num_probes, seed)
+                found = diagnose(model, learned, population, users, config, probes)
+                facts |= dataclasses.asdict(found)
+        curvature = measure_curvature(
+            model, learned, population, users, seed, adaptation
+        )
+        eigenvalues, alpha = curvature["curvature"], adaptation.inner_learning_rate
         guard = curvature_guard(eigenvalues, alpha)
         rows.append(facts | dataclasses.asdict(guard))
         per_user.append(curvature.assign(run=run.name))
         told.append(f"{run.name}: {guard_in_words(guard, alpha, eigenvalues)}")
+        told += [f"  {sentence}" for sentence in words if sentence]
         left = len(population.training_users) - len(users)
         if left:
             told.append(f"  Not measured: {left} users more; --num_users=0 takes all.")

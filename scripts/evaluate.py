@@ -61,12 +61,15 @@ def main(flag_values):
             "pooled is true, but baselines is false; pooled training is a baseline."
         )
     root = pathlib.Path(flag_values.root_output_dir)
+    from tff_perfedavg.experiments.files import trained_model
     from tff_perfedavg.experiments.files.trained_runs import with_model
 
     runs, warnings = with_model(
         [RunPaths(root, name) for name in flag_values.experiment_name]
     )
     command.warn(warnings)
+    trained = [trained_model.load(run.model)[1].local.adaptation for run in runs]
+    common_flags.check_head_moves(changes, trained)
     command.load_frameworks()
     import pandas as pd
 

@@ -4,7 +4,6 @@ Measures the model on its own population for the card inside the file, and repla
 file in TensorFlow's interpreter and in LiteRT against TensorFlow before it appears.
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
@@ -41,8 +40,8 @@ def main(flag_values):
     from tff_perfedavg.experiments.files import trained_model, trained_runs
     from tff_perfedavg.experiments.files.run_paths import RunPaths
 
-    _, experiment = trained_model.load(checkpoint)
-    config = dataclasses.replace(config, trained=experiment.local)
+    learned, experiment = trained_model.load(checkpoint)
+    config = config.of_run(experiment.local, learned)
     command.warn(config.differences())
     command.warn(trained_runs.diverged_warnings(RunPaths.of_model(checkpoint)))
     command.load_frameworks()

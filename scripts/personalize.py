@@ -54,6 +54,7 @@ def main(flag_values):
 
     weights, experiment = trained_model.load(run.model)
     command.warn(trained_runs.diverged_warnings(run))
+    common_flags.check_head_moves(changes, [experiment.local.adaptation])
     config = dataclasses.replace(experiment.local.adaptation, **changes)
     command.load_frameworks()
     from tff_perfedavg.experiments.assemble.build import build_model

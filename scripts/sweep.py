@@ -181,6 +181,10 @@ def main(flag_values):
     runs = sweep.sweep_runs(
         base, grid, rates, flag_values.adaptation_steps, rows, moves
     )
+    local = [run.experiment.local for run in runs]
+    experiment_flags.check_given(flag_values, local, grid)
+    common_flags.check_head_moves(moves, [one.adaptation for one in local])
+    command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))
     root = pathlib.Path(flag_values.root_output_dir)
     check_inputs(runs, root, flag_values.data_dir)
     use_local_runtime()

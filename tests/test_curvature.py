@@ -12,7 +12,13 @@ from tff_perfedavg.experiments.evaluation.diagnosis import (
     measure_curvature,
 )
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
-from tff_perfedavg.optimization.moves import HEAD, Moves
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.learned_rates import (
+    PER_TENSOR,
+    PER_WEIGHT,
+    LearnedRates,
+)
+from tff_perfedavg.optimization.moves import HEAD
 
 SIZE = 60
 FAR_NEGATIVE = np.concatenate([np.linspace(-10, -9, SIZE - 1), [0.5]])
@@ -94,8 +100,8 @@ def test_products_that_are_not_finite_give_no_eigenvalue(bad):
     assert np.isnan(found_in(matrix).value)
 
 
-def dense_eigenvalues(by_hand, weights, x, y, start=0):
-    """All eigenvalues of the float64 reference's Hessian, or of its end."""
+def dense_hessian(by_hand, weights, x, y):
+    """The float64 reference's Hessian."""
     columns = []
     for number, tensor in enumerate(weights):
         for place in np.ndindex(tensor.shape):
@@ -103,7 +109,12 @@ def dense_eigenvalues(by_hand, weights, x, y, start=0):
             unit[number][place] = 1
             product = by_hand.hessian_vector(weights, unit, x, y)
             columns.append(np.concatenate([part.ravel() for part in product]))
-    return np.linalg.eigvalsh(np.array(columns)[start:, start:])
+    return np.array(columns)
+
+
+def dense_eigenvalues(by_hand, weights, x, y, start=0):
+    """All eigenvalues of the float64 reference's Hessian, or of its end."""
+    return np.linalg.eigvalsh(dense_hessian(by_hand, weights, x, y)[start:, start:])
 
 
 def stored(path, users, num_classes):
@@ -160,11 +171,43 @@ def test_where_the_head_alone_moves_the_curvature_is_that_of_the_head(tmp_path):
         stored(tmp_path / "store", users, 3),
         range(2),
         seed=0,
-        moves=Moves.of(HEAD, 2),
+        adaptation=AdaptationConfig(0.1, moves=HEAD),
     )
     # The body has 4 * 5 + 5 weights.
     dense = [dense_eigenvalues(by_hand, weights, x, y, 25) for x, y in users]
     np.testing.assert_allclose(found["curvature"], [d[-1] for d in dense], rtol=1e-4)
+
+
+@pytest.mark.parametrize("grain", [PER_TENSOR, PER_WEIGHT])
+def test_learned_rates_scale_the_curvature_and_a_pull_shifts_it(grain, tmp_path):
+    by_hand, rng = reference.SoftmaxClassifier(), np.random.default_rng(3)
+    weights = by_hand.init(rng, 4, 3)
+    learned = LearnedRates(grain, scale=2.0)
+    held = [rng.normal(size=p.shape) * 2 for p in learned.initial(weights)]
+    parameters = [p.astype(np.float32) for p in (*weights, *held)]
+    users = random_users([7, 3])
+
+    def measured(num_steps):
+        return measure_curvature(
+            logistic_regression((4,), 3),
+            parameters,
+            stored(tmp_path / f"store{num_steps}", users, 3),
+            range(2),
+            seed=0,
+            adaptation=AdaptationConfig(0.1, num_steps, pull=0.7, learned=learned),
+        )["curvature"]
+
+    # The held logarithms are times 2; a tensor's stands for all of its entries.
+    if grain == PER_TENSOR:
+        held = [np.full(w.shape, h) for w, h in zip(weights, held[0], strict=True)]
+    factors = np.exp(np.concatenate([h.ravel() for h in held]) / 2)
+    for (x, y), found, alone in zip(users, measured(2), measured(1), strict=True):
+        hessian = dense_hessian(by_hand, weights, x, y)
+        for value, pull in ((found, 0.7), (alone, 0.0)):
+            # diag(factors) (H + pull I), as the step's derivative has it.
+            scaled = factors[:, None] * (hessian + pull * np.eye(len(hessian)))
+            expected = np.linalg.eigvals(scaled).real.max()
+            assert np.isclose(value, expected, rtol=1e-4)
 
 
 def test_the_curvature_of_least_squares_is_that_of_its_features(tmp_path):

@@ -13,7 +13,10 @@ from tff_perfedavg.algorithms.diagnostics import (
     population_diagnostics,
     user_diagnostics,
 )
+from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.algorithms.registry import LocalSettings
+from tff_perfedavg.experiments.evaluation.diagnosis import theory_of
 from tff_perfedavg.models.dense import logistic_regression
 from tff_perfedavg.models.model import Batch
 
@@ -123,6 +126,61 @@ def test_client_drift_of_quadratics():
         ends.append(weights)
     squares = ((np.array(ends) - np.mean(ends, 0)) ** 2).sum(1)
     assert np.isclose(found.client_drift, np.sqrt(squares.mean()))
+
+
+def halves(of_whole):
+    """A quadratic of two tensors, the first half of the weights and the second."""
+    return lambda weights, batch: of_whole([tf.concat(list(weights), 0)], batch)
+
+
+def test_the_meta_gradient_goes_through_the_steps_that_users_take():
+    rng = np.random.default_rng(6)
+    users, point, alpha = make_users(rng, 2), rng.normal(size=SIZE), 0.3
+    logarithms = np.array([0.7, -1.1])
+    config, rates = MetaSgdConfig(alpha, 0.1, 1), np.exp(logarithms)
+    parameters = [point[:2], point[2:], logarithms]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIZE + 1, SIZE], tf.float64)])
+    def of_user(x):
+        count = tf.shape(x)[0]
+        rows = Batch(x, tf.zeros([count], tf.int32), tf.ones([count], x.dtype))
+        probe = [tf.ones([2], tf.float64)] * 2
+        loss, held = halves(quadratic_loss), [tf.constant(p) for p in parameters]
+        return user_diagnostics(loss, held, rows, [probe], config)
+
+    found = population_diagnostics([of_user(tf.constant(x)) for x in users], config)
+    exact, first_order = [], []
+    for x in users:
+        matrices, centres = x[:, :SIZE], x[:, SIZE]
+        hessian = matrices.mean(0)
+        gradient = np.einsum("nij,nj->ni", matrices, point - centres).mean(0)
+        step = alpha * np.repeat(rates, 2)
+        adapted = gradient - hessian @ (step * gradient)
+        first_order.append(adapted)
+        exact.append(adapted - hessian @ (step * adapted))
+    exact, first_order = np.array(exact), np.array(first_order)
+    norm = np.linalg.norm(exact.mean(0))
+    assert np.isclose(found.meta_gradient_norm, norm)
+    error = np.linalg.norm((first_order - exact).mean(0)) / norm
+    assert np.isclose(found.first_order_error, error)
+    # One local step along it, of weights alone.
+    spread = ((exact - exact.mean(0)) ** 2).sum(1).mean()
+    assert np.isclose(found.client_drift, 0.1 * np.sqrt(spread))
+    # A theorem on steps of all weights at alpha.
+    assert np.isnan(found.bias_floor)
+
+
+def test_the_theory_is_asked_of_what_it_speaks_of():
+    for algorithm in ("per_fed_avg", "anil", "boil", "meta_sgd"):
+        local = LocalSettings(algorithm=algorithm)
+        assert theory_of(local) == (local.config, "")
+    config, told = theory_of(LocalSettings(algorithm="fed_avg"))
+    assert config == LocalSettings().config
+    assert "FedAvg + update trains in another way" in told
+    for algorithm in ("p_fed_me", "fed_recon", "fed_babu"):
+        config, told = theory_of(LocalSettings(algorithm=algorithm))
+        assert config is None
+        assert "curvature alone is measured" in told
 
 
 def test_users_alike_have_no_spread_and_one_row_no_variance():

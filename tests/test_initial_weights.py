@@ -8,11 +8,12 @@ import pytest
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.files import trained_model
-from tff_perfedavg.experiments.files.initial_weights import starting_from
+from tff_perfedavg.experiments.files.initial_weights import rates_from, starting_from
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import sha256
 from tff_perfedavg.models.dense import logistic_regression
+from tff_perfedavg.optimization.learned_rates import PER_WEIGHT, LearnedRates
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
 
@@ -146,6 +147,51 @@ def test_a_run_is_refused_before_anything_is_traced(train, tmp_path, monkeypatch
     assert "whose weights have the shapes [64, 10]; those of the model" in told
     nowhere = tmp_path / "nowhere.npz"
     assert f"No trained model at {nowhere}" in train(nowhere).stderr
+
+
+def test_a_runs_own_shapes_are_all_told(train, run, tmp_path):
+    path = tmp_path / "deeper.npz"
+    deeper = [*weights(), *(np.ones([3, 3], np.float32) for _ in range(8))]
+    deeper[0] = deeper[0][:9]
+    trained_model.save(path, deeper, Experiment())
+    told = train(path).stderr
+    assert "[9, 10], [10], [3, 3], " in told
+    assert "..., [3, 3] (10 tensors); those of the model" in told
+    assert "are [64, 10], [10]. Start from weights of the same model" in told
+
+
+def with_rates(path, scale=2.0):
+    """A Meta-SGD run's file, whose rates' logarithms are 0.25 and -0.125."""
+    settings = {"algorithm": "meta_sgd", "rates_scale": scale}
+    held = scale * np.array([0.25, -0.125], np.float32)
+    trained_model.save(path, [*weights(), held], Experiment(**settings))
+    return path
+
+
+def test_learned_rates_suit_a_run_that_learns_such(tmp_path):
+    path = with_rates(tmp_path / "theirs.npz")
+    for scale in (1.0, 2.0, 4.0):
+        (held,), told = rates_from(path, LearnedRates(scale=scale))
+        assert held.dtype == np.float32
+        assert np.array_equal(held, scale * np.array([0.25, -0.125]))
+        assert told == f"The learned rates of {path} are taken, too."
+    for learned, why in ((LearnedRates(PER_WEIGHT), "per_weight"), (None, "no rates")):
+        held, told = rates_from(path, learned)
+        assert held is None
+        assert "theirs.npz, per_tensor, are left out of this run: it" in told
+        assert told.endswith(f"{why}.")
+    trained_model.save(path, weights(), Experiment())
+    for other in (path, plain(tmp_path / "plain.npz", weights())):
+        assert rates_from(other, LearnedRates()) == (None, "")
+
+
+def test_a_run_starts_from_learned_rates(train, tmp_path):
+    path = with_rates(tmp_path / "theirs.npz")
+    answer = train(path, "--algorithm=meta_sgd", "--rates_scale=4")
+    assert answer.returncode == 0, answer.stderr
+    assert f"The learned rates of {path} are taken, too." in answer.stderr
+    found, _ = trained_model.load(RunPaths(tmp_path, "mine").model)
+    assert_equal(found, [*weights(), np.array([1.0, -0.5], np.float32)])
 
 
 def test_a_sweep_is_refused_before_its_first_run(run, tmp_path):

@@ -208,6 +208,23 @@ def test_the_worker_ends_when_its_parent_is_killed():
     assert wait_until_gone(worker)
 
 
+def test_signals_that_stop_a_job_leave_the_worker_to_its_parent(tff, worker):
+    @tff.tensorflow.computation(tff.TensorType(np.int32))
+    def add_three(x):
+        return x + 3
+
+    # The worker's, and the relay's before it.
+    for pid in {worker.pid, worker._process.pid}:
+        # Not of our group, which `timeout` signals.
+        assert os.getpgid(pid) != os.getpgid(0)
+        # systemd and SLURM signal every process.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(pid, number)
+    time.sleep(0.2)
+    assert add_three(1) == 4
+    worker.check_alive()
+
+
 def test_a_lost_worker_is_an_error_that_shows_its_log():
     process = run_python(
         "import os, signal\n"

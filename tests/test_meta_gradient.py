@@ -11,6 +11,7 @@ from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.dense import logistic_regression, mlp
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.ondevice.supported import _all_operations
+from tff_perfedavg.optimization.gradients import loss_and_gradient
 from tff_perfedavg.optimization.inner_steps import meta_gradient
 
 # Unlike rates, so that one in the other's place shows.
@@ -268,6 +269,64 @@ def test_hessian_free_is_accurate_in_float32_at_the_default_delta():
     )
     exact = reference.meta_gradient(by_hand, weights, batches, CONFIG)
     assert relative_error(result.gradient, exact) < 1e-4
+
+
+@tf.RegisterGradient("TestHalvedMatMul")
+def _halved(op, of_product):
+    x, w = op.inputs
+    from_right = tf.matmul(of_product, w, transpose_b=True)
+    return from_right, 0.5 * tf.matmul(x, of_product, transpose_a=True)
+
+
+@tf.custom_gradient
+def halved_in_reverse(x):
+    return tf.identity(x), lambda of_result: 0.5 * of_result
+
+
+@pytest.mark.parametrize("kind", ["operation", "function", "neither"])
+def test_a_models_own_gradient_of_a_product_is_kept_where_rates_are_learned(kind):
+    rng = np.random.default_rng(3)
+    x, kernel = rng.normal(size=[5, 4]), rng.normal(size=[4, 3])
+    rows = Batch(tf.constant(x), tf.zeros([5]), tf.ones([5]))
+
+    def loss(weights, batch):
+        graph = tf.compat.v1.get_default_graph()
+        replaced = {"MatMul": "TestHalvedMatMul"} if kind == "operation" else {}
+        with graph.gradient_override_map(replaced):
+            product = tf.matmul(batch.x, weights[0])
+        if kind == "function":
+            product = halved_in_reverse(product)
+        return tf.reduce_sum(product**2) / 2
+
+    @tf.function
+    def compute():
+        scales = [tf.constant(3.0, tf.float64)]
+        return loss_and_gradient(loss, [tf.constant(kernel)], rows, 0.1, scales)[1]
+
+    half = 1.0 if kind == "neither" else 0.5
+    expected = half * 0.1 * 3 * x.T @ (x @ kernel)
+    assert relative_error(compute(), [expected]) < 1e-12
+
+
+def test_plain_differences_take_a_rate_that_a_graph_alone_knows():
+    model, by_hand, weights = networks()["two_layer"]
+    batches = random_batches()
+    config = dataclasses.replace(
+        CONFIG, variant="hessian_free", hessian_free_normalized=False
+    )
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float64)])
+    def compute(rate):
+        algorithm = config.build(outer_learning_rate=rate)
+        rows = zip(algorithm.roles, (batch_of(*b) for b in batches), strict=True)
+        point = [tf.constant(w) for w in weights]
+        return algorithm.step(model.batch_loss, point, dict(rows))[0]
+
+    expected = reference.meta_gradient(by_hand, weights, batches, config)
+    for rate in (0.3, 0.0):
+        found = compute(tf.constant(rate, tf.float64))
+        step = reference.axpy(-rate, expected, weights)
+        assert relative_error(found, step) < 1e-9
 
 
 def test_hessian_free_of_a_zero_gradient_is_zero():

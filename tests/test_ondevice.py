@@ -461,11 +461,38 @@ def test_the_largest_options_are_taken():
     ExportConfig(50_000, max_local_steps=10, variant="first_order")
 
 
-def test_a_head_of_all_weights_is_refused(tmp_path):
-    with pytest.raises(errors.ConfigError, match="has 4 weight tensors; give fewer"):
+def test_more_trainable_tensors_than_there_are_are_refused(tmp_path):
+    message = "num_trainable is 5, but the model has 4 weight tensors; give at most 4"
+    with pytest.raises(errors.ConfigError, match=message):
         export_tflite(
-            SMALL, SMALL.init(0), tmp_path / "m.tflite", ExportConfig(num_trainable=4)
+            SMALL, SMALL.init(0), tmp_path / "m.tflite", ExportConfig(num_trainable=5)
         )
+    # A run tells how many there are, its learned rates left out.
+    trained = LocalSettings(algorithm="meta_sgd")
+    with pytest.raises(errors.ConfigError, match=message):
+        ExportConfig(num_trainable=5).of_run(trained, [*SMALL.init(0), np.zeros([4])])
+
+
+def test_all_tensors_adapt_where_training_adapted_the_head(tmp_path):
+    anil = LocalSettings(algorithm="anil", inner_learning_rate=0.1)
+    config = ExportConfig(4, max_local_steps=0, num_trainable=4)
+    config = config.of_run(anil, SMALL.init(1))
+    (told,) = [t for t in config.differences() if "num_trainable" in t]
+    assert "the file adapts all weight tensors, and training adapted the last 2" in told
+    path = tmp_path / "m.tflite"
+    export_tflite(SMALL, SMALL.init(1), path, config)
+    device = OnDeviceModel(path)
+    assert device.card["adaptation"]["moves"] == "all"
+    x, y = small_batch()
+    device.adapt(x, y, 0.1)
+    weights = [w.astype(float) for w in SMALL.init(1)]
+    after = family_reference.user_steps(BY_HAND, weights, (x, y), 0.1, 1, range(4))[-1]
+    assert relative_error(device.weights, after) < 1e-5
+    # Of a run that adapts all, it changes nothing.
+    plain = ExportConfig(20, num_trainable=4).of_run(LocalSettings(), SMALL.init(1))
+    assert plain.differences() == []
+    with pytest.raises(errors.ConfigError, match="quantize_frozen is set, but nothing"):
+        dataclasses.replace(config, quantize_frozen=True)
 
 
 def test_the_card_is_in_the_metadata_and_in_describe(device):
@@ -1306,6 +1333,39 @@ def test_what_moved_in_training_moves_on_a_device(tmp_path, algorithm, moving):
         BY_HAND, [w.astype(float) for w in weights], (x, y), 0.1, 1, moving, pull
     )[-1]
     assert relative_error(device.weights, [after[i] for i in moving]) < 1e-5
+
+
+def half_meta_sgd(path, factors):
+    """Exports learned rates in half precision, one factor of 0.3 for each tensor."""
+    trained = LocalSettings(
+        algorithm="meta_sgd", inner_learning_rate=0.3, options={"rates_bound": 1e6}
+    )
+    config = ExportConfig(4, max_local_steps=0, storage="float16", trained=trained)
+    held = np.log(np.asarray(factors, np.float32))
+    export_tflite(SMALL, [*SMALL.init(1), held], path, config)
+
+
+def test_learned_rates_in_half_precision_keep_its_precision(tmp_path):
+    path, factors = tmp_path / "m.tflite", np.array([3e-4, 0.011, 1.0, 7.7])
+    half_meta_sgd(path, factors)
+    device, (x, y) = OnDeviceModel(path), small_batch()
+    before = [w.astype(float) for w in device.weights]
+    device.adapt(x, y, 10.0)
+    gradient = BY_HAND.gradient(before, x, y)
+    for was, now, slope, factor in zip(
+        before, device.weights, gradient, factors, strict=True
+    ):
+        # float16 has 11 bits, and rounds the rate alone.
+        expected = -10 * 0.3 * factor * slope
+        error = np.abs(now - was - expected)
+        assert error.max() <= 2**-11 * np.abs(expected).max() + 1e-6
+
+
+def test_learned_rates_too_small_for_half_precision_are_refused(tmp_path):
+    message = r"storage is 'float16', but .* rates from 3e-05 to 0\.3.*; export with"
+    with pytest.raises(errors.ConfigError, match=message):
+        half_meta_sgd(tmp_path / "m.tflite", [1e-4, 1, 1, 1])
+    assert not (tmp_path / "m.tflite").exists()
 
 
 def test_a_variant_has_the_settings_of_training():

@@ -67,6 +67,28 @@ def test_help_answers_without_loading_a_framework(script):
             "inner_learning_rate is 0.0; it must be a finite number above 0",
         ),
         ("train.py", ["--experiment_name=a", "--variant=full"], "exact|first_order"),
+        (
+            "train.py",
+            ["--experiment_name=a", "--algorithm=fed_avg", "--variant=exact"],
+            "variant is exact, but fed_avg has no such setting",
+        ),
+        (
+            "sweep.py",
+            ["--grid=method=fed_avg,first_order", "--hessian_batch=support"],
+            "hessian_batch is support, but fed_avg has no such setting",
+        ),
+        (
+            "train.py",
+            ["--experiment_name=a", "--dataset=sinusoid"],
+            "model is 'mlp', which predicts classes, but the labels of sinusoid are "
+            "numbers; choose mlp_regressor or your own",
+        ),
+        (
+            "sweep.py",
+            ["--grid=model=mlp_regressor,cnn"],
+            "model is 'mlp_regressor', which predicts numbers, but the labels of "
+            "digits are classes; choose mlp, logistic_regression, cnn",
+        ),
         ("train.py", ["--experiment_name=a", "more"], "unknown argument 'more'"),
         (
             "train.py",
@@ -335,6 +357,16 @@ def test_a_run_from_its_flagfile_to_a_device_s_file_as_it_is_typed(tmp_path):
     assert exported.returncode == 0, exported.stderr
     assert not exported.stderr
     assert f"Written: {path} ({path.stat().st_size:,} bytes)" in exported.stdout
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "personalize.py"])
+def test_a_heads_size_is_refused_where_all_weights_move(run, trained, script, tmp_path):
+    flags = [f"--root_output_dir={trained.paths.root}", "--experiment_name=trained"]
+    if script == "personalize.py":
+        flags.append(f"--output_dir={tmp_path / 'users'}")
+    answer = run(script, *flags, "--adaptation_head_tensors=2")
+    assert answer.returncode == 1
+    assert "adaptation_head_tensors is 2, but all weights move" in answer.stderr
 
 
 def test_diagnose_measures_a_trained_run(run, trained):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class AlgorithmConfig:
         raise NotImplementedError
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        """Settings of its own that change nothing, as the others stand."""
-        return ()
+    def idle(self) -> Mapping[str, str]:
+        """Settings of its own that change nothing as the others stand, and why."""
+        return {}
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -59,6 +59,11 @@ class AlgorithmConfig:
     def adaptation(self) -> AdaptationConfig:
         """How users adapt what is trained, if nothing else is said."""
         raise NotImplementedError
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What users may not expect of the settings, a sentence each."""
+        return ()
 
     def inner(self, in_graph: Mapping[str, Any]) -> Adaptation:
         """Returns the adaptation, at the rate that is known in a graph if there is."""

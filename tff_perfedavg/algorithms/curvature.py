@@ -8,6 +8,11 @@ the inner step raises f itself, to second order. So it is the largest eigenvalue
 that counts: negative curvature, however strong, leaves I - a H positive there. The
 paper's analysis takes a <= 1 / L, L the largest of the users' smoothness constants
 (section 4).
+
+Where a step is w - a phi (g + pull (w - start)), of some weights, with factors phi, its
+derivative is I - a diag(phi) (H + pull I) of these weights. It has the eigenvalues of
+I - a S, S = diag(phi)^1/2 (H + pull I) diag(phi)^1/2 symmetric: then it is the largest
+eigenvalue of S that counts.
 """
 
 from __future__ import annotations

@@ -12,13 +12,18 @@ rows j, loss l_ij of one row and f_i their mean,
 
 The paper bounds the Hessians' differences in the operator norm; here they are measured
 in the Frobenius norm, which is no smaller, by products with random probes: for probes
-with E[z z^T] = I, E||A z||^2 = ||A||_F^2. Graph code, like `meta_gradient`.
+with E[z z^T] = I, E||A z||^2 = ||A||_F^2.
+
+Gradients, Hessians and drift are of all weights of the model, whatever moves inside,
+and of no learned rates. Meta-gradients are by these weights, through the inner steps
+that the algorithm takes: of what moves in ANIL and BOIL, at Meta-SGD's learned rates,
+with a pull. Graph code, like `meta_gradient`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +31,7 @@ import tensorflow as tf
 
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.models.model import Batch
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.gradients import (
     Loss,
     Weights,
@@ -77,7 +83,8 @@ class Diagnostics:
       gamma_g: gamma_G.
       gamma_h: gamma_H.
       bias_floor: alpha^2 sigma_G^2 / D for a support batch of D rows: the order to
-        which a biased meta-gradient keeps its square from zero (theorem 4.5).
+        which a biased meta-gradient keeps its square from zero (theorem 4.5); NaN where
+        the inner step is not the theorem's: one step, of all weights, at alpha.
       client_drift: root mean squared distance of the users' weights after their tau
         local steps from the mean of these, all rows in every batch.
     """
@@ -95,7 +102,7 @@ class Diagnostics:
 
 def user_diagnostics(
     loss: Loss,
-    weights: Weights,
+    parameters: Weights,
     rows: Batch,
     probes: Sequence[Weights],
     config: PerFedAvgConfig,
@@ -104,25 +111,19 @@ def user_diagnostics(
 
     Args:
       loss: the user's loss, a mean over the rows that count.
-      weights: w.
+      parameters: what the server holds: w, and learned rates behind it.
       rows: all of the user's rows, at least one; every one must count.
       probes: each shaped like the weights.
-      config: the local steps: rates, tau, variant and delta.
+      config: the local steps: rates, tau, variant, delta, and how users adapt.
     """
     algorithm = config.build()
+    weights, inner = algorithm.adaptation.of(parameters)
     everything = dict.fromkeys(("support", "query", "hessian"), rows)
 
     def meta_gradient_by(variant):
         product = dataclasses.replace(config, variant=variant).product
-        inner = algorithm.adaptation
         found = meta_gradient(loss, weights, everything, inner, product)
         return _flat(found.of_weights)
-
-    def each_row(function):
-        return tf.vectorized_map(
-            lambda row: _flat(function(Batch(*(part[tf.newaxis] for part in row)))),
-            tuple(rows),
-        )
 
     def gradient_of(batch):
         return loss_and_gradient(loss, weights, batch)[1]
@@ -132,7 +133,7 @@ def user_diagnostics(
             return hessian_vector_product(loss, weights, probe, batch)
 
         product = _flat(product_of(rows))
-        return product, _mean_square(each_row(product_of) - product)
+        return product, _mean_square(_each_row(product_of, rows) - product)
 
     gradient = _flat(gradient_of(rows))
     products, variances = tf.map_fn(
@@ -144,14 +145,15 @@ def user_diagnostics(
     )
     metas = [meta_gradient_by(v) for v in (EXACT, FIRST_ORDER, HESSIAN_FREE)]
     of_roles = [rows] * len(algorithm.roles)
-    local = local_update(loss, weights, lambda _: of_roles, algorithm)
+    local = local_update(loss, parameters, lambda _: of_roles, algorithm)
+    ended, _ = algorithm.adaptation.of(local.state)
     return UserDiagnostics(
         gradient,
         products,
-        _mean_square(each_row(gradient_of) - gradient),
+        _mean_square(_each_row(gradient_of, rows) - gradient),
         tf.reduce_mean(variances),
         tf.stack(metas),
-        _flat(subtract(local.state, weights)),
+        _flat(subtract(ended, weights)),
     )
 
 
@@ -167,6 +169,9 @@ def population_diagnostics(
     norm = np.linalg.norm(exact)
     sigma_g = np.sqrt(gradient_variances.mean())
     rate = config.inner_learning_rate
+    floor = np.nan
+    if config.adaptation == AdaptationConfig(rate):
+        floor = rate**2 * sigma_g**2 / config.support_batch_size
     return Diagnostics(
         meta_gradient_norm=float(norm),
         first_order_error=float(np.linalg.norm(first_order - exact) / norm),
@@ -176,7 +181,7 @@ def population_diagnostics(
         gamma_g=_spread(gradients),
         # Over users and, as an expectation, over probes.
         gamma_h=_spread(products),
-        bias_floor=float(rate**2 * sigma_g**2 / config.support_batch_size),
+        bias_floor=float(floor),
         client_drift=_spread(movements),
     )
 
@@ -196,6 +201,14 @@ def draw_probes(
         [rng.choice([-1.0, 1.0], w.shape).astype(w.dtype) for w in weights]
         for _ in range(count)
     ]
+
+
+def _each_row(function: Callable, rows: Batch) -> tf.Tensor:
+    """Returns `[rows, d]`, what a function of a batch makes of each row alone."""
+    return tf.vectorized_map(
+        lambda row: _flat(function(Batch(*(part[tf.newaxis] for part in row)))),
+        tuple(rows),
+    )
 
 
 def _flat(tensors: Weights) -> tf.Tensor:

@@ -25,7 +25,7 @@ from the difference of two gradients (Hessian-free), section 5.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from tff_perfedavg import errors, optimization
@@ -115,10 +115,6 @@ class PerFedAvgConfig(AlgorithmConfig):
         return AdaptationConfig(rate, steps, pull=self.inner_pull)
 
     @property
-    def idle(self) -> tuple[str, ...]:
-        return ("hessian_batch",) if self.product.role is None else ()
-
-    @property
     def product(self) -> HessianProduct:
         """The Hessian-vector product of the variant."""
         free = self.hessian_free_delta, self.hessian_free_normalized
@@ -128,6 +124,26 @@ class PerFedAvgConfig(AlgorithmConfig):
     def roles(self) -> Mapping[str, int]:
         roles = (hessian.SUPPORT, "query", *self.product.roles)
         return {role: getattr(self, f"{role}_batch_size") for role in roles}
+
+    @property
+    def idle(self) -> Mapping[str, str]:
+        if self.product.role is not None:
+            return {}
+        others = [v for v in VARIANTS if v != self.variant]
+        return {
+            "hessian_batch": f"variant {self.variant} takes no Hessian-vector product; "
+            f"leave it out, or choose variant {' or '.join(others)}"
+        }
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        if not self.inner_pull or self.inner_steps > 1:
+            return ()
+        return (
+            f"inner_pull is {self.inner_pull}, but inner_steps is 1: the only step of "
+            "training starts where it is pulled to, so that the pull changes nothing "
+            "before users adapt by more steps; take more inner_steps to train with it.",
+        )
 
     def build(self, **in_graph) -> LocalAlgorithm:
         return per_fed_avg(self.with_values(in_graph), self.inner(in_graph))

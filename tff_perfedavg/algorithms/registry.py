@@ -129,6 +129,22 @@ class LocalSettings:
         }
 
     @property
+    def ignored(self) -> dict[str, str]:
+        """Settings of some algorithms alone that do nothing here, by name, with why.
+
+        Whatever their value: where the default does nothing, it does not, either.
+        """
+        found = {}
+        for name in ("variant", *options()):
+            having = [a for a, config in ALGORITHMS.items() if _has(config, name)]
+            if self.algorithm not in having:
+                found[name] = (
+                    f"{self.algorithm} has no such setting; leave it out, or choose "
+                    f"algorithm {' or '.join(having)}"
+                )
+        return found | dict(self.config.idle)
+
+    @property
     def method(self) -> str:
         """The name of `methods()` that the algorithm with its variant has."""
         return next(
@@ -147,3 +163,7 @@ class LocalSettings:
     def label(self) -> str:
         """The method's name in tables and figures."""
         return self.config.label
+
+
+def _has(config: Any, name: str) -> bool:
+    return name in {field.name for field in dataclasses.fields(config)}

@@ -53,6 +53,8 @@ _DEFAULTS: dict[str, dict] = {
 DATASETS = tuple(_DEFAULTS)
 # Their users are made, not found: only `natural` divides them.
 GENERATED = ("synthetic", "sinusoid")
+# Their labels are numbers; all others' are classes.
+REGRESSION = ("sinusoid",)
 # Read through TFF's loaders, user by user: likewise.
 FROM_TFF = ("femnist", "cifar100", "stackoverflow")
 # What each partition goes by, beside the numbers of users and the seed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from tff_perfedavg import errors
@@ -37,6 +38,8 @@ class ExportConfig:
     Attributes:
       trained: what the model was trained by: users adapt as it says, and `meta_update`
         has its settings. None for adaptation of all weights, without a pull.
+      num_tensors: how many weight tensors the model has; None where it is not known
+        yet.
     """
 
     batch_size: int = setting(20, "Rows a batch holds at most.")
@@ -52,10 +55,13 @@ class ExportConfig:
     )
     storage: str = setting(FLOAT32, "How the initial weights are kept.", STORAGES)
     num_trainable: int | None = setting(
-        None, "How many of the last weight tensors adapt; all by default."
+        None,
+        "How many of the last weight tensors adapt; by default those that adapted in "
+        "training.",
     )
     quantize_frozen: bool = setting(False, "Keep frozen weights as 8-bit integers.")
     trained: LocalSettings | None = None
+    num_tensors: int | None = None
 
     def __post_init__(self):
         # The file takes this many rows at once, whatever a user has.
@@ -64,6 +70,7 @@ class ExportConfig:
         check_at_least(self, "max_local_steps", 0)
         if self.num_trainable is not None:
             check_at_least(self, "num_trainable", 1)
+            self._check_num_trainable()
         if self.variant is not None:
             errors.check_known("ExportConfig.variant", self.variant, tuple(methods()))
         errors.check_known("ExportConfig.storage", self.storage, STORAGES)
@@ -85,6 +92,28 @@ class ExportConfig:
                 "ExportConfig.quantize_frozen and storage 'float16' exclude each "
                 "other; choose one."
             )
+
+    def _check_num_trainable(self) -> None:
+        asked, count = self.num_trainable, self.num_tensors
+        if asked is not None and count is not None and asked > count:
+            raise errors.ConfigError(
+                f"ExportConfig.num_trainable is {asked}, but the model "
+                f"has {count} weight tensors; give at most {count}, by which all "
+                "adapt, or leave it out for those that adapted in training."
+            )
+
+    def of_run(self, trained: LocalSettings, parameters: Sequence) -> ExportConfig:
+        """Returns the options for what a run has trained.
+
+        Args:
+          trained: what the run's users do in a round.
+          parameters: its weights, with learned rates behind them.
+
+        Raises:
+          ConfigError: if an option does not suit them.
+        """
+        count = len(trained.adaptation.weights(parameters))
+        return dataclasses.replace(self, trained=trained, num_tensors=count)
 
     @functools.cached_property
     def algorithm(self) -> AlgorithmConfig:
@@ -116,10 +145,12 @@ class ExportConfig:
         is_fixed_head = getattr(self.trained.config, "num_fixed", 0)
         is_meant = self.num_trainable is None or self.num_trainable == is_fixed_head
         if not is_meant and how != own:
+            remedy = "train with the algorithm anil for a head that adapts"
+            if how.moves == ALL:
+                remedy = "leave it out to adapt those"
             found.append(
-                f"num_trainable is {self.num_trainable}: the file adapts the last "
-                f"{self.num_trainable} weight tensors, and training adapted "
-                f"{_words(own)}; train with the algorithm anil for a head that adapts."
+                f"num_trainable is {self.num_trainable}: the file adapts {_words(how)} "
+                f"weight tensors, and training adapted {_words(own)}; {remedy}."
             )
         if self.max_local_steps and self.method != self.trained.method:
             found.append(
@@ -144,6 +175,8 @@ class ExportConfig:
         own = AdaptationConfig(1.0) if self.trained is None else self.trained.adaptation
         if self.num_trainable is None:
             return own
+        if self.num_trainable == self.num_tensors:
+            return dataclasses.replace(own, moves=ALL)
         head = self.num_trainable
         return dataclasses.replace(own, moves=HEAD, head_tensors=head)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.ondevice.config import ExportConfig
+from tff_perfedavg.ondevice.config import FLOAT16, ExportConfig
 from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 from tff_perfedavg.optimization.moves import EVERYTHING
@@ -39,7 +39,8 @@ class Deployment:
           config: what is exported.
 
         Raises:
-          ConfigError: if the model has no weights for what is to stay.
+          ConfigError: if the model has no weights for what is to stay, or learned
+            rates that the file's storage cannot hold.
         """
         algorithm = config.algorithm.build()
         trained = config.adaptation.build()
@@ -52,12 +53,6 @@ class Deployment:
         weights, own = trained.of([tf.constant(p) for p in parameters])
         weights = [w.numpy() for w in weights]
         moves = own.moves
-        if config.num_trainable is not None and config.num_trainable >= len(weights):
-            raise errors.ConfigError(
-                f"ExportConfig.num_trainable is {config.num_trainable}, but "
-                f"{model.name!r} has {len(weights)} weight tensors; give fewer, or "
-                "None to train all."
-            )
         moves.check(model)
         algorithm.check(model)
 
@@ -69,6 +64,8 @@ class Deployment:
         if factors is not None:
             rate = np.float32(own.learning_rate)
             factors = [rate * f.numpy() for f in moves.chosen(factors)]
+            if config.storage == FLOAT16:
+                factors = _in_float16(factors, model.name)
         self.model = dataclasses.replace(model, apply=apply)
         self.weights = moves.chosen(weights)
         self.adaptation = Adaptation(
@@ -86,3 +83,16 @@ def _is_of_all(algorithm: LocalAlgorithm) -> bool:
     adaptation = algorithm.adaptation
     is_split = algorithm.num_fixed > 0 or not adaptation.moves.are_all
     return is_split or adaptation.learned is not None
+
+
+def _in_float16(rates: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+    """Returns learned rates as a file of float16 has them, all to its precision."""
+    kept = np.finfo(np.float16)
+    least, most = min(r.min() for r in rates), max(r.max() for r in rates)
+    if least < kept.tiny or most > kept.max:
+        raise errors.ConfigError(
+            f"ExportConfig.storage is {FLOAT16!r}, but {name!r} has learned rates from "
+            f"{least:.2g} to {most:.2g}, and float16 keeps its precision from "
+            f"{kept.tiny:.2g} to {kept.max:.6g} alone; export with storage 'float32'."
+        )
+    return [r.astype(np.float16).astype(np.float32) for r in rates]

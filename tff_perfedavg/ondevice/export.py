@@ -74,14 +74,17 @@ def export_tflite(
         or its gradient needs; naming the weight, if it or the model's arithmetic is
         not float32; or if the replay differs from TensorFlow by more than 1e-5. Then
         there is no file.
-      ConfigError: if the card has a key that the export writes itself.
+      ConfigError: if the card has a key that the export writes itself, more weight
+        tensors are to adapt than there are, or `storage` cannot hold learned rates.
     """
-    config = config or ExportConfig()
+    count = len(model.init(0))
+    config = dataclasses.replace(config or ExportConfig(), num_tensors=count)
     initial = _checked_weights(model, weights, config.adaptation)
     text = _card_text(model, initial, config, card or {})
     if config.storage == FLOAT16:
-        # What the device will start from.
-        initial = [w.astype(np.float16).astype(np.float32) for w in initial]
+        # What the device will start from; of learned rates it has what they amount to.
+        rounded = [w.astype(np.float16).astype(np.float32) for w in initial[:count]]
+        initial = [*rounded, *initial[count:]]
     module = DeviceModule(model, initial, config, text)
     content, operations = _converted(module, config, config.quantize_frozen, text)
     largest_error = parity.check(model, initial, config, content, examples)
@@ -205,7 +208,7 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
 def _said(config: ExportConfig) -> dict[str, object]:
     """What a card tells of what the file can do."""
     own = dataclasses.asdict(dataclasses.replace(config, trained=None))
-    del own["trained"]
+    del own["trained"], own["num_tensors"]
     how = config.adaptation
     adaptation = {
         "num_steps": how.num_steps,

@@ -111,14 +111,28 @@ def _mul_by_scalar(op, gradient):
 
 
 def _only_product(weight: tf.Tensor) -> tf.Operation | None:
-    """The matrix product x w that alone uses a weight; None if there is another use."""
+    """The matrix product x w that alone uses a weight, with TensorFlow's gradient.
+
+    None if there is another use, or a gradient that a model has put in its place.
+    """
     uses = weight.consumers()
     if len(uses) != 1 or uses[0].type != "MatMul":
         return None
     (product,) = uses
+    if _has_own_gradient(product):
+        return None
     is_transposed = product.get_attr("transpose_a") or product.get_attr("transpose_b")
     is_kernel = product.inputs[1] is weight and product.inputs[0] is not weight
     return product if is_kernel and not is_transposed else None
+
+
+def _has_own_gradient(operation: tf.Operation) -> bool:
+    """Whether an operation's gradient is not TensorFlow's (`gradient_override_map`)."""
+    try:
+        operation.get_attr("_gradient_op_type")
+    except ValueError:
+        return False
+    return True
 
 
 def global_norm(tensors: Weights) -> tf.Tensor:

@@ -142,8 +142,9 @@ def hessian_free(
             norm = optimization.global_norm(vector)
             step = delta / tf.where(norm > 0, norm, tf.ones_like(norm))
         else:
-            # The points are w +- delta v, and v comes scaled.
-            step = tf.constant(delta / scale, vector[0].dtype)
+            # The points are w +- delta v, and v comes scaled; by 0, it is 0.
+            scale = tf.convert_to_tensor(scale, vector[0].dtype)
+            step = delta / tf.where(scale > 0, scale, tf.ones_like(scale))
         if not moves.are_all:
             vector = moves.join([tf.zeros_like(w) for w in weights], vector)
         return finite_difference_hessian_vector_product(

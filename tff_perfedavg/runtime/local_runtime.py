@@ -116,6 +116,8 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 text=True,
+                # No signal to our group ends it.
+                start_new_session=True,
             )
         assert self._process.stdout is not None
         answer, _, rest = self._process.stdout.readline().strip().partition(" ")

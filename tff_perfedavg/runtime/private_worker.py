@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import signal
 import socket
 import struct
 import sys
@@ -34,8 +33,7 @@ def main() -> None:
     """Runs the worker until it ends or our parent does."""
     descriptor, parent, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     listening = socket.socket(fileno=descriptor)
-    # Ctrl-C reaches every process of the terminal; it is our parent's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker_process.leave_stopping_to_parent()
     try:
         worker_process.enter_own_network()
     except OSError as e:

@@ -57,6 +57,8 @@ def start_process(
 ) -> subprocess.Popen:
     """Starts TFF's worker program; it is killed with this process (PR_SET_PDEATHSIG).
 
+    It is of a session of its own, so that no signal to this process's group ends it.
+
     Args:
       port: it listens on this port of every address of this process's network.
       output: a file for what it prints.
@@ -87,8 +89,7 @@ def start_process(
 
     def prepare():
         end_with_parent(us)
-        # Ctrl-C reaches every process of the terminal; it is our parent's to say.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        leave_stopping_to_parent()
 
     return subprocess.Popen(
         [
@@ -101,6 +102,7 @@ def start_process(
         stderr=subprocess.STDOUT,
         env=environment,
         preexec_fn=prepare,
+        start_new_session=True,
     )
 
 
@@ -113,6 +115,16 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_stopping_to_parent() -> None:
+    """Ignores Ctrl-C and SIGTERM in this process and in those it starts.
+
+    Terminals, `timeout`, systemd and SLURM send them to every process of a job; a
+    parent that saves its work first still needs its worker for it.
+    """
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def listen(address: str, port: int) -> socket.socket:

@@ -26,7 +26,11 @@ from tff_perfedavg.models.model import Model
 
 
 def build_model(experiment: Experiment, population: UserStore) -> Model:
-    """Builds the experiment's model for the population's features and labels."""
+    """Builds the experiment's model for the population's features and labels.
+
+    Raises:
+      ConfigError: if it does not suit labels of that kind.
+    """
     models: dict[str, Callable[..., Model]] = {
         "mlp": mlp,
         "logistic_regression": logistic_regression,
@@ -36,6 +40,7 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
         "mlp_regressor": mlp_regressor,
     }
     num_outputs = population.description.num_classes
+    experiment.check_model_suits(str(population.path), num_outputs is not None)
     if num_outputs is None:
         num_outputs = math.prod(population.label_shape)
     if experiment.has_own_model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+from tff_perfedavg.data.config import REGRESSION
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.prepare import prepare_once
 from tff_perfedavg.experiments.settings.experiment import Experiment
@@ -24,12 +25,14 @@ def build_population(
         `TFF_PERFEDAVG_DATA_DIR`. It has no influence on the result.
 
     Raises:
+      ConfigError: if the experiment's model does not suit the data set's labels.
       DataError: as `UserStore.open` and `prepare_once`.
     """
     path = population_path(experiment, root)
     if experiment.data.store:
         return UserStore.open(path)
     config = experiment.data.config(experiment.base_random_seed)
+    experiment.check_model_suits(config.dataset, config.dataset not in REGRESSION)
     return prepare_once(config, path, data_dir)
 
 

@@ -50,7 +50,7 @@ def export_run(
       ModelError: as `export_tflite`.
     """
     weights, experiment = trained_model.load(checkpoint)
-    config = dataclasses.replace(config, trained=experiment.local)
+    config = config.of_run(experiment.local, weights)
     if adaptation_steps is None:
         adaptation_steps = config.adaptation.num_steps
     root = RunPaths.of_model(checkpoint).root

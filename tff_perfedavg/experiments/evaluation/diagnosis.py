@@ -17,10 +17,13 @@ from tff_perfedavg.algorithms.diagnostics import (
     user_diagnostics,
 )
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.algorithms.registry import LocalSettings
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.models.model import Batch, Model
+from tff_perfedavg.optimization.adaptation import Adaptation
+from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.hessian import hessian_vector_product
-from tff_perfedavg.optimization.moves import EVERYTHING, Moves
+from tff_perfedavg.optimization.moves import ALL, Moves
 from tff_perfedavg.progress import progress
 
 # Keys the start vectors, which no other draw shares.
@@ -29,7 +32,7 @@ _CURVATURE = 1
 
 def diagnose(
     model: Model,
-    weights: Sequence[np.ndarray],
+    parameters: Sequence[np.ndarray],
     population: UserStore,
     users: Sequence[int] | np.ndarray,
     config: PerFedAvgConfig,
@@ -39,10 +42,10 @@ def diagnose(
 
     Args:
       model: the model.
-      weights: w.
+      parameters: what the server holds: w, and learned rates behind it.
       population: the users' store.
       users: which users; those without adaptation rows are left out.
-      config: gives alpha, delta and the support batch.
+      config: the local steps, and how users adapt.
       probes: for the Hessians, from `draw_probes`.
 
     Raises:
@@ -52,7 +55,7 @@ def diagnose(
     @tf.function(input_signature=[model.input_spec, model.label_spec])
     def of_user(x, y):
         rows = Batch(x, y, tf.ones([tf.shape(x)[0]], x.dtype))
-        point = [tf.constant(w) for w in weights]
+        point = [tf.constant(p) for p in parameters]
         return user_diagnostics(model.batch_loss, point, rows, probes, config)
 
     return population_diagnostics(
@@ -66,11 +69,11 @@ def diagnose(
 
 def measure_curvature(
     model: Model,
-    weights: Sequence[np.ndarray],
+    parameters: Sequence[np.ndarray],
     population: UserStore,
     users: Sequence[int] | np.ndarray,
     seed: int,
-    moves: Moves = EVERYTHING,
+    adaptation: AdaptationConfig | None = None,
 ) -> pd.DataFrame:
     """Measures the largest Hessian eigenvalue of users, each on all adaptation rows.
 
@@ -78,11 +81,14 @@ def measure_curvature(
 
     Args:
       model: the model.
-      weights: w, where the Hessians are taken.
+      parameters: what the server holds: w, where the Hessians are taken, and learned
+        rates behind it.
       population: the users' store.
       users: which users; those without adaptation rows are left out.
       seed: of the start vectors; a user's does not depend on the others.
-      moves: which weight tensors the inner step moves; the Hessian is that of these.
+      adaptation: the inner steps: the Hessian is that of the weights that they move,
+        scaled by learned rates and shifted by the pull, as in `curvature`. By default
+        all weights, at one rate, without a pull.
 
     Returns:
       A line for each user: `user`, `num_rows`, and `curvature` and `residual`, of
@@ -91,14 +97,76 @@ def measure_curvature(
     Raises:
       DataError: if no user has adaptation rows.
     """
-    product = _hessian_product(model, weights, moves)
-    size = sum(w.size for w in moves.chosen(weights))
+    how = (adaptation or AdaptationConfig(1.0)).build()
+    weights, how = how.of(parameters)
+    hessian = _hessian_product(model, weights, how.moves)
+    roots = _roots(weights, how)
+    # At its start the pull has no gradient: the first step does not feel it.
+    pull = how.pull if how.num_steps > 1 else 0.0
+
+    def product(x, y, vector):
+        scaled = roots * vector
+        return roots * (hessian(x, y, scaled) + pull * scaled)
+
     lines = []
     for user, x, y in _users_with_rows(model, population, users, "curvature"):
-        start = np.random.default_rng([seed, user, _CURVATURE]).normal(size=size)
+        rng = np.random.default_rng([seed, user, _CURVATURE])
+        start = rng.normal(size=len(roots))
         found = largest_eigenvalue(functools.partial(product, x, y), start)
         lines.append((user, len(y), found.value, found.residual))
     return pd.DataFrame(lines, columns=["user", "num_rows", "curvature", "residual"])
+
+
+def _roots(weights: Sequence[np.ndarray], how: Adaptation) -> np.ndarray:
+    """Square roots of the factors of alpha, `[d]`, of all weights that move."""
+    moving = how.moves.chosen(weights)
+    factors = (
+        [1.0] * len(moving) if how.factors is None else how.moves.chosen(how.factors)
+    )
+    pairs = zip(factors, moving, strict=True)
+    full = [np.broadcast_to(np.float64(f), w.shape).ravel() for f, w in pairs]
+    return np.sqrt(np.concatenate(full))
+
+
+def theory_of(local: LocalSettings) -> tuple[PerFedAvgConfig | None, str]:
+    """Returns what the theory's quantities of a run are taken of, and words about it.
+
+    They are Per-FedAvg's and of those that vary its inner steps. Where users adapt like
+    Per-FedAvg's, but train otherwise, they are what they would be at these weights.
+
+    Args:
+      local: what a user of the run does in a round.
+
+    Returns:
+      The configuration, None where the theory does not speak of such a run, and a
+      sentence where it is not the run's own, else ''.
+    """
+    config = local.config
+    if isinstance(config, PerFedAvgConfig):
+        return config, ""
+    how = local.adaptation
+    is_alike = how.moves == ALL and not (how.pull or how.learned)
+    if is_alike and not config.build().num_fixed:
+        return PerFedAvgConfig.of(local), (
+            "The theory's quantities are those of Per-FedAvg at these weights; "
+            f"{config.label} trains in another way."
+        )
+    return None, (
+        f"The theory speaks of Per-FedAvg and not of {config.label}: curvature alone "
+        "is measured."
+    )
+
+
+def curvature_in_words(adaptation: AdaptationConfig) -> str:
+    """Says what curvature is measured of; '' if of all weights as they are."""
+    found = []
+    if adaptation.moves != ALL:
+        found.append(f"of the {adaptation.moves} alone")
+    if adaptation.learned:
+        found.append("scaled by the learned rates")
+    if adaptation.pull and adaptation.num_steps > 1:
+        found.append(f"with the pull's {adaptation.pull:g}")
+    return f"Curvature is {', '.join(found)}." if found else ""
 
 
 def guard_in_words(

@@ -14,6 +14,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.model_file import find_trained_model
 from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.learned_rates import LearnedRates
 
 _FORMAT_VERSION = 1
 
@@ -56,13 +57,13 @@ def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
         return _weights(arrays, header["num_weights"]), experiment
 
 
-def load_weights(path: pathlib.Path, count: int) -> list[np.ndarray]:
+def load_weights(path: pathlib.Path, count: int | None = None) -> list[np.ndarray]:
     """Reads a model's weights: of what `save` wrote, or of arrays from elsewhere.
 
     Args:
       path: of a run's model, or of an `.npz` of `weight_0`, `weight_1` and so on.
       count: how many weights the model has. A run may keep more, behind them; other
-        files may not.
+        files may not. None for all arrays.
 
     Returns:
       The arrays, `count` of them where the file has so many.
@@ -79,6 +80,23 @@ def load_weights(path: pathlib.Path, count: int) -> list[np.ndarray]:
                 "named weight_0, weight_1 and so on, in the model's order."
             )
         return _weights(arrays, len(arrays))
+
+
+def load_learned(path: pathlib.Path) -> tuple[LearnedRates, list[np.ndarray]] | None:
+    """Reads learned rates, as the server held them, and how they stand there.
+
+    Returns:
+      Both; None of a file that has none.
+
+    Raises:
+      CheckpointError: as `load`.
+    """
+    with _opened(path) as arrays:
+        if "header" not in arrays:
+            return None
+    parameters, experiment = load(path)
+    learned = experiment.local.adaptation.learned
+    return None if learned is None else (learned, [*learned.split(parameters)[1]])
 
 
 def load_sources(path: pathlib.Path) -> dict[str, str]:

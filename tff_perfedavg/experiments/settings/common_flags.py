@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from tff_perfedavg import errors
 from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.optimization.moves import PARTS
+from tff_perfedavg.optimization.moves import ALL, PARTS
 
 # From flags to fields of `AdaptationConfig`.
 _STEPS = {
@@ -109,6 +111,25 @@ def adaptation_changes(flag_values: flags.FlagValues) -> dict[str, Any]:
 def what_moves(flag_values: flags.FlagValues) -> dict[str, Any]:
     """Returns as `adaptation_changes` what `define_what_moves` defined."""
     return _checked_changes(flag_values, _MOVES)
+
+
+def check_head_moves(
+    changes: Mapping[str, Any], trained: Sequence[AdaptationConfig]
+) -> None:
+    """Raises `ConfigError` if a head's size is given where all weights move.
+
+    Args:
+      changes: of `adaptation_changes` or `what_moves`.
+      trained: how the users of each run adapt where these say nothing; one of them
+        that has a head will do.
+    """
+    moves = [changes.get("moves", config.moves) for config in trained]
+    if "head_tensors" in changes and all(part == ALL for part in moves):
+        others = " or ".join(part for part in PARTS if part != ALL)
+        raise errors.ConfigError(
+            f"adaptation_head_tensors is {changes['head_tensors']}, but all weights "
+            f"move; leave it out, or say that adaptation_moves is {others}."
+        )
 
 
 def _checked_changes(flag_values, fields: dict[str, str]) -> dict[str, Any]:

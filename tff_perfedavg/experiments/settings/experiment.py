@@ -36,6 +36,8 @@ MODELS = (
     "char_cnn",
     "mlp_regressor",
 )
+# Those that predict numbers; all others tell classes apart.
+_REGRESSORS = ("mlp_regressor",)
 _PARTS = {
     "data": DataSettings,
     "local": LocalSettings,
@@ -169,9 +171,32 @@ class Experiment:
         is_fixed = self.cohorts.cohort_sampling == FIXED
         return self.aggregation.is_private and not is_fixed
 
+    def check_model_suits(self, whose: str, has_classes: bool) -> None:
+        """Raises `ConfigError` unless the model predicts labels of the kind there is.
+
+        Args:
+          whose: labels, in words.
+          has_classes: whether they are classes; else they are numbers.
+        """
+        suited = [m for m in MODELS if (m not in _REGRESSORS) == has_classes]
+        if self.has_own_model or self.model in suited:
+            return
+        kinds = ["numbers", "classes"]
+        raise errors.ConfigError(
+            f"model is {self.model!r}, which predicts {kinds[not has_classes]}, but "
+            f"the labels of {whose} are {kinds[has_classes]}; choose "
+            f"{', '.join(suited)} or your own as FILE.py:FUNCTION."
+        )
+
     def differences(self, other: Experiment) -> str:
-        """Returns the settings in which another differs, with both values, else ''."""
+        """Returns the settings in which another differs, with both values, else ''.
+
+        Those that do nothing in either are no difference.
+        """
         mine, others = self.flat(), other.flat()
+        for name in {*self.local.ignored} & {*other.local.ignored}:
+            mine.pop(name, None)
+            others.pop(name, None)
         return "; ".join(
             f"{name} {mine.get(name)!r}, not {others.get(name)!r}"
             for name in {**mine, **others}

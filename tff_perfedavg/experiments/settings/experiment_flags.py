@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 from absl import flags
 
 from tff_perfedavg import errors
-from tff_perfedavg.algorithms.registry import ALGORITHMS, options
+from tff_perfedavg.algorithms.registry import LocalSettings, options
 from tff_perfedavg.experiments.settings import settings_flags
 from tff_perfedavg.experiments.settings.experiment import (
     Experiment,
     setting_names,
     setting_owners,
 )
-from tff_perfedavg.settings import kind_of, settings_of
+from tff_perfedavg.settings import kind_of
 
 
 def define(flag_values: flags.FlagValues) -> None:
@@ -33,16 +36,34 @@ def experiment(flag_values: flags.FlagValues) -> Experiment:
     return Experiment(**{name: flag_values[name].value for name in setting_names()})
 
 
-def check_given(flag_values: flags.FlagValues) -> None:
-    """Raises `ConfigError` if a setting is given that the algorithm has not.
+def check_given(
+    flag_values: flags.FlagValues,
+    runs: Sequence[LocalSettings],
+    axes: Collection[str] = (),
+) -> None:
+    """Raises `ConfigError` if a setting of some algorithms is given that no run takes.
 
-    Whatever its value: the default of a setting that does nothing does nothing, too.
+    Args:
+      flag_values: the parsed flags.
+      runs: what users do in each run that the flags stand for.
+      axes: names of settings that were given in another way.
     """
-    algorithm = flag_values["algorithm"].value
-    own = settings_of(ALGORITHMS[algorithm])
-    for name in options():
-        if flag_values[name].present and name not in own:
+    for name, default in {"variant": None, **_defaults()}.items():
+        given = flag_values[name]
+        if not given.present and name not in axes:
+            continue
+        told = f"{name} is {'in the grid' if name in axes else given.value}, but"
+        taking = [local for local in runs if name not in local.ignored]
+        if not taking:
+            reasons = dict.fromkeys(local.ignored[name] for local in runs)
+            raise errors.ConfigError(f"{told} {'; '.join(reasons)}.")
+        values = [{**vars(r), **r.options}.get(name, default) for r in taking]
+        if name not in axes and given.value not in values:
+            others = " and ".join(dict.fromkeys(map(str, values)))
             raise errors.ConfigError(
-                f"{name} is {flag_values[name].value}, but {algorithm} has no such "
-                "setting."
+                f"{told} what is to run has {others}; leave one of the two out."
             )
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: field.default for name, (_, field) in options().items()}

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_federated as tff
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
@@ -14,11 +15,12 @@ from tff_perfedavg.experiments.assemble.build import (
     build_model,
     build_process,
 )
-from tff_perfedavg.experiments.files.initial_weights import starting_from
+from tff_perfedavg.experiments.files.initial_weights import rates_from, starting_from
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.parts import ServerSettings
 from tff_perfedavg.experiments.training.cohorts import build_sampler
 from tff_perfedavg.fleet.cohort import PoissonSampler
+from tff_perfedavg.progress import tell
 
 
 class Round(NamedTuple):
@@ -85,15 +87,27 @@ class Simulation:
         is_plain = experiment.server == ServerSettings()
         rates = "the outer or the inner learning rate."
         self._remedy = "Lower " + (rates if is_plain else f"the server's, {rates}")
-        trained = self.model
+        trained, self._rates = self.model, None
         if experiment.initial:
-            trained = starting_from(trained, pathlib.Path(experiment.initial))
+            path = pathlib.Path(experiment.initial)
+            trained = starting_from(trained, path)
+            learned = experiment.local.adaptation.learned
+            self._rates, remark = rates_from(path, learned)
+            if remark:
+                tell(remark)
         self._client_data = build_client_data(experiment, self.model, population)
         self._process = build_process(experiment, trained, self._client_data)
 
     def initialize(self) -> Any:
         """Returns the state before the first round."""
-        return self._process.initialize()
+        state = self._process.initialize()
+        if self._rates is None:
+            return state
+        given = self._process.get_model_weights(state)
+        own = [*given.trainable][: -len(self._rates)]
+        trainable = type(given.trainable)([*own, *self._rates])
+        weights = tff.learning.models.ModelWeights(trainable, given.non_trainable)
+        return self._process.set_model_weights(state, weights)
 
     def weights(self, state: Any) -> list[np.ndarray]:
         """Returns what is learned in a state: the initial model, and learned rates."""

@@ -1,0 +1,105 @@
+"""Settings given for an algorithm that does not take them are refused, not ignored."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.algorithms.registry import LocalSettings, methods
+from tff_perfedavg.experiments.settings import common_flags, experiment_flags
+from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.moves import ALL, BODY, HEAD
+
+
+def check(*arguments, names=None, axes=()):
+    """Checks a command's flags, of one run or of the methods of a grid."""
+    flag_values = flags.FlagValues()
+    experiment_flags.define(flag_values)
+    flag_values(["command", *arguments])
+    base = experiment_flags.experiment(flag_values).local
+    changes = [methods()[name] for name in names or ()] or [{}]
+    runs = [dataclasses.replace(base, **settings) for settings in changes]
+    experiment_flags.check_given(flag_values, runs, axes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--algorithm=fed_avg", "--variant=exact"],
+            "variant is exact, but fed_avg has no such setting; leave it out, or "
+            "choose algorithm per_fed_avg or meta_sgd or anil or boil",
+        ),
+        (["--algorithm=fed_prox", "--variant=first_order"], "but fed_prox has no such"),
+        (["--algorithm=fed_avg", "--hessian_batch=own"], "but fed_avg has no such"),
+        (["--proximal_pull=0.1"], "per_fed_avg has no .* choose algorithm fed_prox"),
+        (
+            ["--variant=first_order", "--hessian_batch=support"],
+            "hessian_batch is support, but variant first_order takes no Hessian-vector "
+            "product; leave it out, or choose variant exact or hessian_free",
+        ),
+        (
+            ["--algorithm=anil", "--variant=first_order", "--hessian_batch=own"],
+            "variant first_order takes no",
+        ),
+    ],
+)
+def test_what_an_algorithm_does_not_take_is_refused(arguments, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        check(*arguments)
+
+
+def test_what_an_algorithm_takes_is_not_refused():
+    check("--variant=hessian_free", "--hessian_batch=support")
+    check("--algorithm=boil", "--variant=first_order", "--head_tensors=2")
+    check("--algorithm=fed_avg", "--inner_learning_rate=0.1")
+
+
+def test_a_setting_of_a_grid_belongs_to_the_methods_that_take_it():
+    support = "--hessian_batch=support"
+    check(support, names=["fed_avg", "first_order", "exact"])
+    check("--variant=first_order", names=["fed_avg", "meta_sgd"])
+    check(names=["fed_avg", "exact"], axes=["method", "hessian_batch"])
+    with pytest.raises(
+        errors.ConfigError, match=r"but fed_avg .*; variant first_order"
+    ):
+        check(support, names=["fed_avg", "first_order"])
+    with pytest.raises(errors.ConfigError, match="hessian_batch is in the grid, but"):
+        check(names=["fed_avg"], axes=["method", "hessian_batch"])
+    with pytest.raises(errors.ConfigError, match=r"variant is first_order, but .* ex"):
+        check("--variant=first_order", names=["fed_avg", "exact"])
+
+
+def test_a_run_that_was_given_what_does_nothing_is_the_same_run():
+    plain = Experiment(algorithm="fed_avg")
+    assert not plain.differences(plain.replace(variant="first_order"))
+    first_order = Experiment(variant="first_order")
+    assert not first_order.differences(first_order.replace(hessian_batch="support"))
+    assert "variant" in Experiment().differences(first_order)
+    exact = Experiment(hessian_batch="own")
+    assert "hessian_batch" in exact.differences(exact.replace(hessian_batch="support"))
+    assert "variant" in plain.differences(first_order)
+
+
+def test_a_pull_that_the_only_step_cannot_feel_is_told():
+    (told,) = LocalSettings(options={"inner_pull": 0.5}).config.remarks
+    assert told.startswith("inner_pull is 0.5, but inner_steps is 1")
+    several = LocalSettings(options={"inner_pull": 0.5, "inner_steps": 2})
+    assert not several.config.remarks
+    assert not LocalSettings().config.remarks
+
+
+def test_a_heads_size_is_refused_where_all_weights_move():
+    whole, head = AdaptationConfig(0.1), AdaptationConfig(0.1, moves=HEAD)
+    size = {"head_tensors": 4}
+    for changes, trained in ((size, [whole]), ({**size, "moves": ALL}, [head])):
+        with pytest.raises(
+            errors.ConfigError,
+            match=r"adaptation_head_tensors is 4, but all .* move; .* head or body",
+        ):
+            common_flags.check_head_moves(changes, trained)
+    common_flags.check_head_moves(size, [whole, head])
+    common_flags.check_head_moves({**size, "moves": BODY}, [whole])
+    common_flags.check_head_moves({}, [whole])
