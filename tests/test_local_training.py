@@ -82,17 +82,41 @@ def test_every_user_alone_equals_the_reference(tff, tmp_path):
             rate: by_reference(BY_HAND, WEIGHTS, adaptation, rate, 3)
             for rate in (0.01, 0.1, 0.3, 1.0)
         }
-        best = min(points, key=lambda r: BY_HAND.loss(points[r][-1], *adaptation))
-        chosen.add(best)
-        assert np.allclose(local["learning_rate"], best)
-        losses = [BY_HAND.loss(weights, *held_out) for weights in points[best]]
-        assert np.allclose(local["loss"], losses, rtol=1e-4)
+        for step in range(4):
+            after = {rate: of_rate[step] for rate, of_rate in points.items()}
+            best = min(after, key=lambda r: BY_HAND.loss(after[r], *adaptation))
+            chosen.add(best)
+            assert np.isclose(local["learning_rate"][step], best)
+            expected = BY_HAND.loss(after[best], *held_out)
+            assert np.isclose(local["loss"][step], expected, rtol=1e-4)
         weights, steps = reference.train_to_convergence(BY_HAND, WEIGHTS, *adaptation)
         assert converged["num_steps_taken"][0] == steps
         assert np.isclose(converged["loss"][0], BY_HAND.loss(weights, *held_out), 1e-3)
         right = BY_HAND.logits(weights, held_out[0]).argmax(1) == held_out[1]
         assert np.isclose(converged["accuracy"][0], right.mean())
-    assert chosen
+    # Users differ, and numbers of steps without a step's lowest do.
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_what_a_step_gives_does_not_depend_on_how_many_follow(
+    tff, tmp_path, batch_size
+):
+    store = write(tmp_path / "store", np.random.default_rng(8), [(6, 9)] * 6)
+    # At 5, losses fall at first and rise after some steps.
+    few, more = (
+        evaluate(store, AdaptationConfig(0.3, steps, batch_size), [5.0]).query(
+            "baseline == 'local training'"
+        )
+        for steps in (1, 6)
+    )
+    assert more[more["step"] == 1]["learning_rate"].nunique() > 1
+    more_rates = more.pivot(index="user", columns="step", values="learning_rate")
+    assert (more_rates[1] != more_rates[6]).any()
+    same = few.merge(more, on=KEYS, suffixes=("", "_of_more"))
+    assert len(same) == len(few)
+    for name in ("loss", "accuracy", "learning_rate"):
+        assert np.allclose(same[name], same[f"{name}_of_more"])
 
 
 def test_evaluation_rows_choose_nothing(tff, tmp_path):
@@ -155,7 +179,10 @@ def test_a_regressor_trains_alone_too(tff, tmp_path):
             by_reference(by_hand, weights, adaptation, rate, 2)
             for rate in (0.01, 0.1, 1.0)
         ]
-        best = min(points, key=lambda p: by_hand.loss(p[-1], *adaptation))
+        best = [
+            min(after, key=lambda p: by_hand.loss(p, *adaptation))
+            for after in zip(*points, strict=True)
+        ]
         assert np.allclose(local, [by_hand.loss(p, *held_out) for p in best], 1e-4)
         alone, _ = reference.train_to_convergence(by_hand, weights, *adaptation)
         assert np.isclose(converged, by_hand.loss(alone, *held_out), 1e-3)
