@@ -12,7 +12,7 @@ from tff_perfedavg.data.user_store import UserStore
 # By label shares; the first needs no model.
 MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label shares"
 # By training without other users, and without federation.
-LOCAL, CONVERGED = "local training", "local training by Adam"
+LOCAL, CONVERGED = "local training", "local training to convergence"
 POOLED = "pooled training"
 
 
