@@ -49,9 +49,7 @@ def start(weights: Weights) -> AdamState:
     return AdamState(tf.constant(0), weights, zeros, zeros)
 
 
-def adam_step(
-    state: AdamState, gradient: Weights, learning_rate: Scale
-) -> AdamState:
+def adam_step(state: AdamState, gradient: Weights, learning_rate: Scale) -> AdamState:
     """Returns the state after a step."""
     number = state.number + 1
     count = tf.cast(number, gradient[0].dtype)

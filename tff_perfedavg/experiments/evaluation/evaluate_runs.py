@@ -187,6 +187,46 @@ def _told(
     return frame.assign(**{COLUMN: str(measured)})
 
 
+def complete(
+    without_rows: Sequence[RunPaths],
+    without_baselines: Sequence[RunPaths],
+    steps: int,
+) -> list[str]:
+    """Evaluates what is missing of runs, and writes it beside each one's metrics.
+
+    Args:
+      without_rows: runs without per-user results.
+      without_baselines: runs without baselines, which are measured with the adaptation
+        of their results.
+      steps: users' steps, where results are missing.
+
+    Returns:
+      Warnings: of runs whose results do not tell of which adaptation they are.
+    """
+    runs = list(dict.fromkeys([*without_rows, *without_baselines]))
+    trained = dict(zip(runs, read_trained(runs), strict=True))
+    if without_rows:
+        of_runs = [trained[run] for run in without_rows]
+        save_rows(without_rows, evaluate_runs(of_runs, {"num_steps": steps}))
+    alike: dict[str, list[RunPaths]] = {}
+    for run in without_baselines:
+        measured = MeasuredAdaptation.read(pd.read_csv(run.per_user), run.per_user)
+        alike.setdefault(str(measured), []).append(run)
+    unknown = alike.pop("", [])
+    for text, found in alike.items():
+        measured = MeasuredAdaptation.parse(text)
+        of_runs = [trained[run] for run in found]
+        baselines = evaluate_baselines_of_runs(
+            of_runs, measured.changes, seed=measured.seed
+        )
+        save_baselines(found, baselines)
+    return [
+        f"The results of {run.name} do not tell of which adaptation they are, so that "
+        "no baselines stand beside them; evaluate the run again."
+        for run in unknown
+    ]
+
+
 def save_baselines(runs: Sequence[RunPaths], baselines: Sequence[pd.DataFrame]) -> None:
     """Writes what `evaluate_baselines_of_runs` gave beside each run's metrics."""
     for run, frame in zip(runs, baselines, strict=True):

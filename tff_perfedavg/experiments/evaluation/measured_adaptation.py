@@ -18,6 +18,7 @@ from tff_perfedavg.optimization.moves import ALL, BODY, HEAD
 
 COLUMN = "adaptation"
 _SEED, _LEARNED, _HEAD = "seed", "learned", "head_tensors"
+# Of the fields that count, how their values are read.
 _KINDS = {
     "num_steps": int,
     "inner_learning_rate": float,
@@ -28,6 +29,17 @@ _KINDS = {
     "pull": float,
     _LEARNED: str,
     _SEED: int,
+}
+_WORDS = {
+    "num_steps": "number of steps",
+    "inner_learning_rate": "rate",
+    "batch_size": "rows of a step",
+    "num_rows": "rows of a user",
+    "moves": "which weights move",
+    _HEAD: "which weights move",
+    "pull": "pull",
+    _LEARNED: "learned rates",
+    _SEED: "seed",
 }
 # In these each run may go by what it was trained for and still be compared.
 _OWN = ("inner_learning_rate", "moves", _HEAD, "pull", _LEARNED)
@@ -57,6 +69,12 @@ class MeasuredAdaptation:
         return cls({name: v for name, v in values.items() if v is not None})
 
     @classmethod
+    def parse(cls, text: str) -> MeasuredAdaptation:
+        """Returns what `str` made a text of."""
+        pairs = dict(pair.split("=") for pair in text.split())
+        return cls({name: _KINDS[name](value) for name, value in pairs.items()})
+
+    @classmethod
     def read(cls, per_user: pd.DataFrame, path: pathlib.Path) -> MeasuredAdaptation:
         """Returns the one of a file's rows; without values if they do not tell.
 
@@ -73,8 +91,7 @@ class MeasuredAdaptation:
         found = per_user[COLUMN].unique()
         try:
             (text,) = found
-            pairs = dict(pair.split("=") for pair in text.split())
-            return cls({name: _KINDS[name](value) for name, value in pairs.items()})
+            return cls.parse(text)
         except (ValueError, LookupError, AttributeError) as e:
             raise errors.CheckpointError(
                 f"{path} has {', '.join(map(repr, found))} as its {COLUMN}, which must "
@@ -109,13 +126,16 @@ class MeasuredAdaptation:
     def sentence(self) -> str:
         """Returns what users do, behind the word users."""
         if not self.is_known:
-            return "adapt in a way that their results, of an earlier version, do not tell"
+            return (
+                "adapt in a way that their results, of an earlier version, do not tell"
+            )
         get = self.values.get
         steps = self.values["num_steps"]
         if not steps:
             return "do not adapt"
         head = f"the last {get(_HEAD)} weight tensors"
-        what = {ALL: "all weights", HEAD: head, BODY: f"all but {head}"}[get("moves")]
+        parts = {ALL: "all weights", HEAD: head, BODY: f"all but {head}"}
+        what = parts[self.values["moves"]]
         told = f"adapt {what} in {steps} step{'s' * (steps != 1)} at "
         rate = f"{get('inner_learning_rate'):g}"
         told += f"learned rates times {rate}" if get(_LEARNED) else f"rate {rate}"
@@ -145,7 +165,7 @@ def sentences(measured: Mapping[str, MeasuredAdaptation]) -> list[str]:
 def differences(
     measured: Sequence[MeasuredAdaptation], own: Sequence[AdaptationConfig]
 ) -> list[str]:
-    """Returns in which fields runs were evaluated differently.
+    """Returns in what runs were evaluated differently, in words.
 
     Every run may go by its own rate, learned or not, its own moves and its own pull.
 
@@ -162,5 +182,5 @@ def differences(
         values = [of_run.values.get(name) for of_run in measured]
         is_own = name in _OWN and values == [o.values.get(name) for o in trained_for]
         if len(set(values)) > 1 and not is_own:
-            found.append(name)
-    return found
+            found.append(_WORDS[name])
+    return [*dict.fromkeys(found)]
