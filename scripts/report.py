@@ -4,9 +4,8 @@ Figures by round, by adaptation step and by user, tables of algorithms, settings
 what it took. The page is one file that asks nothing of the network. It says how users
 adapted; runs whose users did so in other ways than each other's are not compared. A run
 without evaluation of its users, or without baselines beside it, is evaluated first.
-Writes,
-under --root_output_dir, results/NAME/report.html and its figures as PNG and SVG in
-results/NAME/report/, where NAME is the first of --run.
+Writes, under --root_output_dir, results/NAME/report.html and its figures as PNG and SVG
+in results/NAME/report/, where NAME is the first of --run.
 """
 
 import pathlib

@@ -75,6 +75,9 @@ def test_train_and_evaluate_from_files(tff, paths):
     assert {"support_loss", "query_loss", "adaptation_gain", "update_norm"} < {*metrics}
     hparams = pd.read_csv(paths.hparams, index_col="name")["value"]
     assert hparams["inner_learning_rate"] == "0.01"
+    # Of the algorithm's own those at their defaults, too, and of no other's.
+    assert hparams["inner_steps"] == "1"
+    assert "learned_rates" not in hparams
 
     trained = read_trained([paths])
     per_user = evaluate_runs(trained, {"num_steps": 3})
@@ -198,6 +201,14 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
     blocks = re.findall(r"^kind .*\n(\w+ +.*)$", answer.stdout, re.MULTILINE)
     assert [block.split()[0] for block in blocks[:2]] == ["baseline"] * 2
     assert "seen  first third" in answer.stdout
+    assert answer.stdout.startswith("Users adapt all weights in 1 step at rate 0.01.\n")
+    assert (results / "evaluation.comparison.csv").is_file()
+    assert {*table["adaptation"]} == {
+        "num_steps=1 inner_learning_rate=0.01 moves=all seed=0"
+    }
+    # Nobody is worse off who takes no steps.
+    adapts = table["algorithm"].isin(["local training", "first", "third"])
+    assert (table["made_worse"].notna() == adapts).all()
     # Three baselines by labels, steps 0 and 1 alone, and alone to convergence.
     for name in ("first", "third"):
         run = RunPaths(tmp_path, name)

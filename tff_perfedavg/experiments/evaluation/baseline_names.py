@@ -14,6 +14,8 @@ MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label sha
 # By training without other users, and without federation.
 LOCAL, CONVERGED = "local training", "local training to convergence"
 POOLED = "pooled training"
+# Nobody updates a baseline.
+_UPDATE = " + update"
 # Of the runs that a baseline is for, by name.
 _MOST_LISTED = 2
 
@@ -25,8 +27,7 @@ def has_classes(population: UserStore) -> bool:
 
 def name_for(baseline: str, label: str) -> str:
     """Returns what a baseline is called beside a run of a label."""
-    # Nobody updates a baseline.
-    label = label.removesuffix(" + update")
+    label = label.removesuffix(_UPDATE)
     names = {MASKED: f"{label}, {MASKED}", SHARES: f"{label} + {SHARES}"}
     return names.get(baseline, baseline)
 
@@ -64,6 +65,7 @@ def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFra
 
 
 def _listed(labels: Sequence[str]) -> str:
+    labels = [label.removesuffix(_UPDATE) for label in labels]
     if len(labels) <= _MOST_LISTED:
         return " and ".join(labels)
     return f"{labels[0]} and {len(labels) - 1} others"
