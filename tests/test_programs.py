@@ -220,6 +220,42 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
     assert held["num_classes_held"].nunique() > 1
 
 
+def test_missing_baselines_are_measured_as_the_results_beside_them_were(
+    tff, tmp_path, monkeypatch
+):
+    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
+
+    runs = {name: RunPaths(tmp_path, name) for name in ("first", "second", "old")}
+    weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
+    rows = pd.DataFrame({"loss": [1.0]})
+    told = {
+        "first": "num_steps=9 inner_learning_rate=0.2 moves=head head_tensors=1 seed=4",
+        "second": "num_steps=2 inner_learning_rate=0.01 moves=all seed=0",
+    }
+    for name, run in runs.items():
+        trained_model.save(run.model, weights, SHORT)
+        adaptation = {"adaptation": told[name]} if name in told else {}
+        write_rows(rows.assign(**adaptation), run.per_user)
+    measured = {}
+
+    def measure(trained, changes, *, seed):
+        (run,) = trained
+        config = run.adaptation(changes)
+        measured[run.label] = (config.num_steps, config.moves, config.head_tensors)
+        measured[run.label] += (config.inner_learning_rate, seed)
+        return [rows]
+
+    monkeypatch.setattr(evaluation, "evaluate_baselines_of_runs", measure)
+    (said,) = evaluation.complete([], [*runs.values()], 5)
+    assert measured == {
+        "first": (9, "head", 1, 0.2, 4),
+        "second": (2, "all", 2, 0.01, 0),
+    }
+    assert said.startswith("The results of old do not tell")
+    written = {name for name, run in runs.items() if run.has_baselines}
+    assert written == {*told}
+
+
 def test_without_baselines_there_are_methods_alone(evaluate, tmp_path):
     weights = [np.ones([64, 10], np.float32), np.zeros(10, np.float32)]
     paths = RunPaths(tmp_path, "first")
