@@ -6,14 +6,17 @@ Beside it stand baselines, marked as such, which owe nothing to the adaptation: 
 user's labels give by themselves (its majority class, and each run's model before
 adapting, with the classes masked that the user does not hold, and with its logits
 shifted by the user's label shares, + log p_user - log p_all), and what a user reaches
-by training alone from the random start, in the same number of steps and by Adam
-(of each group of users 50 at most). --pooled adds one model that is trained on all
-training users' rows without federation.
+by training alone from the random start: in the same number of steps, for each number at
+the rate of several that leaves the loss on its adaptation rows lowest, and to
+convergence, by Adam (of each group of users 50 at most). --pooled adds one model that
+is trained on all training users' rows without federation.
 Where users differ in how many classes they hold, a second table tells accuracies by
-that number. Runs without a model are named and left out. Writes, under
---root_output_dir, results/NAME/evaluation.per_user.csv and evaluation.baselines.csv of
-every run NAME of --experiment_name and, for the first, evaluation.table.csv,
-evaluation.classes_held.csv and evaluation.adaptation_curve.png of all.
+that number. Above the tables it says how users adapt, as does every row of the files.
+More than four runs are shown in short. Runs without a model are named and left out.
+Writes, under --root_output_dir, results/NAME/evaluation.per_user.csv and
+evaluation.baselines.csv of every run NAME of --experiment_name and, for the first,
+evaluation.table.csv, evaluation.comparison.csv, evaluation.classes_held.csv and
+evaluation.adaptation_curve.png of all.
 """
 
 import pathlib
@@ -71,44 +74,33 @@ def main(flag_values):
     trained = [trained_model.load(run.model)[1].local.adaptation for run in runs]
     common_flags.check_head_moves(changes, trained)
     command.load_frameworks()
-    import pandas as pd
-
     from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.evaluation.baseline_names import combine
-    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.report import evaluation_text, tables
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
-    per_user = evaluation.evaluate_runs(
-        runs, changes, seed=flag_values.base_random_seed
-    )
+    seed = flag_values.base_random_seed
+    trained = evaluation.read_trained(runs)
+    per_user = evaluation.evaluate_runs(trained, changes, seed=seed)
     evaluation.save_rows(runs, per_user)
     combined = None
     if flag_values.baselines:
         baselines = evaluation.evaluate_baselines_of_runs(
-            runs,
-            changes,
-            seed=flag_values.base_random_seed,
-            pooled=flag_values.pooled,
+            trained, changes, seed=seed, pooled=flag_values.pooled
         )
         evaluation.save_baselines(runs, baselines)
         combined = combine(baselines, per_user["algorithm"].unique())
-    files = report.write_report(per_user, runs[0].results, "evaluation.", combined)
-    everything = pd.concat([combined, per_user])
-    shown = {0, 1, steps}
-    print(report.format_table(metrics.summarize(everything), shown))
-    by_classes = report.classes_table(everything, shown)
-    if by_classes is not None:
-        print(f"\n{report.CLASSES_HELD.capitalize()}")
-        print(report.format_classes_table(by_classes))
-    if len(runs) > 1 and not evaluation.have_same_users(runs):
+    files = tables.write_report(per_user, runs[0].results, "evaluation.", combined)
+    print(evaluation_text.format_evaluation(per_user, combined, steps))
+    if len(runs) > 1 and not evaluation.have_same_users(trained):
         print("\nThe runs have other users than each other; they are not compared.")
     elif len(runs) > 1:
         column = metrics.quantity(per_user)
         compared = metrics.compare_paired(per_user, steps, column=column)
-        print(f"\nAfter {steps} steps, {report.COMPARED[column]}")
-        print(report.format_comparison(compared, column))
+        files.append(tables.write_comparison(compared, runs[0].results, "evaluation."))
+        print(f"\n{evaluation_text.format_compared(compared, per_user, steps)}")
     files += [run.per_user for run in runs]
     if flag_values.baselines:
         files += [run.baselines for run in runs]

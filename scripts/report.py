@@ -1,10 +1,11 @@
 """Writes a page about one run or several: who gains from personalization, who does not.
 
 Figures by round, by adaptation step and by user, tables of algorithms, settings and
-what it took. The page is one file that asks nothing of the network. A run without
-evaluation of its users, or without baselines beside it, is evaluated first. Writes,
-under --root_output_dir, results/NAME/report.html and its figures as PNG and SVG in
-results/NAME/report/, where NAME is the first of --run.
+what it took. The page is one file that asks nothing of the network. It says how users
+adapted; runs whose users did so in other ways than each other's are not compared. A run
+without evaluation of its users, or without baselines beside it, is evaluated first.
+Writes, under --root_output_dir, results/NAME/report.html and its figures as PNG and SVG
+in results/NAME/report/, where NAME is the first of --run.
 """
 
 import pathlib
@@ -48,20 +49,13 @@ def define(flag_values):
     flags.adopt_module_key_flags(common_flags, flag_values)
 
 
-def _evaluate(runs, without_baselines, steps):
+def _complete(runs, without_baselines, steps):
     command.load_frameworks()
-    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import complete
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     use_local_runtime()
-    if runs:
-        per_user = evaluation.evaluate_runs(runs, {"num_steps": steps})
-        evaluation.save_rows(runs, per_user)
-    if without_baselines:
-        baselines = evaluation.evaluate_baselines_of_runs(
-            without_baselines, {"num_steps": steps}
-        )
-        evaluation.save_baselines(without_baselines, baselines)
+    command.warn(complete(runs, without_baselines, steps))
 
 
 def main(flag_values):
@@ -83,12 +77,14 @@ def main(flag_values):
     missing = [run for run in runs if not run.is_evaluated]
     without = [r for r in runs if flag_values.baselines and not r.has_baselines]
     if missing or without:
-        _evaluate(missing, without, flag_values.adaptation_steps)
+        _complete(missing, without, flag_values.adaptation_steps)
     from tff_perfedavg.experiments.report import run_report
 
     output = pathlib.Path(flag_values.output) if flag_values.output else runs[0].report
     title = flag_values.title or f"Who gains: {', '.join(flag_values.run)}"
-    written = run_report.write_page(run_report.read_runs(runs), title, output)
+    records = run_report.read_runs(runs)
+    command.warn(run_report.warnings_of(records))
+    written = run_report.write_page(records, title, output)
     print("Written:", *written, sep="\n  ")
 
 

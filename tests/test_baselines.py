@@ -210,10 +210,14 @@ def test_what_runs_have_in_common_is_told_once_and_the_rest_by_the_runs_name():
         "A + label shares",
         "B + label shares",
         "C + label shares",
-        LOCAL,
+        f"{LOCAL} for A and B",
         f"{LOCAL} for C",
     ]
     assert len(found) == 2 * 6
+    many = baseline_names.combine([same] * 3 + [other], ["A", "B", "C", "D"])
+    assert f"{LOCAL} for A and 2 others" in {*many["algorithm"]}
+    alike = baseline_names.combine([same] * 3, ["A", "B", "C"])
+    assert [*alike["algorithm"].unique()][-1] == LOCAL
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path):

@@ -3,12 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from tests import reference
 from tests.helpers import relative_error, toy_user
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.models.dense import mlp, mlp_regressor
+from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.config import AdaptationConfig
+from tff_perfedavg.optimization.rate_choice import adapt_at_best_rate
 
 MODEL = mlp((4,), 3, hidden=(5,))
 BY_HAND = reference.TwoLayerNetwork()
@@ -82,17 +85,45 @@ def test_every_user_alone_equals_the_reference(tff, tmp_path):
             rate: by_reference(BY_HAND, WEIGHTS, adaptation, rate, 3)
             for rate in (0.01, 0.1, 0.3, 1.0)
         }
-        best = min(points, key=lambda r: BY_HAND.loss(points[r][-1], *adaptation))
-        chosen.add(best)
-        assert np.allclose(local["learning_rate"], best)
-        losses = [BY_HAND.loss(weights, *held_out) for weights in points[best]]
-        assert np.allclose(local["loss"], losses, rtol=1e-4)
+        for step in range(4):
+            after = {rate: of_rate[step] for rate, of_rate in points.items()}
+            best = min(after, key=lambda r: BY_HAND.loss(after[r], *adaptation))
+            chosen.add(best)
+            assert np.isclose(local["learning_rate"][step], best)
+            expected = BY_HAND.loss(after[best], *held_out)
+            assert np.isclose(local["loss"][step], expected, rtol=1e-4)
         weights, steps = reference.train_to_convergence(BY_HAND, WEIGHTS, *adaptation)
         assert converged["num_steps_taken"][0] == steps
         assert np.isclose(converged["loss"][0], BY_HAND.loss(weights, *held_out), 1e-3)
         right = BY_HAND.logits(weights, held_out[0]).argmax(1) == held_out[1]
         assert np.isclose(converged["accuracy"][0], right.mean())
-    assert chosen
+    # Users differ, and numbers of steps without a step's lowest do.
+    assert len(chosen) > 1
+
+
+def test_what_a_step_gives_does_not_depend_on_how_many_follow():
+    # One step at 1 ends in the middle of the steep direction; along the other one, many
+    # at 1.6 get further.
+    def loss(weights, batch):
+        x, y = tf.unstack(weights[0])
+        return 0.5 * ((x - batch) ** 2 + 0.2 * y**2)
+
+    def adapted(num_steps):
+        return tf.function(
+            lambda: adapt_at_best_rate(
+                loss,
+                [tf.constant([1.0, 1.0])],
+                lambda step: tf.constant(0.0),
+                Adaptation(1.0, num_steps),
+                [1.0, 1.6, 1e30],
+                lambda weights: tf.stack([weights[0][0], loss(weights, 0.0)]),
+            )
+        )()
+
+    few, more = adapted(1), adapted(6)
+    for of_few, of_more in zip(few, more, strict=True):
+        assert np.allclose(of_few, of_more[:2])
+    assert np.allclose(more[1], [1, 1, 1, 1, 1.6, 1.6, 1.6])
 
 
 def test_evaluation_rows_choose_nothing(tff, tmp_path):
@@ -155,7 +186,10 @@ def test_a_regressor_trains_alone_too(tff, tmp_path):
             by_reference(by_hand, weights, adaptation, rate, 2)
             for rate in (0.01, 0.1, 1.0)
         ]
-        best = min(points, key=lambda p: by_hand.loss(p[-1], *adaptation))
+        best = [
+            min(after, key=lambda p: by_hand.loss(p, *adaptation))
+            for after in zip(*points, strict=True)
+        ]
         assert np.allclose(local, [by_hand.loss(p, *held_out) for p in best], 1e-4)
         alone, _ = reference.train_to_convergence(by_hand, weights, *adaptation)
         assert np.isclose(converged, by_hand.loss(alone, *held_out), 1e-3)

@@ -14,8 +14,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.evaluation import metrics
+from tff_perfedavg.experiments.report import evaluation_text
 from tff_perfedavg.experiments.report import tables as report
 
+ADAPTED = "num_steps=5 inner_learning_rate=0.1 moves=all seed=0"
 accuracies = st.lists(st.floats(0.01, 1.0), min_size=2, max_size=40)
 
 
@@ -190,3 +192,65 @@ def test_results_of_different_users_are_not_compared():
     per_user = pd.concat([rows([0.1, 0.2]), rows([0.3], "B")])
     with pytest.raises(errors.DataError, match="B lacks results of users"):
         metrics.compare_paired(per_user, 1)
+
+
+def test_halves_are_shown_alike_wherever_and_rounded_away_from_zero():
+    # Sums of the same numbers in another order.
+    for half in (62.25, 62.25 - 1e-13, 62.25 + 1e-13):
+        assert report.fixed(half) == "62.3"
+        assert report.signed(-half) == "-62.3"
+    assert [report.fixed(x) for x in (0.05, -0.04, 1e30, np.inf)][:2] == ["0.1", "0.0"]
+    assert report.fixed(np.inf) == "inf"
+    assert float(report.fixed(1e30)) == 1e30
+    assert report.signed(0.04) == "+0.0"
+    assert report.fixed_loss(0.0125) == "0.013"
+
+
+def many_runs(count):
+    """Runs of four users in each group, and baselines of each run, as evaluated."""
+    rng = np.random.default_rng(0)
+
+    def frame(name, steps, **columns):
+        found = [
+            rows(rng.uniform(size=4), name, users, step, adaptation=ADAPTED, **columns)
+            for users in ("seen", "new")
+            for step in range(steps + 1)
+        ]
+        return pd.concat(found).assign(num_classes_held=lambda f: 1 + f["user"] % 2)
+
+    names = [f"run{number}" for number in range(count)]
+    baselines = [frame("local training", 5, baseline="local training")]
+    baselines += [
+        frame(f"{name} + label shares", 0, baseline="label shares") for name in names
+    ]
+    return pd.concat([frame(name, 5) for name in names]), pd.concat(baselines)
+
+
+def test_of_many_runs_a_terminal_has_a_page_or_two():
+    per_user, baselines = many_runs(9)
+    compared = metrics.compare_paired(per_user, 5)
+    said = evaluation_text.format_evaluation(per_user, baselines, 5)
+    said += evaluation_text.format_compared(compared, per_user, 5)
+    assert len(said.splitlines()) < 90
+    shares = re.findall(r"run\d \+ label shares", said)
+    assert len(shares) == 2 * 2
+    assert len({*shares}) == 1
+    assert not re.search(r"run1 +run2", said)
+    # Each after its last step, in the tables and compared with the first.
+    assert len(re.findall(r"^ +(?:method +)?run8 +5 ", said, re.MULTILINE)) == 4
+    assert len(re.findall(r"run8 ", said)) == 4 + 2
+
+
+def test_of_few_runs_a_terminal_has_the_steps_and_every_pair():
+    per_user, baselines = many_runs(3)
+    said = evaluation_text.format_evaluation(per_user, baselines, 5)
+    assert said.startswith("Users adapt all weights in 5 steps at rate 0.1.\n\n")
+    for step in (0, 1, 5):
+        assert len(re.findall(rf"^ .* {step} ", said, re.MULTILINE)) >= 2 * 4
+    compared = evaluation_text.format_compared(
+        metrics.compare_paired(per_user, 5), per_user, 5
+    )
+    assert re.search(r"run1 +run2", compared)
+    # Local training of seen users and of new ones takes steps, and label shares none.
+    dashes = re.findall(r"label shares +- .* - +[\d.]+$", said, re.MULTILINE)
+    assert len(dashes) == 2 * 3

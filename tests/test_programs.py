@@ -60,7 +60,10 @@ def test_training_keeps_the_last_round_not_the_best(tff, tmp_path):
 
 
 def test_train_and_evaluate_from_files(tff, paths):
-    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import (
+        evaluate_runs,
+        read_trained,
+    )
     from tff_perfedavg.experiments.training.training import train_and_save
 
     result = train_and_save(SHORT, paths)
@@ -72,18 +75,22 @@ def test_train_and_evaluate_from_files(tff, paths):
     assert {"support_loss", "query_loss", "adaptation_gain", "update_norm"} < {*metrics}
     hparams = pd.read_csv(paths.hparams, index_col="name")["value"]
     assert hparams["inner_learning_rate"] == "0.01"
+    # Of the algorithm's own those at their defaults, too, and of no other's.
+    assert hparams["inner_steps"] == "1"
+    assert "learned_rates" not in hparams
 
-    per_user = evaluate_runs([paths], {"num_steps": 3})
+    trained = read_trained([paths])
+    per_user = evaluate_runs(trained, {"num_steps": 3})
     assert len(per_user) == 26 * 4
     assert per_user.groupby("users")["user"].nunique().to_dict() == {
         "new": 6,
         "seen": 20,
     }
-    again = evaluate_runs([paths], {"inner_learning_rate": 0.01, "num_steps": 3})
+    again = evaluate_runs(trained, {"inner_learning_rate": 0.01, "num_steps": 3})
     pd.testing.assert_frame_equal(per_user, again)
-    further = evaluate_runs([paths], {"inner_learning_rate": 0.02, "num_steps": 3})
+    further = evaluate_runs(trained, {"inner_learning_rate": 0.02, "num_steps": 3})
     assert not np.allclose(per_user["loss"], further["loss"])
-    held = evaluate_runs([paths], {"moves": "head", "pull": 2.0, "num_steps": 3})
+    held = evaluate_runs(trained, {"moves": "head", "pull": 2.0, "num_steps": 3})
     first, second = (frame.query("step == 0")["loss"] for frame in (per_user, held))
     assert np.array_equal(first, second)
     assert not np.allclose(per_user["loss"], held["loss"])
@@ -113,28 +120,35 @@ def test_a_user_whose_model_diverges_counts_as_wrong_in_everything(tff, tmp_path
 
 
 def test_users_are_the_same_where_their_rows_are(tff, tmp_path):
-    from tff_perfedavg.experiments.evaluation.evaluate_runs import have_same_users
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import (
+        have_same_users,
+        read_trained,
+    )
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "other")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
     for run, seed in zip(runs, (0, 0, 1), strict=True):
         experiment = dataclasses.replace(SHORT, base_random_seed=seed)
         trained_model.save(run.model, weights, experiment)
-    assert have_same_users(runs[:2])
-    assert not have_same_users(runs[1:])
+    trained = read_trained(runs)
+    assert have_same_users(trained[:2])
+    assert not have_same_users(trained[1:])
 
 
 def test_runs_of_one_algorithm_go_by_their_names(tff, tmp_path):
-    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import (
+        evaluate_runs,
+        read_trained,
+    )
 
     runs = [RunPaths(tmp_path, name) for name in ("first", "second", "third")]
     weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
     fed_avg = dataclasses.replace(SHORT, algorithm="fed_avg")
     for run, experiment in zip(runs, (SHORT, SHORT, fed_avg), strict=True):
         trained_model.save(run.model, weights, experiment)
-    names = evaluate_runs(runs[:2], {"num_steps": 0})["algorithm"]
+    names = evaluate_runs(read_trained(runs[:2]), {"num_steps": 0})["algorithm"]
     assert [*names.unique()] == ["first", "second"]
-    names = evaluate_runs(runs[1:], {"num_steps": 0})["algorithm"]
+    names = evaluate_runs(read_trained(runs[1:]), {"num_steps": 0})["algorithm"]
     assert [*names.unique()] == ["Per-FedAvg exact", "FedAvg + update"]
 
 
@@ -172,7 +186,7 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
         "third, absent classes masked",
         "third + label shares",
         "local training",
-        "local training by Adam",
+        "local training to convergence",
         "first",
         "third",
     ]
@@ -187,6 +201,14 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
     blocks = re.findall(r"^kind .*\n(\w+ +.*)$", answer.stdout, re.MULTILINE)
     assert [block.split()[0] for block in blocks[:2]] == ["baseline"] * 2
     assert "seen  first third" in answer.stdout
+    assert answer.stdout.startswith("Users adapt all weights in 1 step at rate 0.01.\n")
+    assert (results / "evaluation.comparison.csv").is_file()
+    assert {*table["adaptation"]} == {
+        "num_steps=1 inner_learning_rate=0.01 moves=all seed=0"
+    }
+    # Nobody is worse off who takes no steps.
+    adapts = table["algorithm"].isin(["local training", "first", "third"])
+    assert (table["made_worse"].notna() == adapts).all()
     # Three baselines by labels, steps 0 and 1 alone, and alone to convergence.
     for name in ("first", "third"):
         run = RunPaths(tmp_path, name)
@@ -196,6 +218,42 @@ def test_of_three_runs_of_which_one_has_no_model_two_are_shown(evaluate, tmp_pat
     held = pd.read_csv(results / "evaluation.classes_held.csv")
     assert {*held["algorithm"]} == {*kinds.index}
     assert held["num_classes_held"].nunique() > 1
+
+
+def test_missing_baselines_are_measured_as_the_results_beside_them_were(
+    tff, tmp_path, monkeypatch
+):
+    from tff_perfedavg.experiments.evaluation import evaluate_runs as evaluation
+
+    runs = {name: RunPaths(tmp_path, name) for name in ("first", "second", "old")}
+    weights = [np.zeros([64, 10], np.float32), np.zeros([10], np.float32)]
+    rows = pd.DataFrame({"loss": [1.0]})
+    told = {
+        "first": "num_steps=9 inner_learning_rate=0.2 moves=head head_tensors=1 seed=4",
+        "second": "num_steps=2 inner_learning_rate=0.01 moves=all seed=0",
+    }
+    for name, run in runs.items():
+        trained_model.save(run.model, weights, SHORT)
+        adaptation = {"adaptation": told[name]} if name in told else {}
+        write_rows(rows.assign(**adaptation), run.per_user)
+    measured = {}
+
+    def measure(trained, changes, *, seed):
+        (run,) = trained
+        config = run.adaptation(changes)
+        measured[run.label] = (config.num_steps, config.moves, config.head_tensors)
+        measured[run.label] += (config.inner_learning_rate, seed)
+        return [rows]
+
+    monkeypatch.setattr(evaluation, "evaluate_baselines_of_runs", measure)
+    (said,) = evaluation.complete([], [*runs.values()], 5)
+    assert measured == {
+        "first": (9, "head", 1, 0.2, 4),
+        "second": (2, "all", 2, 0.01, 0),
+    }
+    assert said.startswith("The results of old do not tell")
+    written = {name for name, run in runs.items() if run.has_baselines}
+    assert written == {*told}
 
 
 def test_without_baselines_there_are_methods_alone(evaluate, tmp_path):
@@ -233,7 +291,7 @@ def test_a_regressor_has_the_baselines_that_need_no_classes(
     found = pd.read_csv(paths.baselines)
     assert found.groupby("baseline", sort=False).size().to_dict() == {
         "local training": 2 * 6,
-        "local training by Adam": 6,
+        "local training to convergence": 6,
         "pooled training": 2 * 6,
     }
     assert "classes" not in answer.stdout
@@ -269,11 +327,11 @@ def test_runs_of_which_none_has_a_model_are_an_error(evaluate):
 
 
 def test_weights_of_another_model_are_refused(tff, paths):
-    from tff_perfedavg.experiments.evaluation.evaluate_runs import evaluate_runs
+    from tff_perfedavg.experiments.evaluation.evaluate_runs import read_trained
 
     trained_model.save(paths.model, [np.zeros([3])], SHORT)
     with pytest.raises(errors.CheckpointError, match=r"model\.npz has weights of oth"):
-        evaluate_runs([paths], {"num_steps": 1})
+        read_trained([paths])
 
 
 def test_a_diverging_run_stops_with_the_round_and_the_remedy(tff, tmp_path):

@@ -15,11 +15,13 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation import metrics
+from tff_perfedavg.experiments.evaluation.measured_adaptation import MeasuredAdaptation
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.report import figures, run_report
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 STEPS = 3
 DIGITS = Experiment(num_users=12, num_new_users=4)
@@ -153,7 +155,8 @@ def test_the_page_has_every_table_with_what_was_measured(written, runs):
     summary = metrics.summarize(pd.concat(pd.read_csv(run.per_user) for run in runs))
     for _, row in summary.iterrows():
         if row.name[2] in (0, 1, STEPS):
-            assert f"<td>{100 * row['accuracy']:.1f}</td>" in page
+            # Halves go up.
+            assert f"<td>{100 * row['accuracy'] + 1e-9:.1f}</td>" in page
     for word in ("an abacus", "12.3", "FedAvg + update", "inner_learning_rate"):
         assert word in page
 
@@ -217,7 +220,7 @@ def test_baselines_stand_beside_the_methods_and_in_the_findings(tmp_path):
     (caption, table), (_, by_classes) = tables[:2]
     assert "Baselines owe nothing" in caption
     names = [
-        "majority class",
+        "majority class for FedAvg",
         "majority class for Per-FedAvg exact",
         "FedAvg + label shares",
         "Per-FedAvg exact + label shares",
@@ -231,7 +234,11 @@ def test_baselines_stand_beside_the_methods_and_in_the_findings(tmp_path):
     # Of each kind the best alone is drawn.
     figure = (directory / "adaptation_curves.svg").read_text()
     drawn = [name for name in names if f"baseline: {name}<" in figure]
-    assert drawn == ["majority class", "FedAvg + label shares"]
+    assert drawn == ["majority class for FedAvg", "FedAvg + label shares"]
+    # Nobody adapts who takes no steps.
+    rows = re.findall(r"<th>-</th>(.*?)</tr>", table, re.DOTALL)
+    assert len(rows) == 2 * 4
+    assert all(">-</td>" in row for row in rows)
 
 
 def test_figures_and_page_are_the_same_every_time(written, runs, tmp_path):
@@ -298,11 +305,77 @@ def test_runs_of_different_users_or_steps_are_shown_but_not_compared(
         assert page.count("<svg") == 6
 
 
+def measured_by(run, path, seed=0, **changes):
+    """Says in a run's file how its users adapted."""
+    config = AdaptationConfig(
+        **{"inner_learning_rate": 0.03, "num_steps": 3, **changes}
+    )
+    told = str(MeasuredAdaptation.of(config, seed))
+    write(pd.read_csv(path).assign(adaptation=told), path)
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Two runs that say how their users adapted."""
+    runs = [make_run(tmp_path, n, e) for n, e in (("a", FED_AVG), ("b", DIGITS))]
+    for run in runs:
+        rows = pd.read_csv(run.per_user)
+        write(rows[rows["step"] == 0].assign(baseline="majority class"), run.baselines)
+        for path in (run.per_user, run.baselines):
+            measured_by(run, path)
+    return runs
+
+
+def test_the_page_says_how_users_adapted(told, tmp_path):
+    page, _ = write_page(told, tmp_path / "page.html")
+    assert "Users adapt all weights in 3 steps at rate 0.03." in page
+    assert "second against" in page
+    assert run_report.warnings_of(run_report.read_runs(told)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"moves": "head"}, "which weights move"), ({"seed": 1}, "seed")],
+)
+def test_runs_that_were_evaluated_differently_are_not_compared(
+    told, tmp_path, changes, words
+):
+    for path in (told[1].per_user, told[1].baselines):
+        measured_by(told[1], path, **changes)
+    page, _ = write_page(told, tmp_path / "page.html")
+    said = (
+        f"The runs were evaluated differently ({words}), so that they are not compared"
+    )
+    assert f"<li>{said}" in page
+    assert "second against" not in page
+    assert "Per-FedAvg exact: users adapt" in page
+
+
+def test_baselines_of_another_adaptation_are_left_out_with_a_warning(told, tmp_path):
+    measured_by(told[0], told[0].baselines, seed=3)
+    records = run_report.read_runs(told)
+    (said,) = run_report.warnings_of(records)
+    assert re.match("The baselines of FedAvg .* evaluate the run again", said)
+    assert [record.baselines is None for record in records] == [True, False]
+
+
+def test_rows_of_several_adaptations_are_refused(told):
+    rows = pd.read_csv(told[0].per_user)
+    rows.loc[0, "adaptation"] = "num_steps=2"
+    write(rows, told[0].per_user)
+    with pytest.raises(
+        errors.CheckpointError, match=r"per_user\.csv has .*one for all"
+    ):
+        run_report.read_runs(told)
+
+
 def test_where_labels_are_no_classes_losses_are_told(root, tmp_path):
     run = make_run(root, "sinusoid", REGRESSION)
+    rows = pd.read_csv(run.per_user)
+    write(rows[rows["step"] == 0].assign(baseline="local training"), run.baselines)
     page, directory = write_page([run], tmp_path / "page.html")
     gain = "of loss less"
-    (seen, new) = re.findall(r"<li>(.*?)</li>", page)
+    (seen, new, *_) = re.findall(r"<li>(.*?)</li>", page)
     population = build_population(REGRESSION, root)
     kind = np.bincount(population.training_users % 4, minlength=4)
     mean = kind @ [-0.1, 0.0, 0.1, 0.2] / kind.sum()
@@ -312,6 +385,8 @@ def test_where_labels_are_no_classes_losses_are_told(root, tmp_path):
     )
     assert f"{len(population.new_users)} new users" in new
     assert "nan" not in page.lower()
+    for words in ("labels", "classes"):
+        assert words not in "".join(re.findall(r"<(?:p|figcaption)>(.*?)<", page))
     assert "accuracy" not in "".join(re.findall(r"<table.*?</table>", page, re.DOTALL))
     assert "evenly" not in page
     assert "labels held" not in (directory / "users_by_gain_0.svg").read_text()

@@ -30,8 +30,9 @@ def build_local_training_eval(
     """Builds the evaluation of weights that nobody has trained.
 
     Every user trains all of them on its adaptation rows in two ways: by the steps of
-    the adaptation, at whichever of several rates leaves the loss on these rows lowest
-    after the last step; and by `train_to_convergence`. Evaluation rows only judge.
+    the adaptation, for each number of steps at whichever of several rates leaves the
+    loss on these rows lowest after so many; and by `train_to_convergence`. Evaluation
+    rows only judge.
 
     Args:
       model: what is trained.
@@ -43,7 +44,7 @@ def build_local_training_eval(
     Returns:
       A computation from (a list of weights at the server, users at the clients) to
       one result per client: `user`; `loss` and `accuracy` float32 `[m + 1]` of the
-      adaptation's steps, and `learning_rate`, the one chosen; `converged_loss`,
+      adaptation's steps, and `learning_rate`, those chosen; `converged_loss`,
       `converged_accuracy` and `converged_steps`; `num_adaptation_examples` and
       `num_evaluation_examples`, as in `build_personalization_eval`.
     """
@@ -85,7 +86,7 @@ def _user_training(
             own_loss = tf.cast(loss(trained, own), tf.float32)
             return tf.concat([model.evaluate(trained, held_out), [own_loss]], 0)
 
-        measured, rate = adapt_at_best_rate(
+        measured, rates = adapt_at_best_rate(
             loss, weights, draw, how, learning_rates, measure
         )
         converged, steps = train_to_convergence(loss, weights, own)
@@ -94,7 +95,7 @@ def _user_training(
             user=user,
             loss=measured[:, 0],
             accuracy=measured[:, 1],
-            learning_rate=rate,
+            learning_rate=rates,
             converged_loss=converged[0],
             converged_accuracy=converged[1],
             converged_steps=steps,

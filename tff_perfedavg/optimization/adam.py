@@ -10,15 +10,20 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_perfedavg.models.model import Batch
-from tff_perfedavg.optimization.gradients import Loss, Weights, loss_and_gradient
+from tff_perfedavg.optimization.gradients import Loss, Scale, Weights, loss_and_gradient
 
 # The paper's; its epsilon is for double precision.
 _DECAY, _SQUARE_DECAY, _EPSILON = 0.9, 0.999, 1e-7
-# Of training alone. The loss has stopped falling where so many steps together
-# lower it by less than this share of what it was at the start.
-LEARNING_RATE = 0.003
-MOST_STEPS = 200
-STEPS_BETWEEN_CHECKS, LEAST_FALL = 10, 0.01
+# Of training alone, chosen on images, sensor data and a noiseless regression: what ten
+# times as many steps go on to is within a point of accuracy, and of a regressor's loss
+# within a hundredth of what it was at the start.
+LEARNING_RATE, LAST_LEARNING_RATE = 0.01, 0.001
+# The loss has stopped falling where so many steps together lower it by less than this
+# share of what it was before them.
+STEPS_BETWEEN_CHECKS, LEAST_FALL = 100, 0.05
+# There is nothing left to gain below this share of what it was at the start.
+NEGLIGIBLE = 1e-4
+MOST_STEPS = 3000
 
 
 class AdamState(NamedTuple):
@@ -44,7 +49,7 @@ def start(weights: Weights) -> AdamState:
     return AdamState(tf.constant(0), weights, zeros, zeros)
 
 
-def adam_step(state: AdamState, gradient: Weights, learning_rate: float) -> AdamState:
+def adam_step(state: AdamState, gradient: Weights, learning_rate: Scale) -> AdamState:
     """Returns the state after a step."""
     number = state.number + 1
     count = tf.cast(number, gradient[0].dtype)
@@ -69,11 +74,13 @@ def train_to_convergence(
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Trains on all rows in every step until the loss stops falling.
 
-    That is where ten steps together lower the lowest loss so far by less than a
-    hundredth of the loss at the start, and after 200 steps at the latest.
+    The rate is 0.01, and a tenth of it from where a hundred steps together have lowered
+    the lowest loss so far by less than 5 %; where that is so once more, training ends.
+    It ends, too, where the loss is below a ten-thousandth of what it was at the start,
+    and after 3000 steps at the latest.
 
     Args:
-      loss: the loss.
+      loss: the loss, at least 0.
       weights: the starting point.
       batch: all rows.
 
@@ -82,8 +89,12 @@ def train_to_convergence(
     """
     state = start(weights)
     initial = loss(state.weights, batch)
+    rates = tf.constant([LEARNING_RATE, LAST_LEARNING_RATE])
 
-    def body(_, state, lowest, lowest_at_check, best):
+    def goes_on(stops, state, lowest, *_):
+        return (stops < rates.shape[0]) & (lowest > NEGLIGIBLE * initial)
+
+    def body(stops, state, lowest, lowest_at_check, best):
         value, gradient = loss_and_gradient(loss, state.weights, batch)
         # Not where it is no number.
         is_lower = value < lowest
@@ -91,16 +102,17 @@ def train_to_convergence(
             tf.where(is_lower, w, b) for w, b in zip(state.weights, best, strict=True)
         ]
         lowest = tf.where(is_lower, value, lowest)
-        state = adam_step(state, gradient, LEARNING_RATE)
+        state = adam_step(state, gradient, rates[stops])
         at_check = tf.equal(state.number % STEPS_BETWEEN_CHECKS, 0)
-        falls = lowest_at_check - lowest > LEAST_FALL * initial
+        falls = lowest_at_check - lowest > LEAST_FALL * lowest_at_check
         lowest_at_check = tf.where(at_check, lowest, lowest_at_check)
-        return ~at_check | falls, state, lowest, lowest_at_check, best
+        stops += tf.cast(at_check & ~falls, tf.int32)
+        return stops, state, lowest, lowest_at_check, best
 
     _, state, _, _, best = tf.while_loop(
-        lambda goes_on, *_: goes_on,
+        goes_on,
         body,
-        (tf.constant(True), state, initial, initial, state.weights),
+        (tf.constant(0), state, initial, initial, state.weights),
         maximum_iterations=MOST_STEPS,
     )
     return list(best), state.number

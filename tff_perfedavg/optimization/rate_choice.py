@@ -21,20 +21,23 @@ def adapt_at_best_rate(
     learning_rates: Sequence[float],
     measure: Callable[[Weights], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adapts at every rate and keeps what one of them gave.
+    """Adapts at every rate, and keeps for each number of steps what the best one gave.
+
+    So what is kept after m steps does not depend on how many more are taken.
 
     Args:
       loss: as for `adapt`, and so the others.
       weights: the starting point.
       draw_batch: from the step number to that step's batch.
-      adaptation: the steps, but for their rate.
+      adaptation: the steps, m of them, but for their rate.
       learning_rates: to choose from.
-      measure: from weights to `[measures]`, the last of which is what the choice goes
-        by: the lowest after the last step, the first of equals. It must be measured on
+      measure: from weights to `[measures]`, the last of which is what the choices go
+        by: the lowest after as many steps, the first of equals. It must be measured on
         rows that may choose.
 
     Returns:
-      The measurements `[m + 1, measures]` at the rate chosen, and that rate.
+      The measurements `[m + 1, measures]`, each after so many steps at the rate chosen
+      for them, and the rates `[m + 1]`.
     """
     rates = tf.constant(learning_rates, tf.float32)
 
@@ -43,6 +46,7 @@ def adapt_at_best_rate(
         return adapt(loss, weights, draw_batch, steps, measure)[1]
 
     measured = tf.map_fn(at_rate, rates, parallel_iterations=1)
-    last = measured[:, -1, -1]
-    chosen = tf.argmin(tf.where(tf.math.is_finite(last), last, np.inf))
-    return measured[chosen], rates[chosen]
+    by = measured[:, :, -1]
+    chosen = tf.argmin(tf.where(tf.math.is_finite(by), by, np.inf))
+    by_step = tf.transpose(measured, [1, 0, 2])
+    return tf.gather(by_step, chosen, batch_dims=1), tf.gather(rates, chosen)

@@ -12,8 +12,12 @@ from tff_perfedavg.data.user_store import UserStore
 # By label shares; the first needs no model.
 MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label shares"
 # By training without other users, and without federation.
-LOCAL, CONVERGED = "local training", "local training by Adam"
+LOCAL, CONVERGED = "local training", "local training to convergence"
 POOLED = "pooled training"
+# Nobody updates a baseline.
+_UPDATE = " + update"
+# Of the runs that a baseline is for, by name.
+_MOST_LISTED = 2
 
 
 def has_classes(population: UserStore) -> bool:
@@ -23,8 +27,7 @@ def has_classes(population: UserStore) -> bool:
 
 def name_for(baseline: str, label: str) -> str:
     """Returns what a baseline is called beside a run of a label."""
-    # Nobody updates a baseline.
-    label = label.removesuffix(" + update")
+    label = label.removesuffix(_UPDATE)
     names = {MASKED: f"{label}, {MASKED}", SHARES: f"{label} + {SHARES}"}
     return names.get(baseline, baseline)
 
@@ -38,20 +41,34 @@ def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFra
 
     Returns:
       All rows: first the baselines by label shares, then the others. What is no other
-      for another run, as one majority class of the same users, is there once.
+      for another run, as one majority class of the same users, is there once; what is
+      another for some, as that of other users, says for which runs it is.
     """
-    kept: list[pd.DataFrame] = []
+    found: dict[str, list[tuple[pd.DataFrame, list[str]]]] = {}
     for frame, label in zip(frames, labels, strict=True):
         for name, rows in frame.groupby("baseline", sort=False):
-            title = name_for(name, label)
-            others = [k for k in kept if k["baseline"].iloc[0] == name]
-            if title == name and others:
-                if any(_agree(rows, other) for other in others):
-                    continue
-                title = f"{name} for {label}"
-            kept.append(rows.assign(algorithm=title))
-    kept.sort(key=lambda k: k["baseline"].iloc[0] not in (MAJORITY, MASKED, SHARES))
-    return pd.concat(kept, ignore_index=True)
+            # Of a run's own model, even where they come out alike.
+            is_runs = name_for(name, label) != name
+            kept = found.setdefault(name_for(name, label), [])
+            same = [runs for k, runs in kept if not is_runs and _agree(rows, k)]
+            if same:
+                same[0].append(label)
+            else:
+                kept.append((rows, [label]))
+    named = [
+        rows.assign(algorithm=f"{title} for {_listed(runs)}" if kept[1:] else title)
+        for title, kept in found.items()
+        for rows, runs in kept
+    ]
+    named.sort(key=lambda k: k["baseline"].iloc[0] not in (MAJORITY, MASKED, SHARES))
+    return pd.concat(named, ignore_index=True)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    labels = [label.removesuffix(_UPDATE) for label in labels]
+    if len(labels) <= _MOST_LISTED:
+        return " and ".join(labels)
+    return f"{labels[0]} and {len(labels) - 1} others"
 
 
 def _agree(rows: pd.DataFrame, other: pd.DataFrame) -> bool:

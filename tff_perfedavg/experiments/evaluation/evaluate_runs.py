@@ -18,6 +18,10 @@ from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.measured_adaptation import (
+    COLUMN,
+    MeasuredAdaptation,
+)
 from tff_perfedavg.experiments.evaluation.pooled_training import (
     evaluate_pooled,
     train_pooled,
@@ -28,6 +32,7 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.models.model import Model
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 class TrainedRun(NamedTuple):
@@ -46,6 +51,10 @@ class TrainedRun(NamedTuple):
     weights: Sequence[np.ndarray]
     population: UserStore
     model: Model
+
+    def adaptation(self, changes: Mapping[str, Any]) -> AdaptationConfig:
+        """Returns the adaptation it was trained for, with other fields in it."""
+        return dataclasses.replace(self.experiment.local.adaptation, **changes)
 
     @property
     def origin(self) -> tuple[str, str, int]:
@@ -88,39 +97,34 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
 
 
 def evaluate_runs(
-    runs: Sequence[RunPaths],
-    changes: Mapping[str, Any],
-    *,
-    seed: int = 0,
+    trained: Sequence[TrainedRun], changes: Mapping[str, Any], *, seed: int = 0
 ) -> pd.DataFrame:
     """Evaluates trained runs, each on the population it was trained with.
 
     Args:
-      runs: where the runs are.
+      trained: the runs.
       changes: fields of `AdaptationConfig` in the place of those that each run was
         trained for.
       seed: of the adaptation's batches.
 
     Returns:
       The rows of `evaluate_users` with a first column `algorithm`, the runs' labels,
-      and, where labels are classes, a last one `num_classes_held`.
-
-    Raises:
-      CheckpointError: as `read_trained`.
+      where labels are classes `num_classes_held`, and a last one `adaptation`, of
+      `MeasuredAdaptation`.
     """
     frames = []
-    for run in read_trained(runs):
-        config = dataclasses.replace(run.experiment.local.adaptation, **changes)
+    for run in trained:
+        config = run.adaptation(changes)
         frame = evaluate_users(
             run.model, run.weights, run.population, config, seed=seed
         )
         frame.insert(0, "algorithm", run.label)
-        frames.append(with_classes_held(frame, run.population))
+        frames.append(_told(frame, run, config, seed))
     return pd.concat(frames, ignore_index=True)
 
 
 def evaluate_baselines_of_runs(
-    runs: Sequence[RunPaths],
+    trained: Sequence[TrainedRun],
     changes: Mapping[str, Any],
     *,
     seed: int = 0,
@@ -129,23 +133,18 @@ def evaluate_baselines_of_runs(
     """Measures what trained runs' users reach without these runs' training.
 
     Args:
-      runs: as for `evaluate_runs`.
+      trained: as for `evaluate_runs`.
       changes: as for `evaluate_runs`.
       seed: as for `evaluate_runs`; of the users who train locally, too.
       pooled: whether to train a model on pooled rows, too.
 
     Returns:
       For each run the rows of `evaluate_baselines`, unless labels are no classes, of
-      `evaluate_local_training` and, if asked for, of `evaluate_pooled`. Runs of the
-      same users, model and start have local training in common, and it tries the rates
-      of all of them.
-
-    Raises:
-      CheckpointError: as `read_trained`.
+      `evaluate_local_training` and, if asked for, of `evaluate_pooled`, with the last
+      columns of `evaluate_runs`. Runs of the same users, model and start have local
+      training in common, and it tries the rates of all of them.
     """
-    trained = read_trained(runs)
-    own = [run.experiment.local.adaptation for run in trained]
-    configs = [dataclasses.replace(config, **changes) for config in own]
+    configs = [run.adaptation(changes) for run in trained]
     rates = [config.inner_learning_rate for config in configs]
     local: dict[tuple, pd.DataFrame] = {}
     pools: dict[tuple, list[np.ndarray]] = {}
@@ -170,18 +169,62 @@ def evaluate_baselines_of_runs(
                 evaluate_pooled(model, weights, population, config, seed=seed)
             )
         frame = pd.concat(frames, ignore_index=True)
-        found.append(with_classes_held(frame, population))
+        found.append(_told(frame, run, config, seed))
     return found
 
 
-def have_same_users(runs: Sequence[RunPaths]) -> bool:
+def have_same_users(trained: Sequence[TrainedRun]) -> bool:
     """Whether trained runs have the very same users, rows and all."""
-    experiments = [trained_model.load(run.model)[1] for run in runs]
-    populations = {
-        build_population(experiment, run.root).fingerprint
-        for run, experiment in zip(runs, experiments, strict=True)
-    }
-    return len(populations) == 1
+    return len({run.population.fingerprint for run in trained}) == 1
+
+
+def _told(
+    frame: pd.DataFrame, run: TrainedRun, config: AdaptationConfig, seed: int
+) -> pd.DataFrame:
+    """Adds the columns that tell of the users, and how they adapt."""
+    measured = MeasuredAdaptation.of(config, seed)
+    frame = with_classes_held(frame, run.population)
+    return frame.assign(**{COLUMN: str(measured)})
+
+
+def complete(
+    without_rows: Sequence[RunPaths],
+    without_baselines: Sequence[RunPaths],
+    steps: int,
+) -> list[str]:
+    """Evaluates what is missing of runs, and writes it beside each one's metrics.
+
+    Args:
+      without_rows: runs without per-user results.
+      without_baselines: runs without baselines, which are measured with the adaptation
+        of their results.
+      steps: users' steps, where results are missing.
+
+    Returns:
+      Warnings: of runs whose results do not tell of which adaptation they are.
+    """
+    runs = list(dict.fromkeys([*without_rows, *without_baselines]))
+    trained = dict(zip(runs, read_trained(runs), strict=True))
+    if without_rows:
+        of_runs = [trained[run] for run in without_rows]
+        save_rows(without_rows, evaluate_runs(of_runs, {"num_steps": steps}))
+    alike: dict[str, list[RunPaths]] = {}
+    for run in without_baselines:
+        measured = MeasuredAdaptation.read(pd.read_csv(run.per_user), run.per_user)
+        alike.setdefault(str(measured), []).append(run)
+    unknown = alike.pop("", [])
+    for text, found in alike.items():
+        measured = MeasuredAdaptation.parse(text)
+        of_runs = [trained[run] for run in found]
+        baselines = evaluate_baselines_of_runs(
+            of_runs, measured.changes, seed=measured.seed
+        )
+        save_baselines(found, baselines)
+    return [
+        f"The results of {run.name} do not tell of which adaptation they are, so that "
+        "no baselines stand beside them; evaluate the run again."
+        for run in unknown
+    ]
 
 
 def save_baselines(runs: Sequence[RunPaths], baselines: Sequence[pd.DataFrame]) -> None:

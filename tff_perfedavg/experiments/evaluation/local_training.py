@@ -44,14 +44,15 @@ def evaluate_local_training(
       weights: the random start, `model.init(seed)` of the run's seed.
       population: the users; of each group at most `MOST_USERS`, drawn with the seed.
       adaptation: gives the number of steps, the rows of a step and those of a user.
-      learning_rates: to try beside `LEARNING_RATES`; a user takes the rate that leaves
-        the loss on its adaptation rows lowest.
+      learning_rates: to try beside `LEARNING_RATES`; for each number of steps a user
+        takes the rate that leaves the loss on its adaptation rows lowest after them.
       seed: of the draws.
 
     Returns:
       The rows of `evaluate_users` behind columns `algorithm` and `baseline`: of
-      `LOCAL` by step, with the `learning_rate` chosen, and of `CONVERGED` as step 0,
-      with `num_steps_taken`.
+      `LOCAL` by step, with the `learning_rate` chosen for it (of several that are as
+      good, as all are without a step, the lowest), and of `CONVERGED` as step 0, with
+      `num_steps_taken`.
     """
     # Nothing of the adaptation but these: no part that stays, no pull to the start.
     steps = AdaptationConfig(
@@ -89,10 +90,12 @@ def _rows(
     name: str, results: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     frame = per_user_rows(results, groups)
-    for extra in ("learning_rate", "num_steps_taken"):
-        if extra in results:
-            by_user = pd.Series(results[extra], results["user"])
-            frame[extra] = frame["user"].map(by_user)
+    if "learning_rate" in results:
+        rates = pd.DataFrame(results["learning_rate"], results["user"]).stack()
+        frame = frame.join(rates.rename("learning_rate"), on=["user", "step"])
+    if "num_steps_taken" in results:
+        by_user = pd.Series(results["num_steps_taken"], results["user"])
+        frame["num_steps_taken"] = frame["user"].map(by_user)
     frame.insert(0, "baseline", name)
     frame.insert(0, "algorithm", name)
     return frame

@@ -10,6 +10,9 @@ import pandas as pd
 import scipy.stats
 
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.evaluation.measured_adaptation import (
+    COLUMN as ADAPTATION,
+)
 
 # The groups of users: of training, and held out of it.
 SEEN, NEW = "seen", "new"
@@ -41,8 +44,9 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
       `accuracy_p50`, `accuracy_p90` (percentiles over users), `worst_decile` and
       `best_decile` (mean accuracy of the worst and the best tenth of users),
       `made_worse` (fraction of users worse off than before adapting: less accurate
-      or, where labels are no classes, with a higher loss), `cosine_fairness` and
-      `entropy_fairness` of the accuracies, `loss` and `num_users`.
+      or, where labels are no classes, with a higher loss; NaN for an algorithm that
+      takes no steps), `cosine_fairness` and `entropy_fairness` of the accuracies,
+      `loss` and `num_users`, and `adaptation` if the rows have that.
     """
     run = [name for name in ("algorithm", "seed", "users", "user") if name in per_user]
     per_user = per_user.dropna(subset=["loss"])
@@ -50,12 +54,15 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
     per_user = per_user.assign(merit=merit)
     before = per_user[per_user["step"] == 0].set_index(run)["merit"]
     per_user = per_user.join(before.rename("before"), on=run)
-    per_user["is_worse"] = per_user["merit"] < per_user["before"]
+    is_worse = (per_user["merit"] < per_user["before"]).astype(float)
+    takes_steps = per_user.groupby("algorithm")["step"].transform("max") > 0
+    per_user["is_worse"] = is_worse.where(takes_steps)
     by = ["users", "algorithm", "step"]
     if BASELINE in per_user:
         per_user = with_kind(per_user)
         by.insert(1, "kind")
     accuracy = "accuracy"
+    told = {n: (n, "first") for n in (ADAPTATION,) if n in per_user}
     return per_user.groupby(by, sort=False).agg(
         accuracy=(accuracy, "mean"),
         accuracy_sd=(accuracy, "std"),
@@ -69,6 +76,7 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
         entropy_fairness=(accuracy, entropy_fairness),
         loss=("loss", "mean"),
         num_users=("loss", "size"),
+        **told,
     )
 
 

@@ -67,7 +67,7 @@ def adaptation_curves(
     column, scale, quantity = _quantity(per_user)
     figure, panels = _panels(per_user["users"].unique())
     if baselines is not None:
-        baselines = _best_of_each(baselines, column)
+        baselines = best_of_each(baselines, column)
     for group, panel in panels.items():
         of_group = per_user[per_user["users"] == group]
         for (label, rows), look in _looks(of_group.groupby("algorithm", sort=False)):
@@ -311,7 +311,7 @@ def _band(
     )
 
 
-def _best_of_each(baselines: pd.DataFrame, column: str) -> pd.DataFrame:
+def best_of_each(baselines: pd.DataFrame, column: str) -> pd.DataFrame:
     """Returns of each kind of baseline the best run's, so that lines stay few."""
     last = baselines.groupby("algorithm")["step"].transform("max")
     of_last = baselines[baselines["step"] == last]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jinja2
 import matplotlib.figure
@@ -18,13 +18,18 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import combine
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
+from tff_perfedavg.experiments.evaluation.measured_adaptation import (
+    MeasuredAdaptation,
+    differences,
+    sentences,
+)
 from tff_perfedavg.experiments.evaluation.metrics import (
     FEWEST_USERS,
     compare_paired,
     quantity,
     summarize,
 )
-from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files import hparams, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
 from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.experiments.report import tables as report
@@ -33,10 +38,14 @@ from tff_perfedavg.files import atomic_write
 
 _TEMPLATE = "run_report.html.jinja"
 # What they are, under a table.
-_BASELINES = (
-    "Baselines owe nothing to adapting a trained model: they go by label shares alone "
-    "(majority class, absent classes masked, label shares), or every user trains alone "
-    "from the random start."
+_BASELINES = "Baselines owe nothing to adapting a trained model: "
+_BY_LABELS = (
+    "they go by label shares alone (majority class, absent classes masked, label "
+    "shares), or "
+)
+_ALONE = (
+    "every user trains alone from the random start, to convergence or, for each number "
+    "of steps, at the rate of several that suits its own rows best."
 )
 
 
@@ -50,7 +59,10 @@ class RunRecord:
       rounds: one row per round.
       curves: rows of its evaluations while it trained; None if there were none.
       per_user: what every user made of its model.
-      baselines: what users reach without it; None if that was not measured.
+      measured: how users adapted it.
+      baselines: what users reach without it; None if that was not measured, or by
+        another adaptation.
+      has_other_baselines: whether there are some that are.
       facts: what it took and ran on, empty if not known.
       population: its users.
     """
@@ -60,7 +72,9 @@ class RunRecord:
     rounds: pd.DataFrame
     curves: pd.DataFrame | None
     per_user: pd.DataFrame
+    measured: MeasuredAdaptation
     baselines: pd.DataFrame | None
+    has_other_baselines: bool
     facts: Mapping
     population: UserStore
 
@@ -77,9 +91,13 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
     for run, label, experiment in zip(runs, labels, loaded, strict=True):
         per_user = _read_csv(run.per_user).assign(algorithm=label)
         population = build_population(experiment, run.root)
+        measured = MeasuredAdaptation.read(per_user, run.per_user)
         baselines = None
+        has_other = False
         if run.has_baselines:
-            baselines = with_classes_held(_read_csv(run.baselines), population)
+            found = with_classes_held(_read_csv(run.baselines), population)
+            has_other = MeasuredAdaptation.read(found, run.baselines) != measured
+            baselines = None if has_other else found
         records.append(
             RunRecord(
                 label,
@@ -88,12 +106,25 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
                 _read_csv(run.evaluations) if _has_rows(run.evaluations) else None,
                 # Files of version 0.1.0 do not tell the classes held.
                 with_classes_held(per_user, population),
+                measured,
                 baselines,
+                has_other,
                 json.loads(run.facts.read_text()) if run.facts.is_file() else {},
                 population,
             )
         )
     return records
+
+
+def warnings_of(records: Sequence[RunRecord]) -> list[str]:
+    """Returns what to say of runs' results that are left out, or not compared."""
+    left_out = [
+        f"The baselines of {record.label} are of another adaptation or seed than its "
+        "users' results, and left out; evaluate the run again."
+        for record in records
+        if record.has_other_baselines
+    ]
+    return [*left_out, *_differences(records)]
 
 
 def write_page(
@@ -123,7 +154,11 @@ def write_page(
         .render(
             title=title,
             version=__version__,
-            findings=[*_findings(records), *_best_baselines(records)],
+            findings=[
+                *_findings(records),
+                *_best_baselines(records),
+                *warnings_of(records),
+            ],
             tables=_tables(records),
             figures=[
                 {
@@ -156,6 +191,7 @@ def draw_figures(
     # Of all runs, if some were evaluated with more steps than others.
     steps = _common_steps(per_user)
     drawn = {}
+    baselines = _baselines(records)
     curves = {r.label: r.curves for r in records if r.curves is not None}
     if curves:
         drawn["learning_curves"] = (
@@ -167,10 +203,10 @@ def draw_figures(
         "Adaptation, step by step, of the model after the last round"
         + (
             "."
-            if _baselines(records) is None
+            if baselines is None
             else "; thin lines are baselines, of each kind the best."
         ),
-        figures.adaptation_curves(per_user, _baselines(records)),
+        figures.adaptation_curves(per_user, baselines),
     )
     drawn["gain_histogram"] = (
         f"How many users gain how much by {steps} steps. Left of zero: worse off.",
@@ -183,7 +219,8 @@ def draw_figures(
     for number, record in enumerate(records):
         histograms, names = _labels_held(record.population)
         drawn[f"users_by_gain_{number}"] = (
-            f"{record.label}: who gains, and what labels they hold.",
+            f"{record.label}: who gains"
+            + ("." if histograms is None else ", and what labels they hold."),
             figures.users_by_gain(
                 record.per_user[record.per_user["step"] <= steps], histograms, names
             ),
@@ -213,7 +250,7 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
 def _best_baselines(records: Sequence[RunRecord]) -> list[str]:
     """Tells, for each group, what can be had without any adaptation of these runs."""
     baselines = _baselines(records)
-    if baselines is None:
+    if baselines is None or not _have_same_users(records) or _differences(records):
         return []
     column = quantity(baselines)
     per_user = pd.concat([record.per_user for record in records])
@@ -228,6 +265,20 @@ def _best_baselines(records: Sequence[RunRecord]) -> list[str]:
             f"model; {reached} as the best of those that do."
         )
     return sentences
+
+
+def _differences(records: Sequence[RunRecord]) -> list[str]:
+    """Tells in what runs were evaluated differently."""
+    found = differences(
+        [record.measured for record in records],
+        [record.experiment.local.adaptation for record in records],
+    )
+    if not found:
+        return []
+    return [
+        f"The runs were evaluated differently ({', '.join(found)}), so that they are "
+        "not compared; evaluate them together."
+    ]
 
 
 def _best(per_user: pd.DataFrame, column: str) -> str:
@@ -247,10 +298,11 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
     has_classes = quantity(per_user) == "accuracy"
     caption = (
         "Users before (0 steps) and after adapting on their own rows; measured on rows "
-        "of theirs that were never used."
+        "of theirs that were never used. "
+        + " ".join(sentences({r.label: r.measured for r in records}))
     )
     if baselines is not None:
-        caption += f" {_BASELINES}"
+        caption += f" {_BASELINES}{_BY_LABELS if has_classes else ''}{_ALONE}"
     tables = [
         {
             "caption": caption,
@@ -258,47 +310,52 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
                 report.percent_table(summarize(everything), {0, 1, last}).sort_index(
                     level="users", ascending=False, sort_remaining=False, kind="stable"
                 ),
-                "{:.1f}",
-                loss="{:.3f}".format,
+                report.fixed,
+                missing="-",
+                loss=report.fixed_loss,
             ),
         }
     ]
     by_classes = report.classes_table(everything, {0, 1, last})
     if by_classes is not None:
         caption = f"{report.CLASSES_HELD.capitalize()}."
-        tables.append({"caption": caption, "html": _html(by_classes, "{}")})
+        tables.append({"caption": caption, "html": _html(by_classes)})
     if has_classes:
         tables.append(
             {
                 "caption": "How evenly users fare: 1 is alike (cosine and entropy of "
                 "the users' accuracies); percentiles over users.",
-                "html": _html(_fairness(summarize(per_user), {0, last}), "{:.3f}"),
+                "html": _html(
+                    _fairness(summarize(per_user), {0, last}), report.fixed_loss
+                ),
             }
         )
-    if len(records) > 1 and has_classes and _same_users_and_steps(records):
+    if len(records) > 1 and has_classes and _are_comparable(records):
         compared = report.comparison_table(compare_paired(per_user, last))
         tables.append(
             {
                 "caption": f"After {last} steps, the second against the first on the "
                 "same users: mean gain in accuracy, percentage points, with its "
                 f"{report.INTERVALS}.",
-                "html": _html(compared, "{:+.1f}", missing="-"),
+                "html": _html(compared, report.signed, missing="-"),
             }
         )
     return [*tables, *_run_tables(records)]
 
 
 def _run_tables(records: Sequence[RunRecord]) -> list[dict]:
-    settings = pd.DataFrame({r.label: pd.Series(r.experiment.flat()) for r in records})
+    settings = pd.DataFrame(
+        {r.label: pd.Series(hparams.told(r.experiment)) for r in records}
+    )
     facts = pd.DataFrame({r.label: pd.Series(_flat_facts(r)) for r in records})
     return [
         {
             "caption": "What the runs took and ran on.",
-            "html": _html(facts.fillna(""), "{:.1f}"),
+            "html": _html(facts.fillna(""), report.fixed),
         },
         {
             "caption": "Settings.",
-            "html": _html(settings.dropna(how="all").fillna("").astype(str), "{}"),
+            "html": _html(settings.dropna(how="all").fillna("").astype(str)),
         },
     ]
 
@@ -331,9 +388,13 @@ def _flat_facts(record: RunRecord) -> dict:
     }
 
 
-def _same_users_and_steps(records: Sequence[RunRecord]) -> bool:
+def _have_same_users(records: Sequence[RunRecord]) -> bool:
     # Numbers alone do not make users the same.
-    if len({r.population.fingerprint for r in records}) > 1:
+    return len({r.population.fingerprint for r in records}) == 1
+
+
+def _are_comparable(records: Sequence[RunRecord]) -> bool:
+    if not _have_same_users(records) or _differences(records):
         return False
     keys = [
         {*r.per_user[["users", "user", "step"]].itertuples(index=False, name=None)}
@@ -355,16 +416,22 @@ def _labels_held(population: UserStore) -> tuple[np.ndarray | None, list[str]]:
     return histograms, [str(name) for name in names]
 
 
-def _html(table: pd.DataFrame, number: str, missing: str = "", **columns) -> str:
+def _html(
+    table: pd.DataFrame,
+    number: Callable[[float], str] | None = None,
+    missing: str = "",
+    **columns: Callable[[float], str],
+) -> str:
     formatters = {name: f for name, f in columns.items() if name in table}
     return table.to_html(
-        border=0, float_format=number.format, formatters=formatters, na_rep=missing
+        border=0, float_format=number, formatters=formatters, na_rep=missing
     )
 
 
 def _read_csv(path: pathlib.Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        # To the last bit, so that the page rounds as the terminal does.
+        return pd.read_csv(path, float_precision="round_trip")
     except (OSError, ValueError) as e:
         raise errors.CheckpointError(
             f"{path} cannot be read ({e}); train or evaluate the run again."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
 import pathlib
 from collections.abc import Collection
 
+import numpy as np
 import pandas as pd
 
 from tff_perfedavg.experiments.evaluation.classes_held import COLUMN, by_classes_held
@@ -18,11 +20,16 @@ from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.files import atomic_write
 
 _USERS = "users (number)"
+# Larger numbers have no places that nine more could round.
+_MOST_EXACT = 1e15
 
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
-    """Returns the chosen steps of a summary under readable names, in percent."""
-    chosen = summary.loc[summary.index.get_level_values("step").isin(steps)]
+    """Returns the chosen steps of a summary under readable names, in percent.
+
+    Baselines that take no steps are there whatever was chosen.
+    """
+    chosen = _chosen(summary, steps)
     table = pd.DataFrame(
         {
             "accuracy %": 100 * chosen["accuracy"],
@@ -39,16 +46,52 @@ def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame
     return _with_steps(table, summary)
 
 
+def fixed(value: float, places: int = 1) -> str:
+    """Returns a number with so many places, halves rounded away from zero.
+
+    Sums in another order differ in their last bits, and must not in what is shown.
+    """
+    if not abs(value) < _MOST_EXACT:
+        return f"{value:.{places}f}"
+    unit = decimal.Decimal(1).scaleb(-places)
+    number = decimal.Decimal(f"{value:.9f}").quantize(unit, decimal.ROUND_HALF_UP)
+    # No minus before a zero.
+    return str(number if number else abs(number))
+
+
+def fixed_loss(value: float) -> str:
+    """Returns a loss as tables show it."""
+    return fixed(value, 3)
+
+
+def signed(value: float) -> str:
+    """Returns a number as `fixed` does, with its sign."""
+    text = fixed(value)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _takes_no_steps(table: pd.DataFrame) -> np.ndarray:
+    """Returns which rows are of baselines that take no steps."""
+    if "kind" not in table.index.names:
+        return np.zeros(len(table), bool)
+    rows = table.index.to_frame(index=False)
+    most = rows.groupby("algorithm")["step"].transform("max")
+    return ((rows["kind"] == BASELINE) & (most == 0)).to_numpy()
+
+
+def _chosen(table: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
+    """Returns the rows of the steps chosen, and of baselines that take none."""
+    of_steps = table.index.get_level_values("step").isin(steps)
+    return table.loc[of_steps | _takes_no_steps(table)]
+
+
 def _with_steps(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """Names the index for readers; a baseline that takes no steps has a dash."""
-    if "kind" in summary.index.names:
-        rows = summary.index.to_frame(index=False)
-        rows = rows[rows["kind"] == BASELINE]
-        most = rows.groupby("algorithm")["step"].max()
-        without = {*most.index[most == 0]}
+    without = {*summary.index[_takes_no_steps(summary)]}
+    if without:
+        is_without = table.index.isin(without)
         index = table.index.to_frame(index=False)
-        steps = index["step"].astype(object)
-        index["step"] = steps.mask(index["algorithm"].isin(without), "-")
+        index["step"] = index["step"].astype(object).mask(is_without, "-")
         table.index = pd.MultiIndex.from_frame(index)
     return table.rename_axis(index={"step": "steps"})
 
@@ -62,7 +105,7 @@ def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
         if _USERS in table and table[_USERS].nunique() == 1:
             table = table.drop(columns=_USERS)
         text = table.to_string(
-            formatters={"loss": "{:.3f}".format}, float_format="{:.1f}".format
+            formatters={"loss": fixed_loss}, float_format=fixed, na_rep="-"
         )
         num_users = summary.xs(group, level="users")["num_users"].max()
         parts.append(f"{figures.GROUP_TITLES[group]} ({num_users}):\n{text}")
@@ -93,8 +136,8 @@ def classes_table(
     columns = sorted(found.index.unique(COLUMN), key=lambda c: int(c.split("-")[0]))
     order = found.index.droplevel(COLUMN).unique()
     wide = found["accuracy"].unstack(COLUMN).loc[order, columns]
-    chosen = wide.loc[wide.index.get_level_values("step").isin(steps)]
-    texts = _with_steps(chosen.map(lambda share: f"{100 * share:.1f}"), wide)
+    chosen = _chosen(wide, steps)
+    texts = _with_steps(chosen.map(lambda share: fixed(100 * share)), wide)
     sizes = found.groupby(level=["users", COLUMN])["num_users"].max()
     sizes = sizes.unstack(COLUMN)[columns].fillna(0).astype(int).astype(str)
     sizes.index = pd.MultiIndex.from_tuples(
@@ -156,7 +199,7 @@ def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str
     """Lays paired comparisons out for a terminal, accuracies in percentage points."""
     table = comparison_table(comparison)
     if column == "accuracy":
-        return table.to_string(float_format="{:+.1f}".format, na_rep="-")
+        return table.to_string(float_format=signed, na_rep="-")
     table = table.rename(columns={"gain": "difference"})
     # A loss is no share of a hundred.
     table[["difference", "from", "to"]] /= 100
@@ -195,3 +238,13 @@ def write_report(
     with atomic_write(by_classes) as file:
         held.to_csv(file)
     return [table, curve, by_classes]
+
+
+def write_comparison(
+    compared: pd.DataFrame, directory: pathlib.Path, prefix: str = ""
+) -> pathlib.Path:
+    """Writes paired comparisons as `comparison.csv` behind a prefix."""
+    path = directory / f"{prefix}comparison.csv"
+    with atomic_write(path) as file:
+        compared.to_csv(file)
+    return path
