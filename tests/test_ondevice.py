@@ -447,7 +447,7 @@ def test_a_card_does_not_replace_what_the_export_says(tmp_path):
             "batch_size is 1000001; it must be at most 1000000",
         ),
         ({"infer_batch_size": 10**9}, "infer_batch_size is 1000000000; it must be at"),
-        ({"max_local_steps": 10**6}, "max_local_steps is 1000000, with 60 rows a step"),
+        ({"max_local_steps": 10**6}, "max_local_steps is 1000000, with 40 rows a step"),
         ({"batch_size": 10**6}, "at most 1000000 rows at once. Take fewer steps"),
     ],
 )

@@ -147,10 +147,29 @@ def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
     return [w - s for w, s in zip(weights, step, strict=True)]
 
 
-def differentiable():
-    """What is computed in this context has our gradients, or the replaced ones."""
+def differentiable(with_gradients: bool = False):
+    """What is computed in this context has our gradients, or the replaced ones.
+
+    Args:
+      with_gradients: whether what is differentiated are steps along gradients.
+    """
+    own = {**_own_gradients(), **(_OF_STEPS if with_gradients else {})}
     graph = tf.compat.v1.get_default_graph()
-    return graph.gradient_override_map({**_own_gradients(), **(_REPLACED.get() or {})})
+    return graph.gradient_override_map({**own, **(_REPLACED.get() or {})})
+
+
+# oneDNN fuses the gradients of a bias and of its convolution's kernel into one operation.
+# Where a step along both is differentiated, it takes a second derivative for the
+# kernel's, and what it then makes is a graph with a cycle, which does not run.
+_OF_STEPS = {"BiasAdd": "TffPerfedavgBiasAddOfSteps"}
+
+
+@tf.RegisterGradient("TffPerfedavgBiasAddOfSteps")
+def _bias_add(op, gradient):
+    """TensorFlow's own, by a sum in the place of an operation for biases."""
+    channels = 1 if op.get_attr("data_format") == b"NCHW" else gradient.shape.rank - 1
+    others = [axis for axis in range(gradient.shape.rank) if axis != channels]
+    return gradient, tf.reduce_sum(gradient, others)
 
 
 @tf.RegisterGradient("TffPerfedavgCrossEntropy")

@@ -124,7 +124,7 @@ def _walk(loss, start, support, inner) -> tuple[list[_Step], list, tf.Tensor]:
 
 def _differentiated(loss, weights, batches, inner, scale) -> MetaGradient:
     """The gradient by differentiating the steps themselves, gradients and all."""
-    with differentiable():
+    with differentiable(with_gradients=True):
         start = [tf.identity(w) for w in weights]
         factors = list(inner.factors or ())
         _, end, support_loss = _walk(loss, start, batches[SUPPORT], inner)
