@@ -158,9 +158,9 @@ def differentiable(with_gradients: bool = False):
     return graph.gradient_override_map({**own, **(_REPLACED.get() or {})})
 
 
-# oneDNN fuses the gradients of a bias and of its convolution's kernel into one operation.
-# Where a step along both is differentiated, it takes a second derivative for the
-# kernel's, and what it then makes is a graph with a cycle, which does not run.
+# oneDNN fuses the gradients of a bias and of its convolution's kernel into one
+# operation. Where a step along both is differentiated, it takes a second derivative for
+# the kernel's, and what it then makes is a graph with a cycle, which does not run.
 _OF_STEPS = {"BiasAdd": "TffPerfedavgBiasAddOfSteps"}
 
 
