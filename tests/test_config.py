@@ -60,7 +60,7 @@ def test_a_count_below_one_is_refused(field, value):
         ),
         (
             lambda: Experiment(num_local_steps=10**6, batch_size=10**6),
-            "with 2000000 rows a step; that is 30+ rows a round.* smaller batches",
+            "with 2000000 rows a step; that is 20+ rows a round.* smaller batches",
         ),
         (lambda: Experiment(num_users=10**30), "num_users is 10+; it must be at most"),
     ],
