@@ -513,6 +513,30 @@ def test_where_all_diverged_once_the_fewest_are_chosen_and_not_compared(tff):
     assert sweep.not_compared(test, found) == ["exact"]
 
 
+def test_what_one_group_lacks_is_compared_in_no_group(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    gone = {"method": "exact", "outer_learning_rate": 1.0, "base_random_seed": 1}
+    found = results_of(AXES, ["outer_learning_rate"], [gone])
+    # As seeds that choose leave it: seen users have a rate of which a seed diverged.
+    rates = {("seen", "exact"): 1.0}
+    choices = pd.DataFrame(
+        [
+            (users, method, 0, rates.get((users, method), 0.1))
+            for users in ("seen", "new")
+            for method in METHODS["method"]
+        ],
+        columns=["users", "method", "num_rows", "outer_learning_rate"],
+    )
+    found = found._replace(choices=choices)
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
+    assert [*table["num_seeds"].loc["seen"]] == [3, 2]
+    assert [*table["num_seeds"].loc["new"]] == [3, 3]
+    assert sweep.compare_methods(test, found) is None
+    assert sweep.not_compared(test, found) == ["exact"]
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_row_of_which_all_runs_diverged_says_so(tff, everything):
     from tff_perfedavg.experiments.study import sweep

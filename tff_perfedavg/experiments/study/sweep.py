@@ -370,7 +370,9 @@ def _others(results: Results) -> list[str]:
 def _lacking_seeds(rows: pd.DataFrame, results: Results) -> list[str]:
     if _SEED in results.chosen:
         return []
-    num_seeds = rows.groupby("method")["seed"].nunique()
+    # Seen and new users may have chosen differently.
+    counts = rows.groupby(["method", "users"])["seed"].nunique()
+    num_seeds = counts.groupby("method").min()
     return [*num_seeds.index[num_seeds < results.outcomes["seed"].nunique()]]
 
 
