@@ -93,6 +93,7 @@ def define(flag_values):
     common_flags.define_data_dir(flag_values)
     experiment_flags.define(flag_values)
     flags.adopt_module_key_flags(settings_flags, flag_values)
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def axes(flag_values) -> dict[str, list]:
@@ -117,7 +118,6 @@ def axes(flag_values) -> dict[str, list]:
             except ValueError as e:
                 raise errors.ConfigError(f"grid has {text!r}: {e}.") from e
     return found
-    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def choosing_seeds(flag_values, grid) -> list[int]:

@@ -306,17 +306,22 @@ def test_a_study_without_evaluations_says_so(study, tmp_path):
         study.read_study(tmp_path)
 
 
+SMALL_SWEEP = (
+    "--model=logistic_regression",
+    "--num_users=8",
+    "--num_new_users=4",
+    "--clients_per_round=3",
+    "--total_rounds=2",
+    "--num_local_steps=1",
+    "--grid=method=fed_avg,exact",
+)
+
+
 def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_path):
     said = command(
         "sweep.py",
         f"--root_output_dir={tmp_path}",
-        "--model=logistic_regression",
-        "--num_users=8",
-        "--num_new_users=4",
-        "--clients_per_round=3",
-        "--total_rounds=2",
-        "--num_local_steps=1",
-        "--grid=method=fed_avg,exact",
+        *SMALL_SWEEP,
         "--grid=outer_learning_rate=0.01,0.1",
         "--choose=outer_learning_rate",
         "--adaptation_learning_rates=0.1,1",
@@ -628,13 +633,7 @@ def test_seeds_that_choose_leave_the_others_what_they_chose(command, tmp_path):
     said = command(
         "sweep.py",
         f"--root_output_dir={tmp_path}",
-        "--model=logistic_regression",
-        "--num_users=8",
-        "--num_new_users=4",
-        "--clients_per_round=3",
-        "--total_rounds=2",
-        "--num_local_steps=1",
-        "--grid=method=fed_avg,exact",
+        *SMALL_SWEEP,
         "--grid=outer_learning_rate=0.001,0.1,1e38",
         "--grid=base_random_seed=3,4",
         "--choose=outer_learning_rate",
