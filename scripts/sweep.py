@@ -55,6 +55,12 @@ def define(flag_values):
         "Axes that are chosen by validation users, not reported each.",
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "compare",
+        "method",
+        "The axis whose values are compared with each other, on the same users.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_list(
         "choosing_seeds",
         "",
@@ -163,6 +169,8 @@ def main(flag_values):
     RunPaths(pathlib.Path(flag_values.root_output_dir), "runs").check_writable()
     for name in flag_values.choose:
         errors.check_known("choose", name, grid)
+    if flag_values["compare"].present:
+        errors.check_known("compare", flag_values.compare, grid)
     choosing = choosing_seeds(flag_values, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
@@ -214,11 +222,11 @@ def main(flag_values):
     print(sweep.format_table(table))
     if tried:
         print(f"\n{tried}")
-    compared = sweep.compare_methods(test, results)
+    compared = sweep.compare_values(test, results, flag_values.compare)
     if compared is not None:
         print(f"\nOf test users, {report.COMPARED[column]}")
         print(report.format_comparison(compared, column))
-    left_out = sweep.not_compared(test, results)
+    left_out = sweep.not_compared(test, results, flag_values.compare)
     if left_out:
         print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")

@@ -438,7 +438,7 @@ def test_a_method_that_is_chosen_is_not_compared(tff):
     table = sweep.summarize(test, found)
     assert len(table) == 2
     assert {*table["method"]} <= {"fed_avg", "exact"}
-    assert sweep.compare_methods(test, found) is None
+    assert sweep.compare_values(test, found) is None
     assert sweep.not_compared(test, found) == []
 
 
@@ -465,7 +465,7 @@ def test_a_sweep_without_classes_tells_losses(tff):
         table["loss"].loc["seen"].to_numpy(dtype=float),
         test[test["users"] == "seen"].groupby("method", sort=False)["loss"].mean(),
     )
-    compared = sweep.compare_methods(test, found)
+    compared = sweep.compare_values(test, found)
     said = report.format_comparison(compared, metrics.quantity(test))
     assert f"{compared['difference'].iloc[0]:+.3g}" in said
 
@@ -495,7 +495,7 @@ def test_what_a_seed_diverged_with_is_not_chosen_while_there_is_another(tff):
     assert (table["num_runs"] == 6).all()
     assert len(re.findall(r" 0 of 6$| 1 of 6$", sweep.format_table(table), re.M)) == 4
     # All seeds of both are there.
-    assert len(sweep.compare_methods(test, found)) == 2
+    assert len(sweep.compare_values(test, found)) == 2
     assert sweep.not_compared(test, found) == []
 
 
@@ -514,7 +514,7 @@ def test_where_all_diverged_once_the_fewest_are_chosen_and_not_compared(tff):
     table = sweep.summarize(test, found)
     assert [*table["num_seeds"].loc["seen"]] == [3, 2]
     assert [*table["num_diverged"].loc["seen"]] == [0, 3]
-    assert sweep.compare_methods(test, found) is None
+    assert sweep.compare_values(test, found) is None
     assert sweep.not_compared(test, found) == ["exact"]
 
 
@@ -538,7 +538,7 @@ def test_what_one_group_lacks_is_compared_in_no_group(tff):
     table = sweep.summarize(test, found)
     assert [*table["num_seeds"].loc["seen"]] == [3, 2]
     assert [*table["num_seeds"].loc["new"]] == [3, 3]
-    assert sweep.compare_methods(test, found) is None
+    assert sweep.compare_values(test, found) is None
     assert sweep.not_compared(test, found) == ["exact"]
 
 
@@ -555,7 +555,7 @@ def test_a_row_of_which_all_runs_diverged_says_so(tff, everything):
     assert len(re.findall(r"2 of 2$", said, re.MULTILINE)) == 2
     assert table["accuracy"].isna().sum() == 2
     assert len(table) == (2 if everything else 4)
-    assert sweep.compare_methods(test, found) is None
+    assert sweep.compare_values(test, found) is None
     assert sweep.not_compared(test, found) == sorted(gone)
 
 
@@ -597,7 +597,7 @@ def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
         for rate in (0.01, 0.1)
     ]
     assert (table["num_runs"] == 1).all()
-    assert len(sweep.compare_methods(test, found)) == 2 * 2
+    assert len(sweep.compare_values(test, found)) == 2 * 2
 
 
 def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
@@ -618,6 +618,13 @@ def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
     assert (table["num_runs"] == 1).all()
     means = table["accuracy"].loc["seen"]
     assert means["fed_avg", "own", 0] == means["fed_avg", "support", 0]
+    compared = sweep.compare_values(sweep.choose(found), found, "hessian_batch")
+    seen = compared.xs("seen", level="users").droplevel("num_rows")
+    first, second = "hessian_batch own", "hessian_batch support"
+    assert {*seen.index} == {(m, first, second) for m in axes["method"]}
+    gain = seen["difference"]["exact", first, second]
+    assert np.isclose(gain, means["exact", "support", 0] - means["exact", "own", 0])
+    assert seen["difference"]["fed_avg", first, second] == 0
 
 
 def chosen_by_hand(rows, names):
@@ -677,7 +684,7 @@ def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):
     # One of FedAvg, two of the other.
     assert [*of_fed_avg["num_runs"]] == [1, 1]
     assert [*of_exact["num_runs"]] == [2, 2]
-    assert len(sweep.compare_methods(test, found)) == 2
+    assert len(sweep.compare_values(test, found)) == 2
 
 
 def test_a_study_goes_on_past_a_run_that_diverges_and_trains_it_once(

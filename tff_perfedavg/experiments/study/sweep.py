@@ -329,50 +329,55 @@ def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.Dat
     return frame[np.logical_and.reduce(is_of)]
 
 
-def compare_methods(test: pd.DataFrame, results: Results) -> pd.DataFrame | None:
-    """Compares every two methods on the same test users.
+def compare_values(
+    test: pd.DataFrame, results: Results, axis: str = _METHOD
+) -> pd.DataFrame | None:
+    """Compares every two methods, or values of another axis, on the same test users.
 
-    None for a single method, and where users chose theirs. A method of whose choice a
-    seed diverged is not compared (`not_compared`): on the seeds that are left it would
-    pass for one that never does.
+    None where the axis has a single value, and where users chose theirs. A value of
+    whose choice a seed diverged is not compared (`not_compared`): on the seeds that are
+    left it would pass for one that never does.
     """
-    if test.empty or not _has_methods(results):
+    if test.empty or not _has_values(results, axis):
         return None
     column = quantity(test)
-    others = _others(results)
+    others = _others(results, axis)
     frames = {}
     for key, rows in test.groupby(others, dropna=False, sort=False):
-        lacking = _lacking_seeds(rows, results)
-        rows = rows[~rows["method"].isin(lacking)]
-        if rows["method"].nunique() > 1:
+        rows = rows[~rows[axis].isin(_lacking_seeds(rows, results, axis))]
+        if axis != _METHOD:
+            rows = rows.assign(algorithm=[f"{axis} {v}" for v in rows[axis]])
+        if rows[axis].nunique() > 1:
             frames[key] = compare_paired(rows, None, column=column)
     return pd.concat(frames, names=others) if frames else None
 
 
-def not_compared(test: pd.DataFrame, results: Results) -> list[str]:
-    """Returns the methods that some comparison is without, since seeds diverged."""
-    if not _has_methods(results):
+def not_compared(
+    test: pd.DataFrame, results: Results, axis: str = _METHOD
+) -> list[str]:
+    """Returns the values that some comparison is without, since seeds diverged."""
+    if not _has_values(results, axis):
         return []
-    groups = test.groupby(_others(results), dropna=False, sort=False)
-    lacking = [_lacking_seeds(rows, results) for _, rows in groups]
-    nothing_left = {*results.axes["method"]} - {*test["method"]}
-    return sorted(nothing_left.union(*lacking))
+    groups = test.groupby(_others(results, axis), dropna=False, sort=False)
+    lacking = [_lacking_seeds(rows, results, axis) for _, rows in groups]
+    nothing_left = {*results.axes[axis]} - {*test[axis]}
+    return [str(value) for value in sorted(nothing_left.union(*lacking))]
 
 
-def _has_methods(results: Results) -> bool:
-    return len(results.axes.get("method", ())) > 1 and "method" not in results.chosen
+def _has_values(results: Results, axis: str) -> bool:
+    return len(results.axes.get(axis, ())) > 1 and axis not in results.chosen
 
 
-def _others(results: Results) -> list[str]:
-    return [name for name in results.reported if name != "method"]
+def _others(results: Results, axis: str) -> list[str]:
+    return [name for name in results.reported if name != axis]
 
 
-def _lacking_seeds(rows: pd.DataFrame, results: Results) -> list[str]:
+def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
     if _SEED in results.chosen:
         return []
     # Seen and new users may have chosen differently.
-    counts = rows.groupby(["method", "users"])["seed"].nunique()
-    num_seeds = counts.groupby("method").min()
+    counts = rows.groupby([axis, "users"])["seed"].nunique()
+    num_seeds = counts.groupby(axis).min()
     return [*num_seeds.index[num_seeds < results.outcomes["seed"].nunique()]]
 
 
