@@ -399,7 +399,8 @@ def test_another_configuration_is_refused_with_both_values(once):
     with pytest.raises(
         errors.ConfigError,
         match=r"state_0000000014\.ckpt is of a run with inner_learning_rate 0\.01, "
-        r"not 0\.02; batch_size 5, not 7\. Give the run's own settings, choose another .*--noresume",
+        r"not 0\.02; batch_size 5, not 7\. Give the run's own settings, choose another "
+        r".*--noresume",
     ):
         train(once, other)
     assert results_of(once) == before

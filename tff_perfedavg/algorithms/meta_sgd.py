@@ -88,21 +88,27 @@ def meta_sgd(config, inner: Adaptation) -> LocalAlgorithm:
     """Returns Meta-SGD, given `MetaSgdConfig`'s fields as numbers or as tensors."""
     product, rate, learned = config.product, config.outer_learning_rate, config.learned
 
+    def init(parameters):
+        weights, held = learned.split(parameters)
+        return [*weights, *learned.bounded(held)]
+
     def step(loss, parameters, batches):
         weights, held = learned.split(parameters)
-        _, of_user = inner.of(parameters)
+        factors = learned.exponentials(held)
+        of_user = dataclasses.replace(
+            inner, learned=None, factors=learned.by_tensor(factors)
+        )
         found = optimization.meta_gradient(
             loss, weights, batches, of_user, product, rate
         )
         # Both gradients come times the outer learning rate.
-        held = learned.stepped(
-            held, of_user.factors, found.of_factors, config.rates_speed
-        )
+        held = learned.stepped(held, factors, found.of_factors, config.rates_speed)
         moved = optimization.subtract(weights, found.of_weights)
         return [*moved, *held], found.losses
 
     return dataclasses.replace(
         per_fed_avg(config, inner),
+        init=init,
         step=step,
         parameters=inner.parameters,
     )

@@ -54,31 +54,40 @@ class LearnedRates:
 
     def factors(self, held: Weights) -> list[tf.Tensor]:
         """Returns each weight tensor's factors of alpha, scalars or shaped like it."""
-        limit = math.log(self.bound)
+        return self.by_tensor(self.exponentials(self.bounded(held)))
+
+    def bounded(self, held: Weights) -> list[tf.Tensor]:
+        """Returns what is held, within the bounds: a server's noise knows of none."""
+        limit = math.log(self.bound) * self.scale
+        return [tf.clip_by_value(h, -limit, limit) for h in held]
+
+    def exponentials(self, held: Weights) -> list[tf.Tensor]:
+        """Returns the factors of alpha as they are held, given what is in bounds."""
         if self.scale != 1:
             held = [h / self.scale for h in held]
-        factors = [tf.exp(tf.clip_by_value(h, -limit, limit)) for h in held]
-        return tf.unstack(factors[0]) if self.grain == PER_TENSOR else factors
+        return [tf.exp(h) for h in held]
+
+    def by_tensor(self, exponentials: Weights) -> list[tf.Tensor]:
+        """Returns each weight tensor's of `exponentials`."""
+        if self.grain == PER_TENSOR:
+            return tf.unstack(exponentials[0])
+        return list(exponentials)
 
     def stepped(
-        self, held: Weights, factors: Weights, gradient: Weights, speed: float
+        self, held: Weights, exponentials: Weights, gradient: Weights, speed: float
     ) -> list[tf.Tensor]:
         """Returns what is held after a step against the gradient of rho.
 
         Args:
-          held: what the server holds, or a user after some steps.
-          factors: what `factors` makes of it.
+          held: within the bounds.
+          exponentials: those of it.
           gradient: by the factors: of each weight tensor, scalars or shaped like it.
           speed: the step's learning rate.
         """
         if self.grain == PER_TENSOR:
-            factors, gradient = [tf.stack(factors)], [tf.stack(gradient)]
-        steps = [f * g for f, g in zip(factors, gradient, strict=True)]
+            gradient = [tf.stack(gradient)]
+        steps = [f * g for f, g in zip(exponentials, gradient, strict=True)]
         speed *= self.scale
         if speed != 1:
             steps = [speed * s for s in steps]
-        limit = math.log(self.bound) * self.scale
-        return [
-            tf.clip_by_value(h - s, -limit, limit)
-            for h, s in zip(held, steps, strict=True)
-        ]
+        return self.bounded([h - s for h, s in zip(held, steps, strict=True)])
