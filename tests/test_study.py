@@ -313,7 +313,6 @@ SMALL_SWEEP = (
     "--clients_per_round=3",
     "--total_rounds=2",
     "--num_local_steps=1",
-    "--grid=method=fed_avg,exact",
 )
 
 
@@ -322,6 +321,7 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_
         "sweep.py",
         f"--root_output_dir={tmp_path}",
         *SMALL_SWEEP,
+        "--grid=method=fed_avg,exact",
         "--grid=outer_learning_rate=0.01,0.1",
         "--choose=outer_learning_rate",
         "--adaptation_learning_rates=0.1,1",
@@ -641,6 +641,7 @@ def test_seeds_that_choose_leave_the_others_what_they_chose(command, tmp_path):
         "sweep.py",
         f"--root_output_dir={tmp_path}",
         *SMALL_SWEEP,
+        "--grid=method=fed_avg",
         "--grid=outer_learning_rate=0.001,0.1,1e38",
         "--grid=base_random_seed=3,4",
         "--choose=outer_learning_rate",
@@ -664,7 +665,7 @@ def test_seeds_that_choose_leave_the_others_what_they_chose(command, tmp_path):
     for method, rates in later.items():
         of_other = rows[(rows["seed"] == 4) & (rows["method"] == method)]
         assert {*of_other["outer_learning_rate"]} == rates
-    assert "runs of seed 3, of which diverged: fed_avg 1 of 3, exact 1 of 3." in said
+    assert "runs of seed 3, of which diverged: fed_avg 1 of 3." in said
 
 
 def test_where_users_choose_the_inner_rate_fed_avg_has_none(trained, tmp_path):
