@@ -196,8 +196,13 @@ def test_every_public_name_is_there(tff):
 
 def test_build_lists_every_test_once():
     root = PACKAGE.parent
-    listed = re.findall(r'^    "(test_\w+)",$', (root / "BUILD").read_text(), re.M)
+    build = (root / "BUILD").read_text()
+    listed = re.findall(r'^    "(test_\w+)",$', build, re.M)
     assert sorted(listed) == sorted(p.stem for p in root.glob("tests/test_*.py"))
+    # What tests share; `run_pytest.py` is what Bazel starts.
+    shared = re.findall(r'^        "tests/(\w+\.py)",$', build, re.M)
+    others = {p.name for p in root.glob("tests/*.py")} - {f"{n}.py" for n in listed}
+    assert sorted(shared) == sorted(others - {"run_pytest.py"})
 
 
 def test_every_name_that_the_docs_tell_is_public():
