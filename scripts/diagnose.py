@@ -90,10 +90,8 @@ def main(flag_values):
         check_sources(experiment, run.model, run.root)
         population = build_population(experiment, run.root)
         users = population.training_users[: flag_values.num_users or None]
-        model, adaptation = (
-            build_model(experiment, population),
-            experiment.local.adaptation,
-        )
+        model = build_model(experiment, population)
+        adaptation = experiment.local.adaptation
         facts, words = {"run": run.name}, [curvature_in_words(adaptation)]
         if flag_values.theory:
             config, remark = theory_of(experiment.local)
