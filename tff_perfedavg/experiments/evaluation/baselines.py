@@ -179,8 +179,7 @@ def _evaluation_logits(
     model: Model, weights: Sequence[np.ndarray], population: UserStore
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields users' numbers, logits and labels of evaluation rows, some at a time."""
-    users = np.asarray(population.users)
-    owners = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
+    users, owners = np.asarray(population.users), population.owners()
     places = np.flatnonzero(np.arange(len(owners)) >= users[owners, 1])
     apply = tf.function(
         lambda x: model.apply([tf.constant(w) for w in weights], x)
