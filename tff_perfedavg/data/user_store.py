@@ -12,10 +12,10 @@ A store is a directory:
     training.bin  (where training draws labels afresh) int64 [users]: first row of
                   training
 
-A user's rows are those of further classes for training alone, where there are some, then
-its adaptation rows, then its evaluation rows. Features stay in the type they have (uint8
-images stay uint8); `scale` turns them into floating point when they are read. Opening
-reads `store.json`, `users.bin` and `training.bin`, never the rows.
+A user's rows are those of further classes for training alone, where there are some,
+then its adaptation rows, then its evaluation rows. Features stay in the type they have
+(uint8 images stay uint8); `scale` turns them into floating point when they are read.
+Opening reads `store.json`, `users.bin` and `training.bin`, never the rows.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Description:
         object.__setattr__(self, "source_classes", tuple(self.source_classes))
         if self.fresh_labels and classes is None:
             raise errors.DataError(
-                "Description.fresh_labels is set, but num_classes is None; numbers have "
-                "no order to draw."
+                "Description.fresh_labels is set, but num_classes is None; numbers "
+                "have no order to draw."
             )
         try:
             scale = np.asarray(self.scale, np.float64)
@@ -302,7 +302,7 @@ class UserStore:
 
     @functools.cached_property
     def first_rows(self) -> np.ndarray:
-        """int64 `[users]`: where each user's rows begin, those for training alone too."""
+        """int64 `[users]`: where users' rows begin, those for training alone too."""
         if _TRAINING not in self._header["files"]:
             return self.users[:, 0]
         return self._map(_TRAINING, np.dtype(np.int64), (self.num_users,))
@@ -379,7 +379,7 @@ class UserStore:
         return [names[c] if c < len(names) else str(c) for c in classes.tolist()]
 
     def file(self, name: str) -> str:
-        """Returns the path of one of the files, `users` for instance, for memory maps."""
+        """Returns the path of a file, `users` for instance, for memory maps."""
         return str(self.path / f"{name}.bin")
 
     def _user(self, user: int) -> np.ndarray:
@@ -500,8 +500,9 @@ def _check_users(
         user = int(np.argmin(good))
         raise errors.DataError(
             f"{path} is damaged: user {user} has the bounds {first[user]}, "
-            f"{start[user]}, {split[user]} and {end[user]} (is_new {is_new[user]}), where the user "
-            f"before ends at {previous[user]} and all rows at {num_rows}; {_AGAIN}."
+            f"{start[user]}, {split[user]} and {end[user]} (is_new {is_new[user]}), "
+            f"where the user before ends at {previous[user]} and all rows at "
+            f"{num_rows}; {_AGAIN}."
         )
     if len(end) and end[-1] != num_rows:
         raise errors.DataError(
