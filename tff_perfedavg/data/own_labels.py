@@ -14,64 +14,93 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.data.config import DataConfig
+from tff_perfedavg.data.config import NATURAL, DataConfig
 from tff_perfedavg.data.user_store import Description, Rows, User
 
 # Sets these draws apart from others of the same seed.
 _ORDERS = 3
 
 
-def describe(description: Description, config: DataConfig) -> Description:
-    """Returns what a store says of its rows when their labels become users' own."""
-    return dataclasses.replace(
-        description,
-        num_classes=config.own_labels,
-        class_names=(),
-        own_labels=True,
-        fresh_labels=config.fresh_labels,
-        source_classes=description.class_names,
-    )
-
-
 def relabel(
-    make_users: Callable[[], Iterable[User]], config: DataConfig
-) -> Iterator[User]:
+    description: Description,
+    make_users: Callable[[], Iterable[User]],
+    config: DataConfig,
+) -> tuple[Description, Iterator[User]]:
     """Gives users labels of their own, a pure function of labels and seed.
 
     Every user keeps `config.own_labels` of the classes that both of its splits have,
     drawn without replacement, as labels 0, 1, ... in the order drawn. With
     `config.fresh_labels`, users who train have their adaptation rows of all other
-    classes, too, as `User.training`, under the labels that follow.
+    classes, too, as `User.training`, under the labels that follow. Natural users who
+    hold fewer classes are left out, as those with few rows are.
 
     Args:
+      description: what the rows mean without.
       make_users: the users, whose labels are classes; called twice.
       config: number of labels, seed, and whether training draws labels afresh.
 
-    Yields:
-      The users in their order, with `classes`, those of their labels.
+    Returns:
+      What the rows mean now, and the users in their order, with `classes`, those of
+      their labels.
 
     Raises:
-      DataError: naming the user that holds fewer classes, and the most that everybody
-        holds.
+      DataError: if a user holds fewer classes and is not natural, or nobody who trains
+        holds as many; with the largest number that is feasible.
     """
-    count = config.own_labels
-    # Else a store would be half written before the user who holds too few.
-    held = [_held(user) for user in make_users()]
-    largest = min(map(len, held), default=count)
+    # Before any user is written.
+    count, held, trains = config.own_labels, [], []
+    for user in make_users():
+        held.append(_held(user))
+        trains.append(not user.is_new)
+    sizes = np.array([len(classes) for classes in held])
+    is_natural = config.partition == NATURAL
+    _check_feasible(count, sizes, np.array(trains), is_natural)
+    described = dataclasses.replace(
+        description,
+        num_classes=count,
+        class_names=(),
+        own_labels=True,
+        fresh_labels=config.fresh_labels,
+        source_classes=description.class_names,
+        num_left_out=int((sizes < count).sum()),
+    )
+
+    def users():
+        for number, user in enumerate(make_users()):
+            if sizes[number] < count:
+                continue
+            rng = np.random.default_rng([config.seed, _ORDERS, number])
+            kept = rng.permutation(held[number])[:count]
+            fresh = config.fresh_labels and not user.is_new
+            yield _with_labels(user, kept, fresh=fresh)
+
+    return described, users()
+
+
+def _check_feasible(
+    count: int, sizes: np.ndarray, trains: np.ndarray, is_natural: bool
+) -> None:
+    """Raises `DataError` if users hold too few classes.
+
+    Args:
+      count: labels of a user.
+      sizes: int `[users]`, classes that each holds.
+      trains: bool `[users]`.
+      is_natural: whether users may be left out.
+    """
+    if is_natural:
+        largest, who = int(sizes[trains].max()), "no user who trains"
+        lacking = f"has more than {largest}"
+    else:
+        largest, who = int(sizes.min()), f"user {sizes.argmin()}"
+        lacking = f"has only {largest}"
     if count > largest:
-        number = next(n for n, classes in enumerate(held) if len(classes) == largest)
-        remedy = "give own_labels of at most that" if largest > 1 else "see who does"
+        feasible = largest if largest > 1 else "(none)"
         raise errors.DataError(
-            f"own_labels is {count}, but user {number} has only {largest} classes in "
-            f"both its adaptation and its evaluation rows; the largest feasible "
-            f"own_labels is {largest if largest > 1 else '(none)'}: {remedy}, or "
-            "divide the data so that users hold more classes (min_rows, "
-            "classes_per_user, another partition)."
+            f"own_labels is {count}, but {who} {lacking} classes in both adaptation "
+            f"and evaluation rows; the largest feasible own_labels is {feasible}. Give "
+            "fewer, or divide the data so that users hold more."
         )
-    for number, user in enumerate(make_users()):
-        rng = np.random.default_rng([config.seed, _ORDERS, number])
-        kept = rng.permutation(held[number])[:count]
-        yield _with_labels(user, kept, fresh=config.fresh_labels and not user.is_new)
 
 
 def _held(user: User) -> np.ndarray:

@@ -101,6 +101,7 @@ class Description:
       fresh_labels: in every round that a user takes part in, it trains on num_classes
         of its classes, drawn by lot, in an order drawn by lot.
       source_classes: where labels are users' own, names of the data set's classes.
+      num_left_out: natural users left out, who hold fewer classes than labels.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Description:
     own_labels: bool = False
     fresh_labels: bool = False
     source_classes: Sequence[str] = ()
+    num_left_out: int = 0
 
     def __post_init__(self):
         classes = self.num_classes

@@ -38,8 +38,7 @@ def prepare(
     description, make_users = _load(config, data_dir)
     users = make_users()
     if config.own_labels:
-        description = own_labels.describe(description, config)
-        users = own_labels.relabel(make_users, config)
+        description, users = own_labels.relabel(description, make_users, config)
     return UserStore.write(path, users, description)
 
 
