@@ -66,15 +66,13 @@ def build_client_work(
 
     Returns:
       A process whose result is the update `w_k - w` of each user, of what is not
-      fixed, with its weight,
-      and whose measurements are, over the users taken: what the algorithm reports
-      (of Per-FedAvg mean `support_loss`, `query_loss` and their difference
+      fixed, with its weight, and whose measurements are, over the users taken: what
+      the algorithm reports (of Per-FedAvg mean `support_loss`, `query_loss` and their difference
       `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
       the median update norm to the largest (0 where all are of one order of
       magnitude); and the counts `num_users_taken` and `num_users_excluded`.
     """
     user_work = _UserWork(model, algorithm, client_weighting, update_transform, seed)
-    fresh_labels = client_data.fresh_labels
     initial = algorithm.parameters(model.init(0))
     weights_type = weights_type_of(initial, algorithm.num_fixed)
 
@@ -83,7 +81,7 @@ def build_client_work(
     )
     def client_update(model_weights, value, round_number):
         sent = [*model_weights.trainable, *model_weights.non_trainable]
-        of_round = user_work.of_round(sent, round_number, fresh_labels)
+        of_round = user_work.of_round(sent, round_number, client_data.fresh_labels)
         sums = client_data.sum_users(value, *of_round)
         # A mean over the client's users, whose weight is theirs together: TFF's mean
         # over clients is then the mean over users, however many a client stands for.

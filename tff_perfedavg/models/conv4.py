@@ -58,9 +58,12 @@ def conv4(input_shape: Sequence[int], num_classes: int, filters: int = 32) -> Mo
         head = np.zeros([flat, num_classes], np.float32)
         return [*weights, head, np.zeros([num_classes], np.float32)]
 
+    def features(weights, x):
+        maps = tf.reshape(x, [-1, height, width, channels])
+        return tf.reshape(_blocks(weights[:-2], maps), [-1, flat])
+
     def apply(weights, x):
-        features = _features(weights[:-2], tf.reshape(x, [-1, height, width, channels]))
-        return tf.matmul(tf.reshape(features, [-1, flat]), weights[-2]) + weights[-1]
+        return tf.matmul(features(weights, x), weights[-2]) + weights[-1]
 
     return Model(
         name="conv4",
@@ -68,21 +71,22 @@ def conv4(input_shape: Sequence[int], num_classes: int, filters: int = 32) -> Mo
         apply=apply,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
+        features=features,
     )
 
 
-def _features(weights: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
-    blocks = zip(weights[::3], weights[1::3], weights[2::3], strict=True)
-    for kernel, scale, offset in blocks:
-        features = tf.nn.conv2d(features, kernel, strides=2, padding="SAME")
-        features = tf.nn.relu(_normalized(features) * scale + offset)
-    return features
+def _blocks(weights: Sequence[tf.Tensor], maps: tf.Tensor) -> tf.Tensor:
+    of_block = zip(weights[::3], weights[1::3], weights[2::3], strict=True)
+    for kernel, scale, offset in of_block:
+        maps = tf.nn.conv2d(maps, kernel, strides=2, padding="SAME")
+        maps = tf.nn.relu(_normalized(maps) * scale + offset)
+    return maps
 
 
-def _normalized(features: tf.Tensor) -> tf.Tensor:
+def _normalized(maps: tf.Tensor) -> tf.Tensor:
     """Every row to mean 0 and variance 1, over positions and channels."""
-    shape = features.shape
-    flat = tf.reshape(features, [-1, shape[1] * shape[2] * shape[3]])
+    shape = maps.shape
+    flat = tf.reshape(maps, [-1, shape[1] * shape[2] * shape[3]])
     centred = flat - tf.reduce_mean(flat, 1, keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), 1, keepdims=True)
     centred *= tf.math.rsqrt(variance + _EPSILON)

@@ -313,6 +313,35 @@ def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
     )
 
 
+def some_rows_per_class(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
+    """Returns `most` of one user's rows of each class, or all of which it has fewer.
+
+    Args:
+      rows: one user's rows, whose labels are classes.
+      key: int32 `[2]` from `user_key`.
+      most: how many of a class, at least 1. Of two numbers, the smaller one's rows are
+        among the larger one's.
+    """
+    bits = tf.random.stateless_uniform(
+        [rows.num_rows], key, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    shuffled = tf.argsort(bits)
+    labels = rows.labels(rows.locate(shuffled))
+    # Class by class, each in the order shuffled: a row's rank is its place behind the
+    # first of its class.
+    by_class = tf.argsort(labels, stable=True)
+    sorted_labels = tf.gather(labels, by_class)
+    rank = tf.range(rows.num_rows) - tf.searchsorted(sorted_labels, sorted_labels)
+    chosen = tf.gather(shuffled, tf.boolean_mask(by_class, rank < most))
+    # Row 0 of a user without rows is asked for; any will do.
+    padded = tf.concat([chosen, [0]], 0)
+    return dataclasses.replace(
+        rows,
+        num_rows=tf.size(chosen),
+        locate=lambda numbers: rows.locate(tf.gather(padded, numbers)),
+    )
+
+
 def all_rows(rows: UserRows) -> Batch:
     """Returns every row of the user as one batch."""
     places = rows.locate(tf.range(rows.num_rows))
