@@ -155,6 +155,7 @@ def write_page(
             title=title,
             version=__version__,
             findings=[
+                *_own_labels(records),
                 *_findings(records),
                 *_best_baselines(records),
                 *warnings_of(records),
@@ -244,6 +245,24 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
                 f"{record.label}: of {len(gain)} {group} users, {better} gain by "
                 f"adapting, {worse} lose; on average {mean}."
             )
+    return sentences
+
+
+def _own_labels(records: Sequence[RunRecord]) -> list[str]:
+    """Tells of whose labels are users' own, and what can be right before adapting."""
+    sentences = []
+    for record in records:
+        description = record.population.description
+        if not description.own_labels:
+            continue
+        count = description.num_classes
+        told = (
+            f"{record.label}: every user has {count} labels of its own; before "
+            f"adapting {100 / count:.0f} % are right by chance, whatever the model."
+        )
+        if description.fresh_labels:
+            told += " Training drew them afresh in every round."
+        sentences.append(told)
     return sentences
 
 
@@ -413,7 +432,8 @@ def _labels_held(population: UserStore) -> tuple[np.ndarray | None, list[str]]:
     if histograms is None:
         return None, []
     names = population.description.class_names or range(histograms.shape[1])
-    return histograms, [str(name) for name in names]
+    kind = "label " if population.description.own_labels else ""
+    return histograms, [f"{kind}{name}" for name in names]
 
 
 def _html(
