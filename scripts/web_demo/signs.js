@@ -35,6 +35,8 @@ let result = null;
 let hasBefore = false;
 // What is on the paper, as the model sees it.
 let current = null;
+let isBusy = true;
+let isReading = false;
 
 const paper = new Paper(find('paper'), find('pen'), {
   line: LINE,
@@ -225,8 +227,6 @@ function teachCurrent(sign) {
   );
 }
 
-let isReading = false;
-
 /** Answers for what is on the paper, once a frame at most. */
 function readPaperSoon() {
   if (isReading) return;
@@ -305,8 +305,6 @@ function reportAndShow(error) {
   readPaperSoon();
   report(error);
 }
-
-let isBusy = true;
 
 function setBusy(now) {
   isBusy = now;

@@ -116,7 +116,7 @@ export function showDrawings(lesson, {onRename, onRemove, onRemoveSign}) {
  */
 export function showLearned(lesson, result) {
   setText(find('learned'), learnedSentence(lesson, result));
-  setText(find('steps'), result?.steps ? `${result.steps} of ${result.mostSteps}` : '–');
+  setText(find('kept-steps'), result?.steps ? `${result.steps} of ${result.mostSteps}` : '–');
   setText(find('loss'), result?.loss?.toFixed(4) ?? '–');
 }
 

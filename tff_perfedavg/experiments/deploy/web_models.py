@@ -63,13 +63,13 @@ def read(paths: Sequence[pathlib.Path]) -> list[WebModel]:
 
 
 def _kind(path: pathlib.Path, facts: dict[str, Any]) -> str:
-    shape, classes = facts.get("input_shape"), facts.get("num_classes")
-    side = math.isqrt(math.prod(shape or [0]))
-    is_square = bool(shape) and side * side == math.prod(shape)
-    if facts.get("own_labels") and is_square and side in _SIGN_SIDES:
-        return SIGNS
-    if not facts.get("own_labels") and is_square and side in _DIGIT_SIDES:
-        if classes == _NUM_DIGITS:
+    shape, classes = facts.get("input_shape") or [0], facts.get("num_classes")
+    side = math.isqrt(math.prod(shape))
+    if side * side == math.prod(shape):
+        if facts.get("own_labels"):
+            if side in _SIGN_SIDES:
+                return SIGNS
+        elif side in _DIGIT_SIDES and classes == _NUM_DIGITS:
             return DIGITS
     raise errors.ModelError(
         f"{path} tells {classes} classes from inputs of shape {shape}, which the page "

@@ -1,0 +1,150 @@
+"""The web app in a browser: served by the command or by any static host, drawn on."""
+
+import contextlib
+import functools
+import pathlib
+import sys
+import threading
+import time
+from http import server
+
+import pytest
+from selenium import webdriver
+
+from tests.browser import Browser, process
+from tests.needs import BROWSER
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = ROOT / "scripts/web_demo"
+SERVE, BUILD = ROOT / "scripts/serve_web_demo.py", ROOT / "scripts/build_web_app.py"
+RUNTIME = PAGE / "node_modules/@litertjs/core/package.json"
+
+
+class PageBrowser(Browser):
+    """A browser at a page of the app."""
+
+    def open(self, url):
+        self.get(url)
+        self.run("return demo.ready")
+
+    def refresh(self):
+        super().refresh()
+        self.run("return demo.ready")
+
+    def module(self, script, *arguments):
+        """Runs a script's function body, in which `load(name)` imports a module."""
+        return self.run(
+            "const scripts = document.querySelector('script[type=module]').src;"
+            "const load = (name) => import(new URL(name, scripts));"
+            f"return (async (...given) => {{{script}}})(...arguments)",
+            *arguments,
+        )
+
+    def text(self, selector):
+        return self.run(
+            "return document.querySelector(arguments[0]).textContent", selector
+        )
+
+    def box(self, selector):
+        return self.run(
+            "const {x, y, width, height} ="
+            " document.querySelector(arguments[0]).getBoundingClientRect();"
+            "return {x, y, width, height}",
+            selector,
+        )
+
+    def draw(self, *strokes):
+        """Moves a mouse over the paper along lines of points in [0, 1] x [0, 1]."""
+        paper, box = self.find("#paper"), self.box("#paper")
+        mouse = webdriver.ActionChains(self, duration=10)
+        for stroke in strokes:
+            for i, (x, y) in enumerate(stroke):
+                mouse.move_to_element_with_offset(
+                    paper,
+                    round((x - 0.5) * box["width"]),
+                    round((y - 0.5) * box["height"]),
+                )
+                if i == 0:
+                    mouse.click_and_hold()
+            mouse.release()
+        mouse.perform()
+
+    def touch(self, *strokes):
+        """Moves a finger over the paper."""
+        box = self.box("#paper")
+        for stroke in strokes:
+            for i, (x, y) in enumerate(stroke):
+                at = {
+                    "x": box["x"] + x * box["width"],
+                    "y": box["y"] + y * box["height"],
+                }
+                self._touch("touchMove" if i else "touchStart", [at])
+            self._touch("touchEnd", [])
+
+    def _touch(self, kind, points):
+        parameters = {"type": kind, "touchPoints": points}
+        self.execute_cdp_cmd("Input.dispatchTouchEvent", parameters)
+
+    def become_a_phone(self):
+        """Has a screen of 390x844 that is touched, as phones have."""
+        self.emulate(
+            "setDeviceMetricsOverride",
+            width=390,
+            height=844,
+            deviceScaleFactor=2,
+            mobile=True,
+        )
+        self.emulate("setTouchEmulationEnabled", enabled=True)
+
+    def cut_network(self, is_cut):
+        """Has every request fail, of pages and of service workers."""
+        for command in ("enable", "emulateNetworkConditions"):
+            parameters = {
+                "offline": is_cut,
+                "latency": 0,
+                "downloadThroughput": -1,
+                "uploadThroughput": -1,
+            }
+            self.execute_cdp_cmd(
+                f"Network.{command}", {} if command == "enable" else parameters
+            )
+
+
+def start_browser(profile):
+    """A browser; every page served has a port, so a storage, of its own."""
+    if not RUNTIME.exists():
+        pytest.skip(f"{BROWSER}: @litertjs/core is missing: make browser")
+    return PageBrowser(profile)
+
+
+@contextlib.contextmanager
+def served(model, *flags, port=0):
+    """The app served by the command; gives its address."""
+    command = (sys.executable, SERVE, f"--model={model}", f"--port={port}", *flags)
+    with process(*command, says=r"(http://\S+)") as url:
+        yield url
+
+
+class _Host(server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        """Nobody reads it."""
+
+
+@contextlib.contextmanager
+def hosted(directory):
+    """A directory on a static host that knows nothing of the app; gives its address."""
+    handler = functools.partial(_Host, directory=str(directory))
+    with server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{host.server_port}/"
+        finally:
+            host.shutdown()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "waited 10 seconds"
+        time.sleep(0.05)
+    return answer
