@@ -18,6 +18,7 @@ _PAGE = pathlib.Path(__file__).resolve().parent / "web_demo"
 
 def define(flag_values):
     web_app.define(flag_values, _PAGE)
+    flags.adopt_module_key_flags(web_app, flag_values)
     flags.DEFINE_string(
         "output_dir",
         None,

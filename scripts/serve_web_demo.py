@@ -32,6 +32,7 @@ _TYPES = {
 
 def define(flag_values):
     web_app.define(flag_values, _PAGE)
+    flags.adopt_module_key_flags(web_app, flag_values)
     flags.DEFINE_integer(
         "port",
         8000,

@@ -1,5 +1,7 @@
 """Five signs as a person would draw them: strokes of points, never twice the same."""
 
+import itertools
+
 import numpy as np
 
 
@@ -30,7 +32,7 @@ def _gate():
 def _line(*corners):
     parts = [
         np.linspace(start, end, 5, endpoint=False)
-        for start, end in zip(corners, corners[1:], strict=False)
+        for start, end in itertools.pairwise(corners)
     ]
     return np.concatenate([*parts, [corners[-1]]])
 
