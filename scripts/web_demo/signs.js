@@ -190,6 +190,7 @@ async function change(alter) {
     const next = lesson.copy();
     alter(next);
     setBusy(true);
+    if (next.signs.length > 1) setText(find('learned'), 'Learning …');
     const weightsBefore = await models.now.weights();
     try {
       const begin = performance.now();
@@ -197,6 +198,7 @@ async function change(alter) {
       showTime('adapt-time', begin);
     } catch (error) {
       await models.now.setWeights(weightsBefore);
+      showLearned(lesson, result);
       throw error;
     } finally {
       setBusy(false);

@@ -112,12 +112,12 @@ export function showDrawings(lesson, {onRename, onRemove, onRemoveSign}) {
 /**
  * Tells what the guard made of the last change.
  * @param {Lesson} lesson
- * @param {?{steps: number, mostSteps: number, numHeldBack: number, loss: ?number}} result
+ * @param {?{steps: number, mostSteps: number, numHeldBack: number, losses: number[]}} result
  */
 export function showLearned(lesson, result) {
   setText(find('learned'), learnedSentence(lesson, result));
   setText(find('kept-steps'), result?.steps ? `${result.steps} of ${result.mostSteps}` : '–');
-  setText(find('loss'), result?.loss?.toFixed(4) ?? '–');
+  setText(find('loss'), result?.losses[result.steps]?.toFixed(4) ?? '–');
 }
 
 function learnedSentence({signs, examples}, result) {
@@ -137,6 +137,8 @@ function learnedSentence({signs, examples}, result) {
       `${check} held back.`
     );
   }
-  const all = examples.length;
-  return `All ${steps} steps on ${all} drawings kept: each helped ${check} held back.`;
+  return (
+    `Learned ${examples.length} drawings in ${steps} steps, which ${check} held back ` +
+    'confirmed.'
+  );
 }
