@@ -61,8 +61,8 @@ def site(export, tmp_path_factory):
     command = [sys.executable, BUILD, f"--model={export(8)}"]
     subprocess.run([*command, f"--output_dir={directory}"], check=True)
     (model,) = directory.glob("page-*/digits.tflite")
-    with hosted(directory) as url:
-        yield url, model
+    with hosted(directory) as host:
+        yield host.url, model
 
 
 @pytest.fixture

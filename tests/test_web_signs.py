@@ -22,7 +22,7 @@ LEAST_CONTRAST, LEAST_TARGET = 4.5, 44
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The app of both pages under a path of a static host; its directory and address."""
+    """The app of both pages under a path of a static host: directory, address, host."""
     root = tmp_path_factory.mktemp("host")
     digits = root / "digits.tflite"
     model = pfa.mlp((8, 8), 10)
@@ -31,8 +31,8 @@ def site(tmp_path_factory):
     directory = root / "some/where"
     command = [sys.executable, BUILD, f"--model={digits},{MODEL}"]
     subprocess.run([*command, f"--output_dir={directory}"], check=True)
-    with hosted(root) as url:
-        yield directory, f"{url}some/where/"
+    with hosted(root) as host:
+        yield directory, f"{host.url}some/where/", host
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def shown(phone, what="probability"):
 def lesson(phone):
     """What the page was taught: x, labels, and the signs' labels in their order."""
     x, y, labels = phone.run(
-        "const {examples, labels} = demo.lesson();"
-        "return [examples.map(({x}) => [...x]), examples.map(({label}) => label), labels]"
+        "const {examples, labels} = demo.lesson(); return ["
+        "examples.map(({x}) => [...x]), examples.map(({label}) => label), labels]"
     )
     return np.array(x, np.float32).reshape(-1, 28, 28), np.array(y), labels
 
@@ -112,12 +112,16 @@ def weights(phone):
     return phone.run("return demo.weights()")
 
 
-def fits_one_screen(phone):
+SIGNS_SCREEN = ("#answer", "#paper", "#signs", "#invent")
+DIGITS_SCREEN = ("#prediction", "#paper", "#bars", "#labels")
+
+
+def fits_one_screen(phone, what=SIGNS_SCREEN):
     """Whether drawing, answer and naming are on the screen, and nothing beside it."""
     assert phone.run("return document.documentElement.scrollWidth") == 390
     assert phone.run("return scrollY") == 0
-    boxes = [phone.box(s) for s in ("#answer", "#paper", "#signs", "#invent")]
-    return all(0 <= box["y"] and box["y"] + box["height"] <= 844 for box in boxes)
+    boxes = [phone.box(selector) for selector in what]
+    return all(box["y"] >= 0 and box["y"] + box["height"] <= 844 for box in boxes)
 
 
 def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
@@ -172,8 +176,11 @@ def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
     # And so does a visit without a network.
     assert phone.run("return demo.offline")
     assert "works without a network" in phone.text("#offline")
-    phone.cut_network(True)
+    _, url, host = site
+    host.stop()
     try:
+        nothing = "return fetch('nothing').then(() => false, () => true)"
+        assert phone.run(nothing)
         phone.refresh()
         assert weights(phone) == personal
         phone.touch(*signs.drawn("Moon", 12))
@@ -181,10 +188,11 @@ def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
         phone.find(".tabs a:nth-child(2)").click()
         phone.run("return demo.ready")
         assert phone.text("h1") == "It learns your hand"
+        assert fits_one_screen(phone, DIGITS_SCREEN)
         assert len(phone.run("return demo.predict(new Array(64).fill(1))")) == 10
-        phone.open(site[1])
+        phone.open(url)
     finally:
-        phone.cut_network(False)
+        host.start()
     assert weights(phone) == personal
     phone.run("return demo.reset()")
 
@@ -201,7 +209,7 @@ def test_taking_a_drawing_back_is_as_if_it_had_never_been_taught(phone):
     # What was taught wrongly is still there to be taught as something else.
     phone.find("#signs li:nth-child(2) button").click()
     wait_for(lambda: phone.text("#count") == "5")
-    x, y, _ = lesson(phone)
+    _, y, _ = lesson(phone)
     assert y.tolist() == [0, 1, 0, 1, 1]
     # Any one drawing, by its picture.
     phone.find("#drawings > li:nth-child(2) li:nth-child(3) button").click()
@@ -347,9 +355,10 @@ def omniglot_image(strokes):
 
 
 def test_the_app_can_be_installed(phone, site):
-    directory, url = site
+    directory, url, _ = site
     answer = phone.execute_cdp_cmd("Page.getInstallabilityErrors", {})
     assert answer["installabilityErrors"] == []
+    assert phone.run("return navigator.serviceWorker.controller !== null")
     found = phone.execute_cdp_cmd("Page.getAppManifest", {})
     assert found["errors"] == []
     manifest = json.loads(found["data"])
@@ -467,7 +476,7 @@ return [lowest, seen];
 def test_a_new_version_is_there_at_the_next_visit(site, tmp_path):
     """Also while the version before is kept for use without a network."""
     # As a host's files are replaced.
-    directory, _ = site
+    directory, *_ = site
     worker = (directory / "service-worker.js").read_text()
     version, files, optional = (
         json.loads(line.partition(" = ")[2].rstrip(";"))

@@ -96,19 +96,6 @@ class PageBrowser(Browser):
         )
         self.emulate("setTouchEmulationEnabled", enabled=True)
 
-    def cut_network(self, is_cut):
-        """Has every request fail, of pages and of service workers."""
-        for command in ("enable", "emulateNetworkConditions"):
-            parameters = {
-                "offline": is_cut,
-                "latency": 0,
-                "downloadThroughput": -1,
-                "uploadThroughput": -1,
-            }
-            self.execute_cdp_cmd(
-                f"Network.{command}", {} if command == "enable" else parameters
-            )
-
 
 def start_browser(profile):
     """A browser; every page served has a port, so a storage, of its own."""
@@ -125,21 +112,54 @@ def served(model, *flags, port=0):
         yield url
 
 
-class _Host(server.SimpleHTTPRequestHandler):
+class _Handler(server.SimpleHTTPRequestHandler):
+    def __init__(self, *args, host, **kwargs):
+        self._host = host
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self):
+        # Browsers keep connections open, which outlive the host's own.
+        if not self._host.is_stopped:
+            super().do_GET()
+
     def log_message(self, *args):
         """Nobody reads it."""
 
 
+class Host:
+    """A static host that knows nothing of the app, at an address of its own.
+
+    Without it there is no network: the browser's tests reach this machine alone.
+    """
+
+    def __init__(self, directory):
+        self._handler = functools.partial(_Handler, directory=str(directory), host=self)
+        self._port = 0
+        self.start()
+        self.url = f"http://127.0.0.1:{self._port}/"
+
+    def start(self):
+        self._server = server.ThreadingHTTPServer(
+            ("127.0.0.1", self._port), self._handler
+        )
+        self._port = self._server.server_port
+        self.is_stopped = False
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.is_stopped = True
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @contextlib.contextmanager
 def hosted(directory):
-    """A directory on a static host that knows nothing of the app; gives its address."""
-    handler = functools.partial(_Host, directory=str(directory))
-    with server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
-        threading.Thread(target=host.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{host.server_port}/"
-        finally:
-            host.shutdown()
+    """A host of a directory."""
+    host = Host(directory)
+    try:
+        yield host
+    finally:
+        host.stop()
 
 
 def wait_for(condition):

@@ -19,6 +19,14 @@ export function append(parent, tag, properties = {}) {
   return element;
 }
 
+/** Replaces what is in an element; the focus stays in its place. */
+export function replaceIn(parent, children) {
+  const focusable = () => [...parent.querySelectorAll('button, input')];
+  const place = focusable().indexOf(document.activeElement);
+  parent.replaceChildren(...children);
+  if (place >= 0) (focusable()[place] ?? focusable().at(-1))?.focus();
+}
+
 /** Sets a text unless it is there: assigning it anew would have it read out anew. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -35,8 +35,10 @@ let result = null;
 let hasBefore = false;
 // What is on the paper, as the model sees it.
 let current = null;
-let isBusy = true;
+let isReady = false;
+// Whether the paper is about to be looked at, and the model to be asked.
 let isReading = false;
+let isAsked = false;
 
 const paper = new Paper(find('paper'), find('pen'), {
   line: LINE,
@@ -86,7 +88,7 @@ window.demo = {
 };
 
 async function start() {
-  setBusy(true);
+  showChoices();
   const content = await download('signs.tflite');
   const load = () => PersonalModel.load(content, RUNTIME);
   models = {now: await load(), before: await load(), initial: await load()};
@@ -109,8 +111,8 @@ async function start() {
   // Without this, the first time to answer shown would be that of a cold runtime.
   await models.now.infer(new Float32Array(SIDE * SIDE));
   showLesson();
+  isReady = true;
   await readPaper();
-  setBusy(false);
 }
 
 /** Returns, by sign, the probabilities of an image. */
@@ -189,7 +191,6 @@ async function change(alter) {
   return exclusive(async () => {
     const next = lesson.copy();
     alter(next);
-    setBusy(true);
     if (next.signs.length > 1) setText(find('learned'), 'Learning …');
     const weightsBefore = await models.now.weights();
     try {
@@ -200,8 +201,6 @@ async function change(alter) {
       await models.now.setWeights(weightsBefore);
       showLearned(lesson, result);
       throw error;
-    } finally {
-      setBusy(false);
     }
     await models.before.setWeights(weightsBefore);
     hasBefore = lesson.signs.length > 1;
@@ -235,16 +234,26 @@ function readPaperSoon() {
   isReading = true;
   requestAnimationFrame(() => {
     isReading = false;
-    exclusive(readPaper).catch(report);
+    // At once, so that it can be taught while the model is still learning.
+    seePaper();
+    if (!isAsked) {
+      isAsked = true;
+      exclusive(readPaper).catch(report);
+    }
   });
 }
 
-async function readPaper() {
+function seePaper() {
   current = toSign(paper.strokes);
   showImage(find('seen'), current, SIDE);
+  showChoices();
+}
+
+async function readPaper() {
+  isAsked = false;
+  seePaper();
   const isAnswered = current && lesson.signs.length > 1;
   showAnswer(lesson, isAnswered ? await answer(current) : null, current !== null);
-  showChoices();
 }
 
 /** Returns the probabilities by sign of an image: at first, before and now. */
@@ -308,21 +317,15 @@ function reportAndShow(error) {
   report(error);
 }
 
-function setBusy(now) {
-  isBusy = now;
-  document.body.setAttribute('aria-busy', String(now));
-  showChoices();
-}
-
 /** Enables what can be done now. */
 function showChoices() {
-  const canTeach = !isBusy && current !== null && !paper.isDone;
+  const canTeach = isReady && current !== null && !paper.isDone;
   for (const button of document.querySelectorAll('.teach-sign, #add')) {
     button.disabled = !canTeach;
   }
-  find('clear').disabled = isBusy || !paper.strokes.length;
+  find('clear').disabled = !isReady || !paper.strokes.length;
   const isTaught = lesson?.examples.length > 0;
-  for (const id of ['undo', 'forget']) find(id).disabled = isBusy || !isTaught;
+  for (const id of ['undo', 'forget']) find(id).disabled = !isReady || !isTaught;
 }
 
 function showTime(id, begin) {

@@ -1,6 +1,6 @@
 // What the page of signs shows: answers beside each sign, and the drawings taught.
 
-import {append, find, setText, showImage} from './dom.js';
+import {append, find, replaceIn, setText, showImage} from './dom.js';
 import {SIDE} from './strokes.js';
 
 // Below this the answer names no sign alone.
@@ -71,7 +71,7 @@ export function showSigns(lesson, onTeach) {
     append(row, 'span', {className: 'value'});
     return row;
   });
-  find('signs').replaceChildren(...rows);
+  replaceIn(find('signs'), rows);
   find('invent').hidden = lesson.isFull;
 }
 
@@ -104,7 +104,7 @@ export function showDrawings(lesson, {onRename, onRemove, onRemoveSign}) {
     });
     return group;
   });
-  find('drawings').replaceChildren(...groups);
+  replaceIn(find('drawings'), groups);
   find('none').hidden = lesson.examples.length > 0;
   setText(find('count'), String(lesson.examples.length));
 }
