@@ -6,7 +6,7 @@ import numpy as np
 
 
 def _circle():
-    angles = np.linspace(-1.4, 2 * np.pi - 1.5, 16)
+    angles = np.linspace(-1.4, 2 * np.pi - 1.5, 13)
     return [np.stack([0.5 + 0.35 * np.cos(angles), 0.5 + 0.35 * np.sin(angles)], 1)]
 
 
@@ -31,7 +31,7 @@ def _gate():
 
 def _line(*corners):
     parts = [
-        np.linspace(start, end, 5, endpoint=False)
+        np.linspace(start, end, 3, endpoint=False)
         for start, end in itertools.pairwise(corners)
     ]
     return np.concatenate([*parts, [corners[-1]]])

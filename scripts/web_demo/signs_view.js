@@ -48,31 +48,44 @@ function sentence({signs}, answer, isDrawn) {
 const percent = (probability) => Math.round(100 * probability);
 
 /**
- * Shows a row for each sign, with a button that teaches what is on the paper.
+ * Shows a row for each sign, with a button that teaches what is on the paper. A row stays
+ * the same element: it may be about to be pressed.
  * @param {Lesson} lesson
  * @param {function(number)} onTeach told the sign's label.
  */
 export function showSigns(lesson, onTeach) {
-  const rows = lesson.signs.map(({name, label}) => {
-    const row = document.createElement('li');
+  const known = new Map(
+    [...find('signs').children].map((row) => [Number(row.dataset.label), row]),
+  );
+  for (const {name, label} of lesson.signs) {
+    const row = known.get(label) ?? addRow(label, onTeach);
+    known.delete(label);
     const count = lesson.examplesOf(label).length;
     const drawings = `${count} drawing${count === 1 ? '' : 's'}`;
-    const button = append(row, 'button', {type: 'button', className: 'teach-sign'});
+    const button = row.querySelector('button');
     button.setAttribute('aria-label', `It is ${name}: learn it. Taught ${drawings}.`);
     button.title = `Learn what is drawn as ${name}`;
-    append(button, 'span', {className: 'sign-name', textContent: name});
-    append(button, 'span', {className: 'sign-count', textContent: count});
-    button.addEventListener('click', () => onTeach(label));
-    const bars = append(row, 'div', {className: 'bars'});
-    bars.setAttribute('aria-hidden', 'true');
-    for (const part of ['initial', 'now', 'last']) {
-      append(bars, 'div', {className: part});
-    }
-    append(row, 'span', {className: 'value'});
-    return row;
-  });
-  replaceIn(find('signs'), rows);
+    setText(row.querySelector('.sign-name'), name);
+    setText(row.querySelector('.sign-count'), String(count));
+  }
+  for (const row of known.values()) row.remove();
   find('invent').hidden = lesson.isFull;
+}
+
+function addRow(label, onTeach) {
+  const row = append(find('signs'), 'li');
+  row.dataset.label = label;
+  const button = append(row, 'button', {type: 'button', className: 'teach-sign'});
+  append(button, 'span', {className: 'sign-name'});
+  append(button, 'span', {className: 'sign-count'});
+  button.addEventListener('click', () => onTeach(label));
+  const bars = append(row, 'div', {className: 'bars'});
+  bars.setAttribute('aria-hidden', 'true');
+  for (const part of ['initial', 'now', 'last']) {
+    append(bars, 'div', {className: part});
+  }
+  append(row, 'span', {className: 'value'});
+  return row;
 }
 
 /**
