@@ -1,5 +1,6 @@
 """The page that is taught signs: on a phone's screen, offline, and equal to Python."""
 
+import contextlib
 import json
 import struct
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 import tff_perfedavg as pfa
 from tests import signs
 from tests.web_page import BUILD, ROOT, hosted, served, start_browser, wait_for
+from tff_perfedavg import errors
+from tff_perfedavg.ondevice import card
 
 # Trained beforehand on Omniglot's characters: users with five signs of their own.
 MODEL = ROOT / "tests/data/signs.tflite"
@@ -516,6 +519,23 @@ def test_the_service_worker_keeps_every_file(site):
     assert all((directory / name).is_file() for name in listed)
     # A browser loads one of LiteRT's builds.
     assert {path.rpartition("/")[0].partition("/")[2] for path in optional} == {"wasm"}
+
+
+def test_the_card_read_without_a_runtime_is_the_runtimes(tmp_path):
+    content, found = card.read(MODEL)
+    assert content == MODEL.read_bytes()
+    assert found == pfa.OnDeviceModel(MODEL).card
+    # A file without a checksum, as version 0.1.0 wrote them, and with any damage.
+    old = bytearray((MODEL.parent / "version_0_1_0.tflite").read_bytes())
+    assert card.read(MODEL.parent / "version_0_1_0.tflite")[1]["num_classes"] == 3
+    rng, path = np.random.default_rng(0), tmp_path / "damaged.tflite"
+    for _ in range(300):
+        damaged = old.copy()
+        for place in rng.integers(0, len(old), 200):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(errors.ModelError):
+            card.read(path)
 
 
 def test_what_is_at_the_place_is_replaced_only_if_it_is_an_app(tmp_path):

@@ -7,6 +7,12 @@ export const find = (id) => document.getElementById(id);
 
 /** Returns the content of the model file beside the scripts. */
 export async function download(name) {
+  if (!isSecureContext) {
+    throw new Error(
+      'This page checks the model file, for which browsers ask for HTTPS. Open its ' +
+        'address with https:// in front.',
+    );
+  }
   const answer = await fetch(new URL(name, import.meta.url), {cache: 'no-store'});
   if (!answer.ok) throw new Error(`No model can be loaded (${answer.status}).`);
   return new Uint8Array(await answer.arrayBuffer());
