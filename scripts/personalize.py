@@ -40,6 +40,7 @@ def define(flag_values):
         "The most rows of a user used; by default all.",
         flag_values=flag_values,
     )
+    common_flags.define_rows_per_class(flag_values)
     flags.adopt_module_key_flags(common_flags, flag_values)
 
 

@@ -82,6 +82,7 @@ def define(flag_values):
         "The most rows a user adapts on, reported each; 0 for all.",
         flag_values=flag_values,
     )
+    common_flags.define_rows_per_class(flag_values)
     flags.DEFINE_integer(
         "selection_seed",
         0,
@@ -175,10 +176,11 @@ def main(flag_values):
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
     moves = common_flags.what_moves(flag_values)
+    changes = {**moves, "rows_per_class": flag_values.adaptation_rows_per_class}
     for rate in rates or [base.local.inner_learning_rate]:
         for most in rows:
             AdaptationConfig(
-                rate, flag_values.adaptation_steps, num_rows=most or None, **moves
+                rate, flag_values.adaptation_steps, num_rows=most or None, **changes
             )
     command.load_frameworks()
     from tff_perfedavg.experiments.evaluation import metrics
@@ -187,7 +189,7 @@ def main(flag_values):
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     runs = sweep.sweep_runs(
-        base, grid, rates, flag_values.adaptation_steps, rows, moves
+        base, grid, rates, flag_values.adaptation_steps, rows, changes
     )
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, grid)

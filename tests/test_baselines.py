@@ -14,6 +14,7 @@ from tff_perfedavg.experiments.evaluation.baselines import (
 )
 from tff_perfedavg.models.dense import logistic_regression, mlp_regressor
 from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.config import AdaptationConfig
 
 LOCAL = "local training"
 MAJORITY, MASKED, SHARES = (
@@ -157,9 +158,10 @@ def test_a_user_knows_the_labels_of_the_rows_it_may_use(tmp_path):
         ],
         Description("toy", 3),
     )
-    everything = adaptation_histograms(store, None, seed=0)
+    everything = adaptation_histograms(store, AdaptationConfig(1.0), seed=0)
     assert everything.tolist() == [[4, 4, 4], [0, 1, 1], [0, 0, 0]]
-    drawn = [adaptation_histograms(store, 2, seed=seed) for seed in range(6)]
+    two = AdaptationConfig(1.0, num_rows=2)
+    drawn = [adaptation_histograms(store, two, seed=seed) for seed in range(6)]
     for histograms in drawn:
         assert histograms.sum(1).tolist() == [2, 2, 0]
         assert (histograms <= everything).all()
@@ -181,7 +183,7 @@ def test_rows_known_are_those_that_an_adaptation_draws(tmp_path):
         [adapting_on(y, [[0, 0, 0]], [0]) for y in labels],
         Description("toy", 3),
     )
-    known = adaptation_histograms(store, 4, seed=5)
+    known = adaptation_histograms(store, AdaptationConfig(1.0, num_rows=4), seed=5)
     for user, y in enumerate(labels):
         # The draw of docs/design.md: a shuffle keyed by seed, -2 and user.
         key = batches.user_key([5, 0], tf.constant(-2), user)

@@ -37,6 +37,7 @@ _HOMES = {
     "char_cnn": "models.convolutional",
     "cnn": "models.convolutional",
     "conv1d": "models.convolutional",
+    "conv4": "models.conv4",
     "export_inference": "ondevice.export",
     "export_tflite": "ondevice.export",
     "from_keras": "models.keras_model",

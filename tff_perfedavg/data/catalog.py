@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from tff_perfedavg import errors, quiet
-from tff_perfedavg.data import idx
+from tff_perfedavg.data import idx, omniglot
 
 DATA_DIR_VARIABLE = "TFF_PERFEDAVG_DATA_DIR"
 # Characters of context from which the next is predicted.
@@ -34,7 +34,8 @@ class LabeledRows:
       num_classes: number of classes.
       scale: features are multiplied by it when read.
       class_names: names of the classes.
-      keys: `[rows]` whose each row is; None if nobody's.
+      keys: `[rows]` whose each row is, or, where classes are of families, of which
+        family; None if nobody's.
       new_keys: whose rows are new users', where the data set says so.
       groups: `[rows]`; rows of one group share content and must not be separated.
         None if every row stands alone.
@@ -61,7 +62,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> LabeledRows:
 
     Args:
       name: one of those below that are rows: `digits`, `mnist`, `mnist_by_writer`,
-        `fashion_mnist`, `cifar10`, `uci_har`, `shakespeare`.
+        `fashion_mnist`, `cifar10`, `uci_har`, `omniglot`, `shakespeare`.
       data_dir: where its files may be; by default `TFF_PERFEDAVG_DATA_DIR`.
 
     Raises:
@@ -305,6 +306,74 @@ def _read_har_archive(root: pathlib.Path):
     return x, y, subject, np.unique(parts[1][2])
 
 
+_OMNIGLOT_FILE = "omniglot_small.npz"
+_OMNIGLOT_ARRAYS = ("x", "character", "alphabet", "character_names", "alphabet_names")
+# Held out where the data set does not say which alphabets are.
+_NEW_ALPHABETS = ("Greek", "Sanskrit")
+
+
+def _omniglot(directory: pathlib.Path | None) -> LabeledRows:
+    drawings = _read_omniglot(directory)
+    if drawings is None:
+        files = [_OMNIGLOT_FILE, omniglot.BACKGROUND]
+        try:
+            drawings = _omniglot_of_tfds(directory)
+        except ImportError as e:
+            raise _not_found("omniglot", directory, files) from e
+        except Exception as e:
+            raise _not_found(
+                "omniglot", directory, files, "tensorflow_datasets", str(e)
+            ) from e
+    new = drawings.new_alphabets or _NEW_ALPHABETS
+    return LabeledRows(
+        name="omniglot",
+        x=drawings.x,
+        y=drawings.character.astype(np.int32),
+        num_classes=len(drawings.character_names),
+        scale=1 / 255,
+        class_names=drawings.character_names,
+        keys=drawings.alphabet,
+        new_keys=frozenset(new),
+    )
+
+
+def _read_omniglot(directory: pathlib.Path | None) -> omniglot.Drawings | None:
+    arrays = _read_npz(directory, [_OMNIGLOT_FILE], _OMNIGLOT_ARRAYS)
+    if arrays is None:
+        return omniglot.read_archives(directory) if directory else None
+    names = arrays["alphabet_names"]
+    return omniglot.Drawings(
+        arrays["x"],
+        arrays["character"],
+        names[arrays["alphabet"]],
+        arrays["character_names"].tolist(),
+        (),
+    )
+
+
+def _omniglot_of_tfds(directory: pathlib.Path | None) -> omniglot.Drawings:
+    """Reads Omniglot through TensorFlow Datasets, where that is installed."""
+    import tensorflow_datasets as tfds
+
+    parts, new = [], []
+    for split in ("train", "test"):
+        found, info = tfds.load(
+            "omniglot", split=split, data_dir=directory, with_info=True
+        )
+        names = info.features["alphabet"].names
+        rows = list(tfds.as_numpy(found))
+        alphabets = np.array([names[row["alphabet"]] for row in rows])
+        characters = [row["alphabet_char_id"] + 1 for row in rows]
+        ink = np.stack([1 - row["image"][..., 0] / np.float32(255) for row in rows])
+        parts.append((omniglot.shrink(ink), alphabets, characters))
+        if split == "test":
+            new = np.unique(alphabets).tolist()
+    x, alphabet, character = (np.concatenate(p) for p in zip(*parts, strict=True))
+    called = [f"{a}/character{c:02}" for a, c in zip(alphabet, character, strict=True)]
+    names, numbers = np.unique(called, return_inverse=True)
+    return omniglot.Drawings(x, numbers, alphabet, names.tolist(), new)
+
+
 def _shakespeare(directory: pathlib.Path | None) -> LabeledRows:
     file = "tinyshakespeare_by_speaker.npz"
     arrays = _read_npz(directory, [file], ["text", "offset", "client"])
@@ -344,6 +413,7 @@ _LOADERS: dict[str, Callable[[pathlib.Path | None], LabeledRows]] = {
     "fashion_mnist": _keras_images("fashion_mnist", ["fashion_mnist.npz"], _FASHION),
     "cifar10": _keras_images("cifar10", ["cifar10.npz"], _CIFAR10),
     "uci_har": _uci_har,
+    "omniglot": _omniglot,
     "shakespeare": _shakespeare,
 }
 
@@ -360,6 +430,9 @@ _SOURCES = {
     "uci_har": f"{_HAR_FILE} has arrays {', '.join(_HAR_ARRAYS)}; or unpack the "
     "archive 'Human Activity Recognition Using Smartphones' of the UCI Machine "
     "Learning Repository there",
+    "omniglot": f"{_OMNIGLOT_FILE} has arrays {', '.join(_OMNIGLOT_ARRAYS)}; or put "
+    f"Omniglot's {omniglot.BACKGROUND} and {omniglot.EVALUATION} there as they are; or "
+    "install tensorflow_datasets, which downloads it",
     "shakespeare": "Tiny Shakespeare by speaker: arrays text (uint8), offset "
     "(speakers + 1) and client (names)",
 }

@@ -15,6 +15,7 @@ DIRICHLET = "dirichlet"
 K_CLASSES = "k_classes"
 IID = "iid"
 QUANTITY_SKEW = "quantity_skew"
+TASKS = "tasks"
 PARTITIONS = (
     NATURAL,
     PAPER,
@@ -23,11 +24,12 @@ PARTITIONS = (
     K_CLASSES,
     IID,
     QUANTITY_SKEW,
+    TASKS,
 )
 
-# What each data set is divided by unless told otherwise. Those with the paper's rule
-# come without owners and take any partition but `natural`; the others take `natural`
-# and, but for the generated and TFF's own, any other.
+# What each data set is divided by unless told otherwise. Those with the paper's rule or
+# `tasks` come without owners and take any partition but `natural`; the others take
+# `natural` and, but for the generated and TFF's own, any other but `tasks`.
 _PAPER_IMAGES = {"partition": PAPER, "num_users": 50, "evaluation_a": 34}
 _DEFAULTS: dict[str, dict] = {
     "digits": {
@@ -43,6 +45,15 @@ _DEFAULTS: dict[str, dict] = {
     "cifar10": {**_PAPER_IMAGES, "a": 68},
     "uci_har": {"partition": NATURAL, "evaluation_fraction": 0.3},
     # Windows of 41 characters: speakers of about a thousand and more.
+    # Five signs of each user, ten drawings of each to adapt on and ten to be judged by.
+    "omniglot": {
+        "partition": TASKS,
+        "num_users": 1200,
+        "num_new_users": 200,
+        "classes_per_user": 5,
+        "evaluation_fraction": 0.5,
+        "own_labels": 5,
+    },
     "shakespeare": {"partition": NATURAL, "min_rows": 24, "num_new_users": 28},
     "femnist": {"partition": NATURAL},
     "cifar100": {"partition": NATURAL},
@@ -66,7 +77,10 @@ _FIELDS_OF = {
     K_CLASSES: ["classes_per_user"],
     IID: [],
     QUANTITY_SKEW: ["concentration"],
+    TASKS: ["classes_per_user"],
 }
+# Classes belong to families (alphabets), which tasks are made of.
+WITH_FAMILIES = ("omniglot",)
 # Fields that are numbers of users, rows or classes.
 _COUNTS = (
     "num_users",
@@ -104,13 +118,23 @@ class DataConfig:
     evaluation_a: int = setting(4, "The same for evaluation rows.")
     concentration: float = setting(0.5, "Of dirichlet and quantity_skew.")
     rows_per_user: int = setting(100, "Of dirichlet.")
-    classes_per_user: int = setting(2, "Of k_classes.")
+    classes_per_user: int = setting(2, "Of k_classes and tasks.")
     evaluation_fraction: float = setting(
         0.2,
         "Share of a user's rows (or segments) kept for evaluation, where the rule does "
         "not say.",
     )
     min_rows: int = setting(2, "Natural users with fewer rows are left out.")
+    own_labels: int = setting(
+        0,
+        "Every user keeps this many of its classes, in an order of its own, as labels "
+        "0, 1, ...; 0 leaves labels as they are.",
+    )
+    fresh_labels: bool = setting(
+        True,
+        "With own_labels: in every round a user trains on as many of its classes, "
+        "drawn afresh, in an order drawn afresh; evaluation keeps to its own.",
+    )
     synthetic_alpha: float = setting(1.0, "How unlike users' models are, of synthetic.")
     synthetic_beta: float = setting(1.0, "How unlike their features are, of synthetic.")
     seed: int = setting(0, "Seed of every draw.", lowest=0)
@@ -158,12 +182,42 @@ class DataConfig:
                 f"evaluation_fraction is {self.evaluation_fraction}; it must be "
                 "between 0 and 1."
             )
+        self._check_own_labels()
         for field in ("synthetic_alpha", "synthetic_beta"):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):
                 raise errors.ConfigError(f"{field} is {value}; it must be at least 0.")
         if self.seed < 0:
             raise errors.ConfigError(f"seed is {self.seed}; it must be at least 0.")
+
+    def _check_own_labels(self) -> None:
+        count = self.own_labels
+        if count and not 2 <= count <= _MOST:
+            raise errors.ConfigError(
+                f"own_labels is {count}; it must be a whole number of at least 2, or 0 "
+                "for labels as they are."
+            )
+        if count and self.dataset in REGRESSION:
+            raise errors.ConfigError(
+                f"own_labels is {count}, but the labels of {self.dataset} are numbers, "
+                "not classes; leave it out."
+            )
+        if not count and not self.fresh_labels:
+            raise errors.ConfigError(
+                "fresh_labels is False, but labels are as they are; give own_labels."
+            )
+        if self.partition == TASKS and self.dataset not in WITH_FAMILIES:
+            raise errors.ConfigError(
+                f"partition is 'tasks', but the classes of {self.dataset} are of no "
+                f"families, as those of {', '.join(WITH_FAMILIES)} are; choose another "
+                "partition, k_classes for example."
+            )
+        if self.partition == TASKS and count > self.classes_per_user:
+            raise errors.ConfigError(
+                f"own_labels is {count}, but users hold {self.classes_per_user} "
+                "classes (classes_per_user); the largest feasible is "
+                f"{self.classes_per_user}."
+            )
 
     @classmethod
     def of(cls, dataset: str, **fields) -> DataConfig:
@@ -181,4 +235,6 @@ class DataConfig:
             fields += ["synthetic_alpha", "synthetic_beta"]
         if self.partition not in (PAPER, PAPER_DIFF_HETERO):
             fields.append("evaluation_fraction")
+        if self.own_labels:
+            fields += ["own_labels", "fresh_labels"]
         return ", ".join(f"{name}={getattr(self, name)}" for name in [*fields, "seed"])

@@ -15,7 +15,7 @@ from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import Description, Rows, User
 
 # Sets draws of new users and of splits apart from those of the partition.
-_NEW_USERS, _SPLIT = 1, 2
+_NEW_USERS, _SPLIT, _TASKS = 1, 2, 4
 SINUSOID_ROWS = 40
 
 
@@ -46,6 +46,9 @@ def divide(data: LabeledRows, config: DataConfig) -> Iterator[User]:
     """
     if config.partition in (config_lib.PAPER, config_lib.PAPER_DIFF_HETERO):
         yield from _by_the_papers_rule(data, config)
+        return
+    if config.partition == config_lib.TASKS:
+        yield from _by_tasks(data, config)
         return
     if config.partition == config_lib.NATURAL:
         assert data.keys is not None
@@ -149,6 +152,51 @@ def _by_the_papers_rule(data: LabeledRows, config: DataConfig) -> Iterator[User]
         )
 
 
+def _by_tasks(data: LabeledRows, config: DataConfig) -> Iterator[User]:
+    """Users who train hold classes of some families, new users those of the others."""
+    assert data.keys is not None
+    is_new = np.isin(data.keys, list(data.new_keys))
+    splits = {c: _split_class(data.y, c, config) for c in np.unique(data.y)}
+    number = 0
+    for of_new, count in enumerate(
+        (config.num_users - config.num_new_users, config.num_new_users)
+    ):
+        if not count:
+            continue
+        chosen = is_new == of_new
+        drawn = partition.tasks(
+            data.y[chosen],
+            data.keys[chosen],
+            config.classes_per_user,
+            count,
+            [config.seed, _TASKS, of_new],
+        )
+        for family, classes in drawn:
+            first, second = (
+                np.concatenate([splits[c][part] for c in classes]) for part in (0, 1)
+            )
+            yield User(
+                Rows(data.x[first], data.y[first]),
+                Rows(data.x[second], data.y[second]),
+                bool(of_new),
+                f"{family}/{number}",
+            )
+            number += 1
+
+
+def _split_class(
+    labels: np.ndarray, label: int, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits a class's rows once for all users, so that none trains on another's."""
+    (seed,) = np.random.SeedSequence([config.seed, _SPLIT, label]).generate_state(1)
+    return partition.split_by_group(
+        np.flatnonzero(labels == label),
+        np.arange(len(labels)),
+        config.evaluation_fraction,
+        int(seed),
+    )
+
+
 def _by_lot(data: LabeledRows, config: DataConfig) -> list[np.ndarray]:
     users, seed = config.num_users, config.seed
     if config.partition == config_lib.DIRICHLET:
@@ -173,14 +221,16 @@ def _split(
         end = len(rows) - max(1, round(len(rows) * config.evaluation_fraction))
         return rows[: max(end, 1)], rows[max(end, 1) :]
     (seed,) = np.random.SeedSequence([config.seed, _SPLIT, user]).generate_state(1)
-    if data.groups is None:
-        every_row = np.arange(len(data.y))
-        return partition.split_by_group(
-            rows, every_row, config.evaluation_fraction, int(seed)
-        )
-    # Few groups, so that chance alone could leave a class out of a split.
+    groups = np.arange(len(data.y)) if data.groups is None else data.groups
+    # Few groups, so that chance alone could leave a class out of a split; and a class
+    # that only one split has cannot be a label of the user's own.
+    by_class = data.groups is not None or config.own_labels
     return partition.split_by_group(
-        rows, data.groups, config.evaluation_fraction, int(seed), labels=data.y
+        rows,
+        groups,
+        config.evaluation_fraction,
+        int(seed),
+        labels=data.y if by_class else None,
     )
 
 

@@ -50,16 +50,16 @@ def label_histograms(store: UserStore, *, evaluation: bool = True) -> np.ndarray
 
     Args:
       store: the users; their labels must be classes.
-      evaluation: whether evaluation rows count, too, beside adaptation rows.
+      evaluation: whether evaluation rows count, too, beside adaptation rows. Rows for
+        training alone do not.
     """
     num_classes = store.description.num_classes
     assert num_classes is not None, "labels are no classes"
-    users = np.asarray(store.users)
-    owner = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
-    labels = np.asarray(store.labels, np.int64)
-    if not evaluation:
-        of_adaptation = np.arange(len(labels)) < users[owner, 1]
-        owner, labels = owner[of_adaptation], labels[of_adaptation]
+    users, owner = np.asarray(store.users), store.owners()
+    numbers = np.arange(len(owner))
+    last = users[owner, 2 if evaluation else 1]
+    counted = (numbers >= users[owner, 0]) & (numbers < last)
+    owner, labels = owner[counted], np.asarray(store.labels)[counted].astype(np.int64)
     cells = owner * num_classes + labels
     counts = np.bincount(cells, minlength=len(users) * num_classes)
     return counts.reshape(len(users), num_classes)

@@ -1,11 +1,13 @@
 """Divides a data set's rows among users.
 
 Every partition is a pure function of labels (or sizes, or keys) and a seed: the same
-arguments give the same users on any machine. All return, for each user, the int64
-numbers of its rows; no row is given twice.
+arguments give the same users on any machine. All but `tasks` return, for each user, the
+int64 numbers of its rows, and give no row twice.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -245,6 +247,51 @@ def natural_partition(keys: np.ndarray) -> dict:
     order = np.argsort(inverse, kind="stable")
     ends = np.cumsum(np.bincount(inverse, minlength=len(values)))
     return dict(zip(values.tolist(), np.split(order, ends[:-1]), strict=True))
+
+
+def tasks(
+    labels: np.ndarray,
+    families: np.ndarray,
+    classes_per_user: int,
+    num_users: int,
+    seed: int | Sequence[int],
+) -> list[tuple[object, np.ndarray]]:
+    """Draws few-shot tasks: a family of classes and some of its classes for every user.
+
+    As the tasks of Vinyals et al. (2016, arXiv 1606.04080), but that all classes of a
+    task are of one family, such as the characters of one alphabet, which are harder to
+    tell apart. Families are drawn in proportion to their classes, classes without
+    replacement. Users share classes and their rows, unlike those of the partitions.
+
+    Args:
+      labels: int `[rows]`, the class of each row.
+      families: `[rows]`, the family of each row; rows of one class are of one.
+      classes_per_user: how many classes a user holds.
+      num_users: number of users.
+      seed: of the draws.
+
+    Returns:
+      For each user its family and the int classes it holds, in the order drawn.
+
+    Raises:
+      DataError: if a count is below 1, or a family has fewer classes.
+    """
+    _check_counts("tasks", classes_per_user=classes_per_user, users=num_users)
+    values = np.unique(np.asarray(families))
+    classes = [np.unique(np.asarray(labels)[families == value]) for value in values]
+    sizes = np.array([len(of_family) for of_family in classes])
+    if sizes.min() < classes_per_user:
+        raise errors.DataError(
+            f"tasks: classes_per_user is {classes_per_user}, but the family "
+            f"{values[sizes.argmin()]} has {sizes.min()} classes; give at most that."
+        )
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_users):
+        family = rng.choice(len(values), p=sizes / sizes.sum())
+        chosen = rng.choice(classes[family], classes_per_user, replace=False)
+        found.append((values[family], chosen))
+    return found
 
 
 def split_by_class(

@@ -8,10 +8,14 @@ A store is a directory:
     features.bin  rows of all users, one user after the other
     labels.bin    their labels
     ids.npy       (where users have names) bytes [users]
+    classes.bin   (where labels are users' own) int32 [users, labels]: of what classes
+    training.bin  (where training draws labels afresh) int64 [users]: first row of
+                  training
 
-A user's rows are its adaptation rows, then its evaluation rows. Features stay in the
-type they have (uint8 images stay uint8); `scale` turns them into floating point when
-they are read. Opening reads `store.json` and `users.bin`, never the rows.
+A user's rows are those of further classes for training alone, where there are some,
+then its adaptation rows, then its evaluation rows. Features stay in the type they have
+(uint8 images stay uint8); `scale` turns them into floating point when they are read.
+Opening reads `store.json`, `users.bin` and `training.bin`, never the rows.
 """
 
 from __future__ import annotations
@@ -32,12 +36,14 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.verified_directory import read_header, verify, written_whole
 
 FORMAT_VERSION = 1
-_JSON, _USERS, _FEATURES, _LABELS, _IDS = (
+_JSON, _USERS, _FEATURES, _LABELS, _IDS, _CLASSES, _TRAINING = (
     "store.json",
     "users.bin",
     "features.bin",
     "labels.bin",
     "ids.npy",
+    "classes.bin",
+    "training.bin",
 )
 _BUFFER_BYTES = 1 << 20
 # Kinds of NumPy's types that are real numbers.
@@ -67,12 +73,17 @@ class User(NamedTuple):
       evaluation: the rows it is judged on; none may be an adaptation row.
       is_new: held out of training.
       name: what the data set calls it; either all users have names or none.
+      classes: where labels are the user's own, of what class of the data set each is.
+      training: where training draws labels afresh, further rows that it draws from, of
+        labels from `num_classes` on.
     """
 
     adaptation: Rows
     evaluation: Rows
     is_new: bool = False
     name: str | None = None
+    classes: Sequence[int] | None = None
+    training: Rows | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +97,11 @@ class Description:
         entry of the last axis.
       class_names: names of the classes, if they have any.
       provenance: how the store came about (data set, partition, seed), for reports.
+      own_labels: every user's labels are its own: of what classes, `User.classes` says.
+      fresh_labels: in every round that a user takes part in, it trains on num_classes
+        of its classes, drawn by lot, in an order drawn by lot.
+      source_classes: where labels are users' own, names of the data set's classes.
+      num_left_out: natural users left out, who hold fewer classes than labels.
     """
 
     name: str
@@ -93,6 +109,10 @@ class Description:
     scale: float | Sequence[float] = 1.0
     class_names: Sequence[str] = ()
     provenance: str = ""
+    own_labels: bool = False
+    fresh_labels: bool = False
+    source_classes: Sequence[str] = ()
+    num_left_out: int = 0
 
     def __post_init__(self):
         classes = self.num_classes
@@ -100,6 +120,13 @@ class Description:
             raise errors.DataError(
                 f"Description.num_classes is {classes!r}; it must be a whole number of "
                 "at least 1, or None where labels are no classes."
+            )
+        # JSON gives a list.
+        object.__setattr__(self, "source_classes", tuple(self.source_classes))
+        if self.fresh_labels and classes is None:
+            raise errors.DataError(
+                "Description.fresh_labels is set, but num_classes is None; numbers "
+                "have no order to draw."
             )
         try:
             scale = np.asarray(self.scale, np.float64)
@@ -188,7 +215,7 @@ class UserStore:
         header = read_header(path, _JSON, FORMAT_VERSION, missing=missing, again=_AGAIN)
         _check_header(path / _JSON, header)
         store = cls(path, header)
-        _check_users(path / _USERS, store.users, store.num_rows)
+        _check_users(path / _USERS, store.users, store.first_rows, store.num_rows)
         return store
 
     def verify(self) -> None:
@@ -276,6 +303,23 @@ class UserStore:
         return self._map(_USERS, np.dtype(np.int64), (self.num_users, 4))
 
     @functools.cached_property
+    def first_rows(self) -> np.ndarray:
+        """int64 `[users]`: where users' rows begin, those for training alone too."""
+        if _TRAINING not in self._header["files"]:
+            return self.users[:, 0]
+        return self._map(_TRAINING, np.dtype(np.int64), (self.num_users,))
+
+    @property
+    def has_training_rows(self) -> bool:
+        """Whether the file `training` is there."""
+        return _TRAINING in self._header["files"]
+
+    def owners(self) -> np.ndarray:
+        """Returns whose every row is, int64 `[rows]`."""
+        sizes = np.asarray(self.users)[:, 2] - np.asarray(self.first_rows)
+        return np.repeat(np.arange(self.num_users), sizes)
+
+    @functools.cached_property
     def features(self) -> np.ndarray:
         """`[rows, ...]` features of all users, as stored."""
         return self._map(
@@ -307,6 +351,12 @@ class UserStore:
         _, split, end, _ = self._user(user)
         return Rows(self.features[split:end], self.labels[split:end])
 
+    def training(self, user: int) -> Rows:
+        """Returns what the user trains on: adaptation rows, and further ones if any."""
+        _, split, _, _ = self._user(user)
+        start = self.first_rows[user]
+        return Rows(self.features[start:split], self.labels[start:split])
+
     def scaled(self, rows: Rows) -> Rows:
         """Returns rows as a model takes them: features in float32, times the scale."""
         scale = np.asarray(self.description.scale, np.float32)
@@ -319,8 +369,19 @@ class UserStore:
             return str(user)
         return np.load(self.path / _IDS, mmap_mode="r")[user].decode()
 
+    def label_names(self, user: int) -> list[str]:
+        """Returns what each label is called, of a user's own labels what they mean."""
+        self._user(user)
+        description = self.description
+        if _CLASSES not in self._header["files"]:
+            return list(description.class_names)
+        shape = (self.num_users, description.num_classes or 0)
+        classes = self._map(_CLASSES, np.dtype(np.int32), shape)[user]
+        names = description.source_classes
+        return [names[c] if c < len(names) else str(c) for c in classes.tolist()]
+
     def file(self, name: str) -> str:
-        """Returns the path of `users`, `features` or `labels`, for memory maps."""
+        """Returns the path of a file, `users` for instance, for memory maps."""
         return str(self.path / f"{name}.bin")
 
     def _user(self, user: int) -> np.ndarray:
@@ -372,7 +433,13 @@ def _check_header(path: pathlib.Path, header: dict[str, Any]) -> None:
         description = Description(**header["description"])
     except (TypeError, errors.DataError) as e:
         raise errors.DataError(f"{path}: 'description': {e}; {_AGAIN}.") from e
-    rows = {_USERS: (header["num_users"], 4 * np.dtype(np.int64).itemsize)}
+    users = header["num_users"]
+    rows = {_USERS: (users, 4 * np.dtype(np.int64).itemsize)}
+    if _TRAINING in header["files"]:
+        rows[_TRAINING] = users, np.dtype(np.int64).itemsize
+    if _CLASSES in header["files"]:
+        of_user = (description.num_classes or 0) * np.dtype(np.int32).itemsize
+        rows[_CLASSES] = users, of_user
     for key, name in (("features", _FEATURES), ("labels", _LABELS)):
         try:
             rows[name] = header["num_rows"], _row_bytes(header[key])
@@ -389,12 +456,13 @@ def _check_header(path: pathlib.Path, header: dict[str, Any]) -> None:
                 f"{path} contradicts itself: {name} is said to have {found} bytes, but "
                 f"{count} rows of {size} bytes; {_AGAIN}."
             )
-    # Else users would lose their names without a word.
-    if _IDS not in header["files"] and (path.parent / _IDS).exists():
-        raise errors.DataError(
-            f"{path} contradicts itself: {_IDS} is there, but not among its files; "
-            f"{_AGAIN}."
-        )
+    # Else users would lose their names, or their rows for training, without a word.
+    for name in (_IDS, _CLASSES, _TRAINING):
+        if name not in header["files"] and (path.parent / name).exists():
+            raise errors.DataError(
+                f"{path} contradicts itself: {name} is there, but not among its files; "
+                f"{_AGAIN}."
+            )
 
 
 def _row_bytes(spec: dict[str, Any]) -> int:
@@ -413,24 +481,30 @@ def _is_count(size: Any) -> bool:
     return isinstance(size, int) and not isinstance(size, bool) and size >= 0
 
 
-def _check_users(path: pathlib.Path, users: np.ndarray, num_rows: int) -> None:
+def _check_users(
+    path: pathlib.Path, users: np.ndarray, first_rows: np.ndarray, num_rows: int
+) -> None:
     """Raises `DataError`, naming the user, unless the users' rows partition all rows.
 
     Args:
       path: of the file, for the message.
       users: int64 `[users, 4]`.
+      first_rows: int64 `[users]`, where their rows begin.
       num_rows: rows of all users.
     """
     start, split, end, is_new = np.asarray(users).T
+    first = np.asarray(first_rows)
     previous = np.concatenate([[0], end[:-1]])
-    good = (start == previous) & (start <= split) & (split <= end) & (start < end)
+    good = (first == previous) & (first <= start)
+    good &= (start <= split) & (split <= end) & (start < end)
     good &= (end <= num_rows) & ((is_new == 0) | (is_new == 1))
     if not good.all():
         user = int(np.argmin(good))
         raise errors.DataError(
-            f"{path} is damaged: user {user} has the bounds {start[user]}, "
-            f"{split[user]} and {end[user]} (is_new {is_new[user]}), where the user "
-            f"before ends at {previous[user]} and all rows at {num_rows}; {_AGAIN}."
+            f"{path} is damaged: user {user} has the bounds {first[user]}, "
+            f"{start[user]}, {split[user]} and {end[user]} (is_new {is_new[user]}), "
+            f"where the user before ends at {previous[user]} and all rows at "
+            f"{num_rows}; {_AGAIN}."
         )
     if len(end) and end[-1] != num_rows:
         raise errors.DataError(
@@ -445,9 +519,10 @@ class _Writer:
     def __init__(self, directory: pathlib.Path, description: Description):
         self._directory = directory
         self._description = description
-        self._files = {
-            name: _HashedFile(directory / name) for name in (_USERS, _FEATURES, _LABELS)
-        }
+        names = [_USERS, _FEATURES, _LABELS]
+        names += [_CLASSES] * description.own_labels
+        names += [_TRAINING] * description.fresh_labels
+        self._files = {name: _HashedFile(directory / name) for name in names}
         self._first: Rows | None = None
         self._names: list[bytes] = []
         self._num_users = 0
@@ -466,22 +541,28 @@ class _Writer:
         if self._first is None:
             self._first = Rows(adaptation.x[:0], adaptation.y[:0])
             self._description.check_fits(adaptation.x.shape[1:])
+        training = self._training(label, user)
         for split in (adaptation, evaluation):
             self._check(label, split)
-        start = self._num_rows
+            self._check_labels(label, split, self._description.num_classes)
+        first = self._num_rows
+        start = first + len(training.y)
         split_at = start + len(adaptation.y)
         end = split_at + len(evaluation.y)
         if end == start:
             raise errors.DataError(f"{self._description.name}: {label} has no rows.")
+        self._write_classes(label, user)
         # As many names as users so far: none, or one each.
         if len(self._names) != (self._num_users if user.name is not None else 0):
             raise errors.DataError(
                 f"{self._description.name}: {label}: either all users have names or "
                 "none has."
             )
-        for split in (adaptation, evaluation):
+        for split in (training, adaptation, evaluation):
             self._files[_FEATURES].write(np.ascontiguousarray(split.x))
             self._files[_LABELS].write(np.ascontiguousarray(split.y))
+        if _TRAINING in self._files:
+            self._files[_TRAINING].write(np.array([first], np.int64))
         self._files[_USERS].write(
             np.array([start, split_at, end, user.is_new], np.int64)
         )
@@ -510,6 +591,33 @@ class _Writer:
             json.dump(header, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
+
+    def _training(self, label: str, user: User) -> Rows:
+        """Returns a user's rows for training alone, checked; none where it has none."""
+        assert self._first is not None
+        if user.training is None:
+            return self._first
+        if _TRAINING not in self._files:
+            raise errors.DataError(
+                f"{self._description.name}: {label} has rows for training alone, which "
+                "belong to a store of fresh_labels; say so in its Description."
+            )
+        training = self._rows(label, user.training)
+        self._check(label, training)
+        self._check_labels(label, training, None)
+        return training
+
+    def _write_classes(self, label: str, user: User) -> None:
+        if _CLASSES not in self._files:
+            return
+        classes = np.asarray(user.classes if user.classes is not None else [])
+        if classes.shape != (self._description.num_classes,):
+            raise errors.DataError(
+                f"{self._description.name}: {label} has the classes {user.classes}; "
+                f"own_labels needs one for each of {self._description.num_classes} "
+                "labels."
+            )
+        self._files[_CLASSES].write(classes.astype(np.int32))
 
     def _rows(self, label: str, split: Rows) -> Rows:
         name = f"{self._description.name}: {label}"
@@ -547,15 +655,18 @@ class _Writer:
                     f"{name} has {kind} that are not finite numbers; remove or fill "
                     "those rows."
                 )
-        classes = self._description.num_classes
-        if classes is not None:
+        if self._description.num_classes is not None:
             check_whole(f"{name} has", rows.y)
-        if (
-            classes is not None
-            and rows.y.size
-            and not (rows.y.min() >= 0 and rows.y.max() < classes)
-        ):
-            raise errors.DataError(f"{name} has a label outside 0 to {classes - 1}.")
+
+    def _check_labels(self, label: str, rows: Rows, most: int | None) -> None:
+        """Raises `DataError` unless labels, if classes, are from 0 to below `most`."""
+        if self._description.num_classes is None or not rows.y.size:
+            return
+        if rows.y.min() < 0 or (most is not None and rows.y.max() >= most):
+            last = "" if most is None else f" to {most - 1}"
+            raise errors.DataError(
+                f"{self._description.name}: {label} has a label outside 0{last}."
+            )
 
 
 class _HashedFile:

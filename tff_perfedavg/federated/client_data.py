@@ -34,6 +34,10 @@ class ClientData(Protocol):
     """One form of client data."""
 
     @property
+    def fresh_labels(self) -> int:
+        """Of how many labels training draws a task for every user; 0 for none."""
+
+    @property
     def training_type(self) -> tff.Type:
         """Type of one client's value in training."""
 
@@ -91,6 +95,11 @@ class StoreClientData:
         self._model = model
 
     @property
+    def fresh_labels(self) -> int:
+        description = self._store.description
+        return (description.num_classes or 0) if description.fresh_labels else 0
+
+    @property
     def training_type(self) -> tff.TensorType:
         return tff.TensorType(np.int32)
 
@@ -105,7 +114,7 @@ class StoreClientData:
         return [np.int32(user) for user in users]
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
-        return one(value, self._map_files().adaptation(value))
+        return one(value, self._map_files().training(value))
 
     def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
         files = self._map_files()
@@ -178,9 +187,9 @@ class BlockClientData(StoreClientData):
         # Outside of the loop, which would map and unmap them for every user.
         files = self._map_files()
         if self.layout == "vectorized":
-            each = side_by_side(value, files.adaptation(value))
+            each = side_by_side(value, files.training(value))
             return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
-        train = tf.function(lambda user: one(user, files.adaptation(user)))
+        train = tf.function(lambda user: one(user, files.training(user)))
         outputs = train.get_concrete_function(_USER_SPEC).structured_outputs
         zeros = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), outputs)
         _, sums = tf.while_loop(
@@ -220,8 +229,18 @@ class _MappedStore:
         self._labels = mapped_file(store, "labels")
         # First row, first evaluation row, end, is_new: int64 `[users, 4]`.
         self._bounds = mapped_file(store, "users")
+        # Where rows for training begin, int64 `[users]`, if not with those to adapt on.
+        self._first = None
+        if store.has_training_rows:
+            self._first = mapped_file(store, "training", store.first_rows)
         self._store = store
         self._model = model
+
+    def training(self, users: tf.Tensor) -> UserRows:
+        if self._first is None:
+            return self.adaptation(users)
+        bounds = tf.gather(self._bounds, users)
+        return self._rows(tf.gather(self._first, users), bounds[..., 1])
 
     def adaptation(self, users: tf.Tensor) -> UserRows:
         bounds = tf.gather(self._bounds, users)
@@ -258,14 +277,18 @@ BLOCK_LAYOUTS = ("loop", "vectorized")
 _USER_SPEC = tf.TensorSpec([], tf.int32)
 
 
-def mapped_file(store: UserStore, name: str) -> tf.Tensor:
+def mapped_file(
+    store: UserStore, name: str, array: np.ndarray | None = None
+) -> tf.Tensor:
     """Returns a file of a store as a tensor, mapped where the graph runs.
 
     Args:
       store: the store.
       name: `users` (int64 `[users, 4]`), `features` or `labels` (`[rows, ...]`).
+      array: what is in the file; by default the store's attribute of that name.
     """
-    array = getattr(store, name)
+    if array is None:
+        array = getattr(store, name)
     return tf.raw_ops.ImmutableConst(
         dtype=tf.as_dtype(array.dtype),
         shape=array.shape,
@@ -283,7 +306,16 @@ class SequenceClientData:
     and `evaluation`.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, fresh_labels: int = 0):
+        """Takes any data that a model takes.
+
+        Args:
+          model: what is trained.
+          fresh_labels: of how many labels training draws a task from a user's classes,
+            anew in every round (`optimization.fresh_labels`); 0 for labels as they are.
+            Training labels may then be any whole numbers of at least 0.
+        """
+        self.fresh_labels = fresh_labels
         self._element_spec = collections.OrderedDict(
             user=tf.TensorSpec([], tf.int32), x=model.input_spec, y=model.label_spec
         )

@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 from tff_perfedavg.federated.client_data import ClientData
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.fresh_labels import with_fresh_labels
 from tff_perfedavg.optimization.gradients import global_norm
 from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 from tff_perfedavg.optimization.local_update import (
@@ -49,7 +50,8 @@ def build_client_work(
     """Builds the client work that takes every user's local steps.
 
     The process counts rounds in its state, since every draw of a user is keyed by
-    (seed, round, user, step, role).
+    (seed, round, user, step, role). Where the client data have fresh labels, a user's
+    task is drawn by (seed, round, user): the same for all of its steps and roles.
 
     A user is left out of the round, with weight 0 and an update of zeros, if its
     update has no finite norm or if it has no rows.
@@ -64,10 +66,9 @@ def build_client_work(
 
     Returns:
       A process whose result is the update `w_k - w` of each user, of what is not
-      fixed, with its weight,
-      and whose measurements are, over the users taken: what the algorithm reports
-      (of Per-FedAvg mean `support_loss`, `query_loss` and their difference
-      `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
+      fixed, with its weight, and whose measurements are, over the users taken: what
+      the algorithm reports (of Per-FedAvg mean `support_loss`, `query_loss` and their
+      difference `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
       the median update norm to the largest (0 where all are of one order of
       magnitude); and the counts `num_users_taken` and `num_users_excluded`.
     """
@@ -80,7 +81,7 @@ def build_client_work(
     )
     def client_update(model_weights, value, round_number):
         sent = [*model_weights.trainable, *model_weights.non_trainable]
-        of_round = user_work.of_round(sent, round_number)
+        of_round = user_work.of_round(sent, round_number, client_data.fresh_labels)
         sums = client_data.sum_users(value, *of_round)
         # A mean over the client's users, whose weight is theirs together: TFF's mean
         # over clients is then the mean over users, however many a client stands for.
@@ -152,14 +153,19 @@ class _UserWork:
         self._update_transform = update_transform
         self._seed_pair = batches.seed_pair(seed)
 
-    def of_round(self, initial: list[tf.Tensor], round_number: tf.Tensor):
+    def of_round(
+        self, initial: list[tf.Tensor], round_number: tf.Tensor, fresh_labels: int
+    ):
         """Returns the work of one user, and that of several side by side."""
 
         def source(users, rows):
             pair = tf.constant(self._seed_pair)
+            key = batches.user_key(pair, round_number, users)
+            if fresh_labels:
+                rows = with_fresh_labels(rows, key, fresh_labels)
             return batches.batch_source(
                 rows,
-                batches.user_key(pair, round_number, users),
+                key,
                 self._algorithm.num_steps,
                 self._algorithm.batch_sizes,
                 self._algorithm.random_roles,

@@ -20,6 +20,7 @@ from tff_perfedavg.optimization.adaptation import (
     Adaptation,
     adapt,
     adaptation_batches,
+    adaptation_rows,
 )
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
@@ -55,12 +56,12 @@ def build_personalization_eval(
     how, num_fixed = _taken_apart(adaptation.build())
     how.moves.check(model)
     weights_type = weights_type_of(how.parameters(model.init(0)), num_fixed)
-    most_rows = how.num_rows or np.iinfo(np.int32).max
 
     @tff.tensorflow.computation(weights_type, value_type)
     def evaluate_users(model_weights, value):
         def evaluate_user(user, rows, evaluation):
-            draw = adaptation_batches(rows, tf.constant(seed_pair), user, how)
+            seed = tf.constant(seed_pair)
+            draw = adaptation_batches(rows, seed, user, how)
             held_out = batches.all_rows(evaluation)
             weights = [*model_weights.trainable, *model_weights.non_trainable]
             measure = functools.partial(model.evaluate, batch=held_out)
@@ -69,7 +70,7 @@ def build_personalization_eval(
                 user=user,
                 loss=measured[:, 0],
                 accuracy=measured[:, 1],
-                num_adaptation_examples=tf.minimum(rows.num_rows, most_rows),
+                num_adaptation_examples=adaptation_rows(rows, seed, user, how).num_rows,
                 num_evaluation_examples=evaluation.num_rows,
             )
 

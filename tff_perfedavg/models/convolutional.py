@@ -50,19 +50,20 @@ def cnn(
     shapes = [[3, 3, i, o] for i, o in itertools.pairwise(depths)]
     shapes += [[flat, hidden], [hidden, num_classes]]
 
-    def apply(weights, x):
+    def features_of(weights, x):
         features = tf.reshape(x, [-1, height, width, channels])
-        convolutions, dense = weights[:-4], weights[-4:]
+        convolutions = weights[:-4]
         for kernel, bias in zip(convolutions[::2], convolutions[1::2], strict=True):
             features = tf.nn.conv2d(features, kernel, strides=1, padding="SAME")
             # Pooled first, which gives the same and leaves a quarter to do.
             features = tf.nn.relu(_max_pool_2x2(features) + bias)
-        return _dense_layers(tf.reshape(features, [-1, flat]), dense)
+        return _hidden_layer(tf.reshape(features, [-1, flat]), weights[-4:-2])
 
     return Model(
         name="cnn",
         init=glorot_initializer(shapes),
-        apply=apply,
+        apply=_with_head(features_of),
+        features=features_of,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
     )
@@ -112,15 +113,16 @@ def conv1d(
     shapes = [[width, i, o] for i, o in itertools.pairwise(depths)]
     shapes += [[flat, hidden], [hidden, num_classes]]
 
-    def apply(weights, x):
+    def features_of(weights, x):
         features = tf.reshape(x, [-1, time, channels])
         features = _conv1d_layers(features, weights[:-4], stride)
-        return _dense_layers(tf.reshape(features, [-1, flat]), weights[-4:])
+        return _hidden_layer(tf.reshape(features, [-1, flat]), weights[-4:-2])
 
     return Model(
         name="conv1d",
         init=glorot_initializer(shapes),
-        apply=apply,
+        apply=_with_head(features_of),
+        features=features_of,
         input_spec=tf.TensorSpec([None, *input_shape], tf.float32),
         num_classes=num_classes,
     )
@@ -168,18 +170,19 @@ def char_cnn(
         table = glorot_uniform(rng, [num_classes, embedding])
         return [table, *rest(seed)]
 
-    def apply(weights, x):
+    def features_of(weights, x):
         table, *others = weights
         characters = tf.one_hot(tf.cast(x, tf.int32), num_classes, dtype=table.dtype)
         features = tf.reshape(characters, [-1, num_classes]) @ table
         features = tf.reshape(features, [-1, context, embedding])
         features = _conv1d_layers(features, others[:-4], stride=2)
-        return _dense_layers(tf.reshape(features, [-1, flat]), others[-4:])
+        return _hidden_layer(tf.reshape(features, [-1, flat]), others[-4:-2])
 
     return Model(
         name="char_cnn",
         init=init,
-        apply=apply,
+        apply=_with_head(features_of),
+        features=features_of,
         input_spec=tf.TensorSpec([None, context], tf.float32),
         num_classes=num_classes,
     )
@@ -208,6 +211,14 @@ def _max_pool_2x2(features):
     return tf.maximum(*tf.split(pairs, 2, axis=3))
 
 
-def _dense_layers(features, weights):
-    features = tf.nn.relu(tf.matmul(features, weights[0]) + weights[1])
-    return tf.matmul(features, weights[2]) + weights[3]
+def _hidden_layer(features, weights):
+    return tf.nn.relu(tf.matmul(features, weights[0]) + weights[1])
+
+
+def _with_head(features_of):
+    """A model's function: its features, and a linear layer of the last two weights."""
+
+    def apply(weights, x):
+        return tf.matmul(features_of(weights, x), weights[-2]) + weights[-1]
+
+    return apply

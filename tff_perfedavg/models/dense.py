@@ -75,11 +75,14 @@ def _dense_stack(
     num_inputs = math.prod(input_shape)
     sizes = [num_inputs, *units]
 
-    def apply(weights, x):
+    def features(weights, x):
         hidden = tf.reshape(x, [-1, num_inputs])
         for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
             hidden = tf.nn.elu(tf.matmul(hidden, kernel) + bias)
-        return tf.matmul(hidden, weights[-2]) + weights[-1]
+        return hidden
+
+    def apply(weights, x):
+        return tf.matmul(features(weights, x), weights[-2]) + weights[-1]
 
     return Model(
         name=name,
@@ -89,4 +92,5 @@ def _dense_stack(
         num_classes=num_classes,
         label_spec=label_spec,
         loss=loss,
+        features=features,
     )

@@ -75,6 +75,8 @@ class Model:
       num_classes: classes of the labels; None if the labels are no classes, in
         which case no accuracy is measured.
       label_spec: shape `[None, ...]` and dtype of y.
+      features: from (weights, x) to what the last layer sees, `[batch, features]`;
+        None if the model does not tell.
       loss: from (outputs, y, mask `[batch]`) to the scalar mean loss over the
         rows whose mask is 1.
     """
@@ -86,6 +88,7 @@ class Model:
     num_classes: int | None
     label_spec: tf.TensorSpec = CLASS_LABELS
     loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = masked_cross_entropy
+    features: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor] | None = None
 
     def __post_init__(self):
         if self.num_classes is not None and self.num_classes < 2:

@@ -46,6 +46,7 @@ class Adaptation:
       pull: how strongly they are pulled back to where they started.
       batch_size: rows drawn afresh for every step; None for all the user has.
       num_rows: the most rows the user may use, drawn once; None for all.
+      rows_per_class: whether that is of each class.
       learned: how learned rates stand in the parameters; None if there are none.
       factors: phi of each weight tensor, a scalar or shaped like it; None for 1.
     """
@@ -58,6 +59,7 @@ class Adaptation:
     num_rows: int | None = None
     learned: LearnedRates | None = None
     factors: Weights | None = None
+    rows_per_class: bool = False
 
     def build(self) -> Adaptation:
         """Returns itself: a value may stand where a configuration may."""
@@ -125,6 +127,26 @@ class Adaptation:
         return value, self.moves.join(weights, moved)
 
 
+def adaptation_rows(
+    rows: batches.UserRows, seed: tf.Tensor, user: tf.Tensor, adaptation: Adaptation
+) -> batches.UserRows:
+    """Returns those of a user's adaptation rows that it may use.
+
+    Args:
+      rows: all of them.
+      seed: int32 `[2]` from `batches.seed_pair`.
+      user: int32 scalar, the user's number.
+      adaptation: how many there are.
+    """
+    if adaptation.num_rows is None:
+        return rows
+    key = batches.user_key(seed, tf.constant(_CHOICE_OF_ROWS), user)
+    choose = batches.some_rows
+    if adaptation.rows_per_class:
+        choose = batches.some_rows_per_class
+    return choose(rows, key, adaptation.num_rows)
+
+
 def adaptation_batches(
     rows: batches.UserRows, seed: tf.Tensor, user: tf.Tensor, adaptation: Adaptation
 ) -> Callable[[tf.Tensor], Batch]:
@@ -136,17 +158,13 @@ def adaptation_batches(
       user: int32 scalar, the user's number.
       adaptation: how many rows there are, and how many a batch has.
     """
-
-    def key(role):
-        return batches.user_key(seed, tf.constant(role), user)
-
-    if adaptation.num_rows is not None:
-        rows = batches.some_rows(rows, key(_CHOICE_OF_ROWS), adaptation.num_rows)
+    rows = adaptation_rows(rows, seed, user, adaptation)
     if adaptation.batch_size is None:
         everything = batches.all_rows(rows)
         return lambda step: everything
+    key = batches.user_key(seed, tf.constant(_STEPS), user)
     draw = batches.batch_source(
-        rows, key(_STEPS), adaptation.num_steps, [adaptation.batch_size]
+        rows, key, adaptation.num_steps, [adaptation.batch_size]
     )
     return lambda step: draw(step)[0]
 

@@ -17,7 +17,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch
 
 # Fixed, since the generator TensorFlow picks by itself depends on the device.
-_ALGORITHM = "philox"
+ALGORITHM = "philox"
 # Sets the draw of batches' sizes apart from that of rows.
 _SIZES = 1
 
@@ -112,11 +112,11 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
         `[users]`, which gives keys `[users, 2]`.
     """
     round_key = tf.random.experimental.stateless_fold_in(
-        seed, tf.cast(round_number, tf.int32), alg=_ALGORITHM
+        seed, tf.cast(round_number, tf.int32), alg=ALGORITHM
     )
     # As folding the user in, too, but the random half is the same for all users.
     half = tf.random.stateless_uniform(
-        [], round_key, minval=None, maxval=None, dtype=tf.int32, alg=_ALGORITHM
+        [], round_key, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
     )
     user = tf.cast(user, tf.int32)
     return tf.stack([tf.fill(tf.shape(user), half), user], -1)
@@ -146,7 +146,7 @@ def draw_rows(
         minval=None,
         maxval=None,
         dtype=tf.int32,
-        alg=_ALGORITHM,
+        alg=ALGORITHM,
     )
     _, shuffled = tf.math.top_k(bits, k=tf.minimum(count, num_rows))
     chosen = tf.gather(shuffled, places % num_rows, axis=1)
@@ -199,8 +199,8 @@ def random_masks(
 
     def sizes(of_user):
         count, key = of_user
-        key = tf.random.experimental.stateless_fold_in(key, _SIZES, alg=_ALGORITHM)
-        drawn = tf.random.stateless_uniform([num_steps], key, alg=_ALGORITHM)
+        key = tf.random.experimental.stateless_fold_in(key, _SIZES, alg=ALGORITHM)
+        drawn = tf.random.stateless_uniform([num_steps], key, alg=ALGORITHM)
         count = tf.cast(count, tf.float32)
         # Rounding may take a product up to the count itself.
         return tf.minimum(tf.floor(drawn * count) + 1.0, count)
@@ -310,6 +310,35 @@ def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
         rows,
         num_rows=tf.minimum(rows.num_rows, most),
         locate=lambda numbers: rows.locate(tf.gather(chosen, numbers)),
+    )
+
+
+def some_rows_per_class(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
+    """Returns `most` of one user's rows of each class, or all of which it has fewer.
+
+    Args:
+      rows: one user's rows, whose labels are classes.
+      key: int32 `[2]` from `user_key`.
+      most: how many of a class, at least 1. Of two numbers, the smaller one's rows are
+        among the larger one's.
+    """
+    bits = tf.random.stateless_uniform(
+        [rows.num_rows], key, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    shuffled = tf.argsort(bits)
+    labels = rows.labels(rows.locate(shuffled))
+    # Class by class, each in the order shuffled: a row's rank is its place behind the
+    # first of its class.
+    by_class = tf.argsort(labels, stable=True)
+    sorted_labels = tf.gather(labels, by_class)
+    rank = tf.range(rows.num_rows) - tf.searchsorted(sorted_labels, sorted_labels)
+    chosen = tf.gather(shuffled, tf.boolean_mask(by_class, rank < most))
+    # Row 0 of a user without rows is asked for; any will do.
+    padded = tf.concat([chosen, [0]], 0)
+    return dataclasses.replace(
+        rows,
+        num_rows=tf.size(chosen),
+        locate=lambda numbers: rows.locate(tf.gather(padded, numbers)),
     )
 
 

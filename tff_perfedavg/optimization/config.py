@@ -38,6 +38,7 @@ class AdaptationConfig:
         split; None uses the whole split in every step.
       num_rows: the most rows of the adaptation split the user may use, drawn once;
         None for all.
+      rows_per_class: whether `num_rows` is of each class.
       moves: which weight tensors move, one of `PARTS`.
       head_tensors: how many of the last weight tensors are the head (a dense layer
         has two, kernel and bias).
@@ -54,6 +55,7 @@ class AdaptationConfig:
     head_tensors: int = 2
     pull: float = 0.0
     learned: LearnedRates | None = None
+    rows_per_class: bool = False
 
     def __post_init__(self):
         check_positive(self, "inner_learning_rate", "for example 0.01")
@@ -83,6 +85,7 @@ class AdaptationConfig:
             self.batch_size,
             self.num_rows,
             self.learned,
+            rows_per_class=self.rows_per_class,
         )
 
 

@@ -20,6 +20,7 @@ from tff_perfedavg.federated.client_data import (
 )
 from tff_perfedavg.federated.client_work import ClientWeighting
 from tff_perfedavg.federated.layout import choose_client_data
+from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.model import Model
@@ -35,6 +36,7 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
         "mlp": mlp,
         "logistic_regression": logistic_regression,
         "cnn": cnn,
+        "conv4": conv4,
         "conv1d": conv1d,
         "char_cnn": char_cnn,
         "mlp_regressor": mlp_regressor,

@@ -6,11 +6,12 @@ import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterable
 
 from tff_perfedavg import errors
-from tff_perfedavg.data import catalog, division
+from tff_perfedavg.data import catalog, division, own_labels
 from tff_perfedavg.data.config import FROM_TFF, GENERATED, DataConfig
-from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.data.user_store import Description, User, UserStore
 from tff_perfedavg.files import in_turn
 
 # Characters of a store's name in its lock's: names have 255 bytes at most.
@@ -34,20 +35,27 @@ def prepare(
       DataError: if the data set is not to be had, the partition cannot be met, or
         the store cannot be written.
     """
+    description, make_users = _load(config, data_dir)
+    users = make_users()
+    if config.own_labels:
+        description, users = own_labels.relabel(description, make_users, config)
+    return UserStore.write(path, users, description)
+
+
+def _load(
+    config: DataConfig, data_dir: str | os.PathLike | None
+) -> tuple[Description, Callable[[], Iterable[User]]]:
+    """Returns what a data set's rows mean, and a function that makes its users."""
     if config.dataset in GENERATED:
-        description, users = division.generate(config)
-    elif config.dataset in FROM_TFF:
+        return division.generate(config)[0], lambda: division.generate(config)[1]
+    if config.dataset in FROM_TFF:
         # Loads TFF, which the other data sets do without.
         from tff_perfedavg.federated import tff_datasets
 
-        description, users = tff_datasets.load(config, data_dir)
-    else:
-        data = catalog.load(config.dataset, data_dir)
-        description, users = (
-            division.describe(data, config),
-            division.divide(data, config),
-        )
-    return UserStore.write(path, users, description)
+        description, _ = tff_datasets.load(config, data_dir)
+        return description, lambda: tff_datasets.load(config, data_dir)[1]
+    data = catalog.load(config.dataset, data_dir)
+    return division.describe(data, config), lambda: division.divide(data, config)
 
 
 def prepare_once(

@@ -14,6 +14,9 @@ MAJORITY, MASKED, SHARES = "majority class", "absent classes masked", "label sha
 # By training without other users, and without federation.
 LOCAL, CONVERGED = "local training", "local training to convergence"
 POOLED = "pooled training"
+# By distances to a user's rows: of inputs, and of a model's features.
+NEIGHBOUR, CENTROID = "nearest neighbour", "nearest centroid"
+FEATURE_NEIGHBOUR, FEATURE_CENTROID = "features' neighbour", "features' centroid"
 # Nobody updates a baseline.
 _UPDATE = " + update"
 # Of the runs that a baseline is for, by name.
@@ -25,10 +28,20 @@ def has_classes(population: UserStore) -> bool:
     return population.description.num_classes is not None and not population.label_shape
 
 
+def has_own_labels(population: UserStore) -> bool:
+    """Whether every user's labels mean what they mean to that user alone."""
+    return has_classes(population) and population.description.own_labels
+
+
 def name_for(baseline: str, label: str) -> str:
     """Returns what a baseline is called beside a run of a label."""
     label = label.removesuffix(_UPDATE)
-    names = {MASKED: f"{label}, {MASKED}", SHARES: f"{label} + {SHARES}"}
+    names = {
+        MASKED: f"{label}, {MASKED}",
+        SHARES: f"{label} + {SHARES}",
+        FEATURE_NEIGHBOUR: f"{label} + {NEIGHBOUR}",
+        FEATURE_CENTROID: f"{label} + {CENTROID}",
+    }
     return names.get(baseline, baseline)
 
 

@@ -100,27 +100,29 @@ def evaluate_baselines(
 
 
 def adaptation_histograms(
-    population: UserStore, num_rows: int | None, seed: int
+    population: UserStore, adaptation: AdaptationConfig, seed: int
 ) -> np.ndarray:
     """Counts the rows of each class that users adapt on, `[users, classes]`.
 
     Args:
       population: the users; labels must be classes.
-      num_rows: the most rows a user may use; None for all.
+      adaptation: gives the most rows that a user may use.
       seed: of the choice of rows, the adaptation's.
     """
     histograms = label_histograms(population, evaluation=False)
+    num_rows = adaptation.num_rows
     if num_rows is None:
         return histograms
-    adaptation = AdaptationConfig(1.0, num_rows=num_rows).build()
+    of_class = adaptation.rows_per_class
+    rows = AdaptationConfig(1.0, num_rows=num_rows, rows_per_class=of_class).build()
     seed_pair = batches.seed_pair(seed)
 
     @tf.function
     def used(user, labels):
         # The labels stand for their rows.
-        rows = batches.UserRows.of(labels, labels)
-        rows = adaptation_batches(rows, tf.constant(seed_pair), user, adaptation)
-        return rows(tf.constant(0)).y
+        own = batches.UserRows.of(labels, labels)
+        chosen = adaptation_batches(own, tf.constant(seed_pair), user, rows)
+        return chosen(tf.constant(0)).y
 
     # Traced by itself: TensorFlow warns of functions that calls trace time and again.
     used = used.get_concrete_function(tf.TensorSpec([], tf.int32), CLASS_LABELS)
@@ -179,8 +181,7 @@ def _evaluation_logits(
     model: Model, weights: Sequence[np.ndarray], population: UserStore
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields users' numbers, logits and labels of evaluation rows, some at a time."""
-    users = np.asarray(population.users)
-    owners = np.repeat(np.arange(len(users)), users[:, 2] - users[:, 0])
+    users, owners = np.asarray(population.users), population.owners()
     places = np.flatnonzero(np.arange(len(owners)) >= users[owners, 1])
     apply = tf.function(
         lambda x: model.apply([tf.constant(w) for w in weights], x)

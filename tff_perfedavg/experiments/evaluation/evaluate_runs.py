@@ -13,7 +13,10 @@ from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
+from tff_perfedavg.experiments.evaluation.baseline_names import (
+    has_classes,
+    has_own_labels,
+)
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
@@ -22,6 +25,7 @@ from tff_perfedavg.experiments.evaluation.measured_adaptation import (
     COLUMN,
     MeasuredAdaptation,
 )
+from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
 from tff_perfedavg.experiments.evaluation.pooled_training import (
     evaluate_pooled,
     train_pooled,
@@ -140,9 +144,10 @@ def evaluate_baselines_of_runs(
 
     Returns:
       For each run the rows of `evaluate_baselines`, unless labels are no classes, of
-      `evaluate_local_training` and, if asked for, of `evaluate_pooled`, with the last
-      columns of `evaluate_runs`. Runs of the same users, model and start have local
-      training in common, and it tries the rates of all of them.
+      `evaluate_nearest` where they are users' own, of `evaluate_local_training` and, if
+      asked for, of `evaluate_pooled`, with the last columns of `evaluate_runs`. Runs of
+      the same users, model and start have local training in common, and it tries the
+      rates of all of them.
     """
     configs = [run.adaptation(changes) for run in trained]
     rates = [config.inner_learning_rate for config in configs]
@@ -156,6 +161,13 @@ def evaluate_baselines_of_runs(
         if has_classes(population):
             weights = config.weights(run.weights)
             frames.append(evaluate_baselines(model, weights, population, run.label))
+        if has_own_labels(population):
+            weights = config.weights(run.weights)
+            frames.append(
+                evaluate_nearest(
+                    model, weights, population, config, run.label, seed=seed
+                )
+            )
         if run.origin not in local:
             local[run.origin] = evaluate_local_training(
                 model, start, population, config, rates, seed=seed

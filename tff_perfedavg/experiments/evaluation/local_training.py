@@ -60,6 +60,7 @@ def evaluate_local_training(
         adaptation.num_steps,
         adaptation.batch_size,
         adaptation.num_rows,
+        rows_per_class=adaptation.rows_per_class,
     )
     rates = sorted({*learning_rates, *LEARNING_RATES})
     groups = choose_users(population, MOST_USERS, seed)

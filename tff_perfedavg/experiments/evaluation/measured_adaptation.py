@@ -18,12 +18,14 @@ from tff_perfedavg.optimization.moves import ALL, BODY, HEAD
 
 COLUMN = "adaptation"
 _SEED, _LEARNED, _HEAD = "seed", "learned", "head_tensors"
+_PER_CLASS = "rows_per_class"
 # Of the fields that count, how their values are read.
 _KINDS = {
     "num_steps": int,
     "inner_learning_rate": float,
     "batch_size": int,
     "num_rows": int,
+    _PER_CLASS: bool,
     "moves": str,
     _HEAD: int,
     "pull": float,
@@ -35,6 +37,7 @@ _WORDS = {
     "inner_learning_rate": "rate",
     "batch_size": "rows of a step",
     "num_rows": "rows of a user",
+    _PER_CLASS: "rows of a user",
     "moves": "which weights move",
     _HEAD: "which weights move",
     "pull": "pull",
@@ -66,6 +69,8 @@ class MeasuredAdaptation:
             values[_HEAD] = None
         if not config.pull:
             values["pull"] = None
+        if not config.rows_per_class or config.num_rows is None:
+            values[_PER_CLASS] = None
         return cls({name: v for name, v in values.items() if v is not None})
 
     @classmethod
@@ -144,7 +149,8 @@ class MeasuredAdaptation:
         if get("batch_size"):
             told += f", on {get('batch_size')} rows a step"
         if get("num_rows"):
-            told += f", of {get('num_rows')} rows each at most"
+            of = "a class" if get(_PER_CLASS) else "each"
+            told += f", of {get('num_rows')} rows {of} at most"
         return told + (f" (seed {self.seed})" if self.seed else "")
 
 

@@ -32,12 +32,35 @@ def summary(store: UserStore) -> str:
             if description.num_classes is None
             else f"{description.num_classes} classes"
         ),
+        *_own_labels(store),
         f"seen and new users    {seen} and {new}",
         f"adaptation rows       {adaptation.min()} to {adaptation.max()} per user",
         f"evaluation rows       {evaluation.min()} to {evaluation.max()} per user",
         str(heterogeneity.summarize(store)),
     ]
     return "\n".join(lines)
+
+
+def _own_labels(store: UserStore) -> list[str]:
+    """Returns what is told of labels that are users' own."""
+    description = store.description
+    if not description.own_labels:
+        return []
+    lines = ["                      each user's own, for example of user 0: "]
+    lines[0] += ", ".join(store.label_names(0))
+    if description.fresh_labels:
+        held = [len(np.unique(store.training(u).y)) for u in store.training_users[:100]]
+        of = f"{min(held)}" if min(held) == max(held) else f"{min(held)} to {max(held)}"
+        lines.append(
+            f"                      in training, {description.num_classes} of a user's "
+            f"{of} classes in a fresh order every round"
+        )
+    if description.num_left_out:
+        lines.append(
+            f"left out              {description.num_left_out} users, who hold fewer "
+            "classes"
+        )
+    return lines
 
 
 def draw(store: UserStore, path: pathlib.Path) -> None:

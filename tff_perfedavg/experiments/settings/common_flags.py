@@ -17,6 +17,7 @@ _STEPS = {
     "adaptation_steps": "num_steps",
     "adaptation_batch_size": "batch_size",
     "adaptation_rows": "num_rows",
+    "adaptation_rows_per_class": "rows_per_class",
 }
 _MOVES = {
     "adaptation_moves": "moves",
@@ -72,6 +73,16 @@ def define_adaptation(
         0,
         "Seed of adaptation batches.",
         lower_bound=0,
+        flag_values=flag_values,
+    )
+
+
+def define_rows_per_class(flag_values: flags.FlagValues) -> None:
+    """Defines whether a number of adaptation rows is of each class."""
+    flags.DEFINE_bool(
+        "adaptation_rows_per_class",
+        False,
+        "Whether adaptation_rows are of each class.",
         flag_values=flag_values,
     )
 

@@ -32,6 +32,7 @@ MODELS = (
     "mlp",
     "logistic_regression",
     "cnn",
+    "conv4",
     "conv1d",
     "char_cnn",
     "mlp_regressor",

@@ -61,6 +61,8 @@ class DataSettings:
     rows_per_user: int | None = setting(None, _DIVISION_HELP)
     classes_per_user: int | None = setting(None, _DIVISION_HELP)
     min_rows: int | None = setting(None, _DIVISION_HELP)
+    own_labels: int | None = setting(None, _DIVISION_HELP)
+    fresh_labels: bool | None = setting(None, _DIVISION_HELP)
     store: str = setting("", "A store of scripts/prepare_data.py, instead.")
 
     def __post_init__(self):

@@ -268,6 +268,8 @@ def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path
         value = getattr(adaptation, field)
         if value is not None:
             name += f"-{field}{value}"
+    if adaptation.rows_per_class:
+        name += "-per_class"
     if adaptation.moves != ALL:
         name += f"-{adaptation.moves}{adaptation.head_tensors}"
     if adaptation.pull:

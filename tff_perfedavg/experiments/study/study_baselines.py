@@ -12,12 +12,16 @@ import pandas as pd
 from tff_perfedavg.algorithms.registry import BASELINE
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
+from tff_perfedavg.experiments.evaluation.baseline_names import (
+    has_classes,
+    has_own_labels,
+)
 from tff_perfedavg.experiments.evaluation.baselines import (
     adaptation_histograms,
     evaluate_baselines,
 )
 from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -62,7 +66,8 @@ def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | No
       runs: its runs.
 
     Returns:
-      The rows of `evaluate_baselines` and `evaluate_local_training`, behind columns
+      The rows of `evaluate_baselines`, `evaluate_nearest` (where labels are users' own)
+      and `evaluate_local_training`, behind columns
       for the runs' settings, `run`, `seed` and `num_rows`; None if there are none.
     """
     files = [
@@ -94,9 +99,15 @@ def _evaluate(
     frames = []
     if has_classes(population):
         model = build_model(experiment, population)
-        known = adaptation_histograms(population, first.num_rows, seed)
+        known = adaptation_histograms(population, first, seed)
         frames.append(
             evaluate_baselines(model, weights, population, experiment.label, known)
+        )
+    if has_own_labels(population):
+        model = build_model(experiment, population)
+        label = experiment.label
+        frames.append(
+            evaluate_nearest(model, weights, population, first, label, seed=seed)
         )
     rates = tuple(a.inner_learning_rate for a in adaptations)
     start = experiment.base_random_seed
@@ -135,4 +146,6 @@ def _file(paths: RunPaths, adaptations: Sequence[AdaptationConfig]) -> pathlib.P
     name += f"-steps{first.num_steps}"
     if first.num_rows is not None:
         name += f"-num_rows{first.num_rows}"
+    if first.rows_per_class:
+        name += "-per_class"
     return paths.results / _DIRECTORY / f"{name}.csv"
