@@ -162,9 +162,9 @@ def hosted(directory):
         host.stop()
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 10
+def wait_for(condition, seconds=10):
+    deadline = time.monotonic() + seconds
     while not (answer := condition()):
-        assert time.monotonic() < deadline, "waited 10 seconds"
+        assert time.monotonic() < deadline, f"waited {seconds} seconds"
         time.sleep(0.05)
     return answer

@@ -14,12 +14,13 @@ const SLACK = 1.25;
  *
  * @param {PersonalModel} model
  * @param {Lesson} lesson
- * @param {{rate: number, mostSteps: number}} how
- * @returns {Promise<{steps: number, mostSteps: number, numHeldBack: number,
+ * @param {{rate: number, mostSteps: number, isStale: function(): boolean}} how learning
+ *   ends, with weights of no use, once it is stale.
+ * @returns {Promise<?{steps: number, mostSteps: number, numHeldBack: number,
  *   losses: number[]}>} the steps kept, and the losses of the drawings held back after
- *   each step, from none on.
+ *   each step, from none on; null if it became stale.
  */
-export async function learn(model, lesson, {rate, mostSteps}) {
+export async function learn(model, lesson, {rate, mostSteps, isStale}) {
   const {learned, heldBack} = lesson.split();
   let steps = lesson.signs.length > 1 ? mostSteps : 0;
   const losses = [];
@@ -27,18 +28,19 @@ export async function learn(model, lesson, {rate, mostSteps}) {
     const check = async () => losses.push(await lossOf(model, heldBack, lesson.labels));
     await model.reset();
     await check();
-    await takeSteps(model, learned, rate, mostSteps, check);
+    await takeSteps(model, learned, mostSteps, {rate, isStale, afterEach: check});
     steps = losses.findLastIndex((loss) => loss <= SLACK * Math.min(...losses));
   }
   await model.reset();
-  await takeSteps(model, [...learned, ...heldBack], rate, steps);
+  await takeSteps(model, [...learned, ...heldBack], steps, {rate, isStale});
+  if (isStale()) return null;
   return {steps, mostSteps, numHeldBack: heldBack.length, losses};
 }
 
-async function takeSteps(model, examples, rate, count, afterEach = () => {}) {
-  for (let step = 0; step < count; step++) {
+async function takeSteps(model, examples, count, {rate, isStale, afterEach}) {
+  for (let step = 0; step < count && !isStale(); step++) {
     await model.adapt(examples, rate, 1);
-    await afterEach();
+    await afterEach?.();
     // The page can be drawn on meanwhile.
     await new Promise((resolve) => setTimeout(resolve));
   }

@@ -29,7 +29,10 @@ const DEFAULT_STEPS = 20;
 let models;
 let keys;
 let how;
+// What the user teaches, and what of it the model has learned.
 let lesson;
+let learned;
+let changes = 0;
 // What the guard made of the lesson, and whether there was another before.
 let result = null;
 let hasBefore = false;
@@ -104,7 +107,7 @@ async function start() {
     rate: card.inner_learning_rate ?? 0.1,
     mostSteps: Math.max(DEFAULT_STEPS, card.adaptation?.num_steps ?? 0),
   };
-  lesson = new Lesson(card.num_classes, card.batch_size);
+  lesson = learned = new Lesson(card.num_classes, card.batch_size);
   setText(find('model'), [card.model, card.dataset].filter(Boolean).join(', '));
   setText(find('rate'), String(how.rate));
   await restore();
@@ -126,6 +129,7 @@ async function predict(image) {
  * @param {string|number} sign the name of a new sign, or the label of one that is known.
  */
 async function teach(image, sign) {
+  await ready;
   const x = Float32Array.from(image);
   models.now.check(x, 0);
   return change((next) =>
@@ -153,11 +157,13 @@ async function removeSign(label) {
 
 /** Gives a sign another name. */
 async function rename(label, name) {
+  await ready;
+  lesson.rename(label, name);
+  showLesson();
   return exclusive(async () => {
-    lesson.rename(label, name);
-    showLesson();
     await readPaper();
-    await keep();
+    // What is still being learned is kept when it is.
+    if (lesson === learned) await keep();
   });
 }
 
@@ -165,7 +171,9 @@ async function rename(label, name) {
 async function reset() {
   return exclusive(async () => {
     for (const model of Object.values(models)) await model.reset();
-    lesson = new Lesson(models.now.card.num_classes, models.now.card.batch_size);
+    lesson = learned = new Lesson(models.now.card.num_classes, models.now.card.batch_size);
+    changes += 1;
+    setBusy(false);
     [result, hasBefore] = [null, false];
     await storage.remove(keys);
     paper.clear();
@@ -186,31 +194,52 @@ async function weights() {
   );
 }
 
-/** Changes the lesson and learns it; if that fails, all stays as it was. */
+/** Changes the lesson, at once, and learns it; if that fails, all stays as it was. */
 async function change(alter) {
-  return exclusive(async () => {
-    const next = lesson.copy();
-    alter(next);
-    if (next.signs.length > 1) setText(find('learned'), 'Learning …');
-    const weightsBefore = await models.now.weights();
-    try {
-      const begin = performance.now();
-      result = await learn(models.now, next, how);
-      showTime('adapt-time', begin);
-    } catch (error) {
-      await models.now.setWeights(weightsBefore);
-      showLearned(lesson, result);
-      throw error;
-    }
-    await models.before.setWeights(weightsBefore);
-    hasBefore = lesson.signs.length > 1;
-    lesson = next;
-    find('alert').hidden = true;
-    showLesson();
-    await readPaper();
-    await keep();
-    return result;
-  });
+  const next = lesson.copy();
+  alter(next);
+  lesson = next;
+  changes += 1;
+  const own = changes;
+  showLesson();
+  setBusy(true);
+  // What changes meanwhile is learned with this, not after it.
+  return exclusive(() => learnLesson(next, () => own !== changes));
+}
+
+async function learnLesson(next, isStale) {
+  if (isStale()) return null;
+  const before = await models.now.weights();
+  const begin = performance.now();
+  let found;
+  try {
+    found = await learn(models.now, next, {...how, isStale});
+  } catch (error) {
+    await models.now.setWeights(before);
+    if (!isStale()) setLesson(learned);
+    throw error;
+  }
+  if (!found) {
+    await models.now.setWeights(before);
+    return null;
+  }
+  showTime('adapt-time', begin);
+  await models.before.setWeights(before);
+  hasBefore = learned.signs.length > 1;
+  [learned, result] = [next, found];
+  setBusy(false);
+  find('alert').hidden = true;
+  showLesson();
+  await readPaper();
+  await keep();
+  return result;
+}
+
+function setLesson(next) {
+  lesson = next;
+  setBusy(false);
+  showLesson();
+  readPaperSoon();
 }
 
 /** Teaches what is on the paper; the next stroke begins a new drawing. */
@@ -289,7 +318,7 @@ async function restore() {
       restored.restore(kept, (x, label) => models.now.check(x, label));
       await models.before.setWeights(kept.before);
       await models.now.setWeights(kept.weights);
-      lesson = restored;
+      lesson = learned = restored;
       ({result, hasBefore} = kept);
       message = 'Your signs, drawings and weights were kept in this browser.';
     } else if (others) {
@@ -308,13 +337,18 @@ function showLesson() {
     onRemove: (index) => remove(index).catch(report),
     onRemoveSign: (label) => removeSign(label).catch(report),
   });
-  showLearned(lesson, result);
+  if (lesson === learned) showLearned(lesson, result);
 }
 
 function reportAndShow(error) {
   showLesson();
   readPaperSoon();
   report(error);
+}
+
+function setBusy(isBusy) {
+  document.body.setAttribute('aria-busy', String(isBusy));
+  if (isBusy && lesson.signs.length > 1) setText(find('learned'), 'Learning …');
 }
 
 /** Enables what can be done now. */
