@@ -77,6 +77,12 @@ def define(flag_values):
         "adaptation_steps", 5, "The most steps to choose from.", flag_values=flag_values
     )
     flags.DEFINE_list(
+        "report_steps",
+        "",
+        "Numbers of steps that are reported each, in the place of one that is chosen.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
         "adaptation_rows",
         "0",
         "The most rows a user adapts on, reported each; 0 for all.",
@@ -127,6 +133,18 @@ def axes(flag_values) -> dict[str, list]:
     return found
 
 
+def reported_steps(flag_values) -> list[int]:
+    """The numbers of steps that are reported each; none to choose one."""
+    steps = command.numbers(flag_values, "report_steps", int)
+    for step in steps:
+        if not 0 <= step <= flag_values.adaptation_steps:
+            raise errors.ConfigError(
+                f"report_steps has {step}; it must be from 0 to adaptation_steps, "
+                f"{flag_values.adaptation_steps}."
+            )
+    return steps
+
+
 def choosing_seeds(flag_values, grid) -> list[int]:
     """The seeds whose runs choose; none for all."""
     seeds = command.numbers(flag_values, "choosing_seeds", int)
@@ -175,6 +193,7 @@ def main(flag_values):
     choosing = choosing_seeds(flag_values, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
+    steps = reported_steps(flag_values)
     moves = common_flags.what_moves(flag_values)
     changes = {**moves, "rows_per_class": flag_values.adaptation_rows_per_class}
     for rate in rates or [base.local.inner_learning_rate]:
@@ -204,6 +223,7 @@ def main(flag_values):
         first = sweep.of_seeds(runs, choosing)
         study.run_all(first, base, root)
         results = sweep.read_results(root, first, grid, chosen, rates)
+        results = results._replace(steps=steps)
         choices = sweep.choices_of(sweep.choose(results, seed=seed), results)
         runs = sweep.of_choices(runs, choices)
         tried = sweep.tell_tried(results, choosing)
@@ -211,7 +231,7 @@ def main(flag_values):
     if flag_values.baselines:
         study_baselines.run_baselines(runs, root)
     results = sweep.read_results(root, runs, grid, chosen, rates)
-    results = results._replace(choices=choices)
+    results = results._replace(choices=choices, steps=steps)
     test = sweep.choose(results, seed=seed)
     table = sweep.summarize(test, results)
     if flag_values.baselines:

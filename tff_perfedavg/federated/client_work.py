@@ -68,8 +68,8 @@ def build_client_work(
       A process whose result is the update `w_k - w` of each user, of what is not
       fixed, with its weight, and whose measurements are, over the users taken: what
       the algorithm reports (of Per-FedAvg mean `support_loss`, `query_loss` and their
-      difference `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of ten from
-      the median update norm to the largest (0 where all are of one order of
+      difference `adaptation_gain`); mean `update_norm`; `outlier_decades`, powers of
+      ten from the median update norm to the largest (0 where all are of one order of
       magnitude); and the counts `num_users_taken` and `num_users_excluded`.
     """
     user_work = _UserWork(model, algorithm, client_weighting, update_transform, seed)

@@ -87,6 +87,8 @@ def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:
         "outer_learning_rate": experiment.local.outer_learning_rate,
         "num_local_steps": experiment.local.num_local_steps,
         "total_rounds": experiment.total_rounds,
+        # How many labels mean what their user says; absent where all users agree.
+        **({"own_labels": description.num_classes} if description.own_labels else {}),
     }
 
 

@@ -34,7 +34,7 @@ _SEED = "base_random_seed"
 # The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
-_RATE, _ROWS = "adaptation_learning_rate", "num_rows"
+_RATE, _ROWS, _STEP = "adaptation_learning_rate", "num_rows", "step"
 # An axis of a grid, and what stands for its value where there is none.
 _METHOD, _NO_METHOD = "method", "-"
 
@@ -120,6 +120,7 @@ class Results(NamedTuple):
         `seed`, `num_rows` and whether it `diverged`.
       baselines: the rows of `read_baselines`; None if there are none.
       choices: what is chosen already, of `choices_of`; None to choose.
+      steps: numbers of adaptation steps that are reported each; none to choose one.
     """
 
     axes: Mapping[str, Sequence[Any]]
@@ -128,18 +129,31 @@ class Results(NamedTuple):
     outcomes: pd.DataFrame
     baselines: pd.DataFrame | None = None
     choices: pd.DataFrame | None = None
+    steps: Sequence[int] = ()
 
     @property
     def reported(self) -> list[str]:
         """Columns of which each combination has a line of its own."""
         names = [name for name in self.axes if name not in (_SEED, *self.chosen)]
-        return [*names, _ROWS]
+        return [*names, _ROWS, *([_STEP] if self.steps else [])]
+
+    @property
+    def of_adaptation(self) -> list[str]:
+        """Columns of the adaptation that are chosen."""
+        return [_RATE, *([] if self.steps else [_STEP])]
 
     @property
     def combinations(self) -> list[tuple]:
         """Every combination of values of the columns reported."""
-        values = [self.axes[name] for name in self.reported[:-1]]
-        return [*itertools.product(*values, self.outcomes[_ROWS].unique())]
+        axes = [name for name in self.reported if name not in (_ROWS, _STEP)]
+        values = [self.axes[name] for name in axes]
+        values.append(self.outcomes[_ROWS].unique())
+        return [*itertools.product(*values, *([self.steps] if self.steps else []))]
+
+    def outcomes_of(self, key: tuple) -> pd.DataFrame:
+        """Returns the outcomes of one of `combinations`, whatever its step."""
+        names = [name for name in self.reported if name != _STEP]
+        return _of(self.outcomes, names, key[: len(names)])
 
 
 def read_results(
@@ -219,6 +233,8 @@ def choose(
     if results.choices is not None:
         rows = results.per_user.merge(results.choices, on=["users", *by])
         return _select(rows, results, seed, divided)
+    reported = [name for name in reported if name != _STEP]
+    by = [*reported, *chosen]
     grouped = results.outcomes.groupby(by, dropna=False, sort=False)["diverged"]
     counts = grouped.sum().rename("num_diverged").reset_index()
     fewest = counts.groupby(reported, dropna=False)["num_diverged"].transform("min")
@@ -228,9 +244,11 @@ def choose(
 
 
 def _select(rows, results, seed, divided) -> pd.DataFrame:
+    if results.steps:
+        rows = rows[rows[_STEP].isin(results.steps)]
     if rows.empty:
         return rows
-    by = [*results.chosen, _RATE, "step"]
+    by = [*results.chosen, *results.of_adaptation]
     return select(rows, results.reported, by, seed=seed, divided=divided)
 
 
@@ -247,7 +265,7 @@ def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 def tell_tried(results: Results, seeds: Sequence[int]) -> str:
     """Returns a sentence of the runs that chose, and how many of them diverged."""
-    names = results.reported[:-1]
+    names = [name for name in results.reported if name not in (_ROWS, _STEP)]
     runs = results.outcomes.drop_duplicates([*names, *results.chosen, "seed"])
     counts = [("", runs)]
     if names:
@@ -274,9 +292,9 @@ def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
         of_key = _of(test[test["users"] == group], results.reported, key)
         row = pd.Series({"mean": np.nan})
         if len(of_key):
-            choice = of_key.iloc[0][[*results.chosen, _RATE, "step"]]
+            choice = of_key.iloc[0][[*results.chosen, *results.of_adaptation]]
             row = pd.concat([choice, mean_with_intervals(of_key, column=column)])
-        diverged = _of(results.outcomes, results.reported, key)["diverged"]
+        diverged = results.outcomes_of(key)["diverged"]
         row["num_runs"], row["num_diverged"] = len(diverged), diverged.sum()
         rows[(group, *key)] = row
     table = pd.DataFrame(rows).T.rename_axis(["users", *results.reported])
@@ -312,11 +330,16 @@ def with_baselines(
             rows, outcomes = (f.assign(method=_NO_METHOD) for f in (rows, outcomes))
     parts = {}
     for name, of_name in rows.groupby("algorithm", sort=False):
-        of_one = Results(axes, chosen, of_name, outcomes)
+        takes_steps = of_name[_STEP].any()
+        if results.steps and not takes_steps:
+            # The same whatever the methods' steps.
+            copies = [of_name.assign(**{_STEP: step}) for step in results.steps]
+            of_name = pd.concat(copies, ignore_index=True)
+        of_one = Results(axes, chosen, of_name, outcomes, steps=results.steps)
         test = choose(of_one, seed=seed, divided=results.per_user)
         part = summarize(test, of_one)
-        if not of_name["step"].any():
-            part["step"] = np.nan
+        if not takes_steps and not results.steps:
+            part[_STEP] = np.nan
         parts[name] = part
     parts[_NO_METHOD] = table
     found = pd.concat(parts, names=["baseline"]).swaplevel("baseline", "users")
