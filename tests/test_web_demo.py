@@ -402,8 +402,9 @@ def test_a_model_that_the_page_cannot_draw_for_is_named(browser, site, tmp_path)
     model = pfa.logistic_regression((3,), 2)
     weights = [np.asarray(w) for w in model.init(0)]
     pfa.export_tflite(model, weights, other, pfa.ExportConfig(max_local_steps=0))
-    with pytest.raises(RuntimeError, match=r"other\.tflite tells 2 classes"):
-        served(other).__enter__()
+    refused = pytest.raises(RuntimeError, match=r"other\.tflite tells 2 classes")
+    with refused, served(other):
+        pass
     url, path = site
     whole = path.read_bytes()
     try:
