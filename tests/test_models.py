@@ -8,6 +8,7 @@ from tests import reference
 from tests.helpers import batch_of, relative_error, toy_user
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
+from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
@@ -40,6 +41,8 @@ def test_mlp_is_the_papers():
         (logistic_regression((8, 8), 10), np.ones([3, 8, 8])),
         (cnn((8, 8), 10), np.ones([3, 8, 8])),
         (cnn((9, 13, 3), 10), np.ones([3, 9, 13, 3])),
+        (conv4((28, 28), 10, filters=4), np.ones([3, 28, 28])),
+        (conv4((9, 13, 3), 10, filters=4), np.ones([3, 9, 13, 3])),
         (conv1d((128, 9), 10), np.ones([3, 128, 9])),
         (char_cnn((40,), 10), np.ones([3, 40])),
         (mlp_regressor((1,), 10), np.ones([3, 1])),
@@ -89,6 +92,54 @@ def test_cnn_equals_keras():
     twin.set_weights(weights)
     x = np.random.default_rng(0).normal(size=[4, 8, 8, 2]).astype(np.float32)
     assert np.allclose(model.apply(weights, x), twin(x), atol=1e-6)
+
+
+def test_conv4_equals_keras():
+    model = conv4((11, 8, 2), 5, filters=6)
+    blocks = []
+    for _ in range(4):
+        blocks += [
+            layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False),
+            layers.GroupNormalization(1, epsilon=1e-5),
+            layers.ReLU(),
+        ]
+    twin = tf.keras.Sequential(
+        [tf.keras.Input([11, 8, 2]), *blocks, layers.Flatten(), layers.Dense(5)]
+    )
+    rng = np.random.default_rng(0)
+    weights = [w + rng.normal(scale=0.3, size=w.shape) for w in model.init(0)]
+    weights = [w.astype(np.float32) for w in weights]
+    twin.set_weights(weights)
+    x = rng.normal(size=[4, 11, 8, 2]).astype(np.float32)
+    assert np.allclose(model.apply(weights, x), twin(x), atol=1e-5)
+    # A row's answer is its own, whatever the others are.
+    alone = model.apply(weights, x[:1])
+    assert np.allclose(model.apply(weights, x)[:1], alone, atol=1e-6)
+
+
+def test_conv4_prefers_no_class_before_adapting():
+    model = conv4((28, 28), 5)
+    x = np.random.default_rng(0).random([3, 28, 28], np.float32)
+    assert not np.any(model.apply(model.init(3), x))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (mlp((8, 8), 10), (8, 8)),
+        (logistic_regression((4,), 3), (4,)),
+        (cnn((8, 8), 10), (8, 8)),
+        (conv4((28, 28), 5, filters=4), (28, 28)),
+        (conv1d((128, 9), 6), (128, 9)),
+        (char_cnn((40,), 10), (40,)),
+    ],
+)
+def test_features_are_what_the_last_layer_sees(model, shape):
+    weights = model.init(0)
+    x = np.ones([3, *shape], np.float32)
+    seen = np.asarray(model.features(weights, x))
+    expected = seen @ weights[-2] + weights[-1]
+    assert np.allclose(model.apply(weights, x), expected, atol=1e-6)
 
 
 def test_conv1d_equals_keras():
@@ -159,6 +210,8 @@ def test_a_cnn_for_too_small_images_is_refused():
         conv1d((5,), 10)
     with pytest.raises(errors.ModelError, match=r"input_shape is \(5, 3\); give \(con"):
         char_cnn((5, 3), 10)
+    with pytest.raises(errors.ModelError, match=r"conv4: input_shape is \(64,\)"):
+        conv4((64,), 10)
 
 
 KERAS_MODELS = {

@@ -19,6 +19,7 @@ from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.algorithms.registry import LocalSettings
+from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
@@ -47,6 +48,7 @@ MODELS = {
     "logistic_regression": logistic_regression((64,), 10),
     "mlp": mlp((28, 28), 10),
     "cnn": cnn((28, 28), 10),
+    "conv4": conv4((28, 28), 5, filters=6),
     "conv1d": conv1d((128, 9), 6),
     "char_cnn": char_cnn((40,), 65),
     "mlp_regressor": mlp_regressor((8,), 2),

@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import family_reference, reference
 from tests.helpers import toy_user
 from tff_perfedavg.models.dense import mlp
+from tff_perfedavg.optimization import batches
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.learned_rates import LearnedRates
 
@@ -148,3 +150,42 @@ def test_users_without_rows_are_measured_as_far_as_they_can_be(tff, batch_size):
     assert np.isnan(unmeasured["loss"]).all()
     assert np.isnan(unmeasured["accuracy"]).all()
     assert unmeasured["user"] == 1
+
+
+def test_rows_per_class_are_the_first_of_each_class_in_one_shuffle():
+    labels = np.array([0, 2, 0, 0, 2, 2, 2, 5], np.int32)
+    rows = batches.UserRows.of(tf.range(8), tf.constant(labels))
+
+    def chosen(most, user=3):
+        key = batches.user_key(tf.constant(batches.seed_pair(1)), tf.constant(-2), user)
+        return batches.all_rows(batches.some_rows_per_class(rows, key, most))
+
+    kept = {}
+    for most in (1, 2, 3, 9):
+        numbers = chosen(most).x.numpy().tolist()
+        assert len({*numbers}) == len(numbers)
+        assert labels[numbers].tolist() == chosen(most).y.numpy().tolist()
+        counts = np.bincount(labels[numbers], minlength=6)
+        assert counts.tolist() == np.minimum(np.bincount(labels), most).tolist()
+        kept[most] = {*numbers}
+    assert kept[1] < kept[2] < kept[3] < kept[9] == {*range(8)}
+    # By lot, of every user anew.
+    assert len({tuple(chosen(1, user).x.numpy()) for user in range(6)}) > 2
+
+
+def test_results_count_the_rows_of_each_class_that_were_used(tff):
+    import tff_perfedavg as pfa
+
+    model = pfa.logistic_regression((4,), 3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[9, 4]).astype(np.float32)
+    y = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2], np.int32)
+    config = AdaptationConfig(0.1, 1, num_rows=2, rows_per_class=True)
+    evaluate = pfa.build_personalization_eval(model, config)
+    value = collections.OrderedDict(
+        adaptation=pfa.client_dataset(0, x, y), evaluation=pfa.client_dataset(0, x, y)
+    )
+    weights = tff.learning.models.ModelWeights(tuple(model.init(0)), ())
+    (result,) = evaluate(weights, [value])
+    assert result["num_adaptation_examples"] == 6
+    assert result["num_evaluation_examples"] == 9

@@ -361,6 +361,23 @@ def test_a_run_stopped_between_checkpoints_goes_on_from_its_last_round(
     assert_same_results(paths, once)
 
 
+def test_fresh_labels_are_drawn_again_as_they_were(tff, root, paths):
+    own = {"partition": "iid", "num_users": 20, "num_new_users": 4, "own_labels": 4}
+    experiment = SHORT.replace(**own)
+    undisturbed = RunPaths(root, "own_labels_once")
+    train(undisturbed, experiment)
+    with pytest.MonkeyPatch.context() as patch:
+        after_calls(patch, "draw", 5, lambda: os.kill(os.getpid(), 2), UniformSampler)
+        with pytest.raises(errors.Interrupted):
+            train(paths, experiment)
+    train(paths, experiment)
+    assert_same_results(paths, undisturbed)
+    # Orders that never change would give another model.
+    fixed = RunPaths(root, "own_labels_fixed")
+    train(fixed, experiment.replace(fresh_labels=False))
+    assert arrays_of(fixed.model) != arrays_of(undisturbed.model)
+
+
 def test_the_best_model_of_before_is_kept_where_it_stays_the_best(
     tff, monkeypatch, paths
 ):

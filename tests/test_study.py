@@ -430,6 +430,35 @@ def results_of(axes, chosen=(), diverged=(), num_users=4, **columns):
     return Results(axes, chosen, frame.assign(**columns), outcomes)
 
 
+def test_steps_reported_each_have_choices_of_their_own(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {**METHODS, "outer_learning_rate": [0.1, 1.0], "base_random_seed": [0, 1]}
+    found = results_of(axes, ["outer_learning_rate"], num_users=8)
+    found = found._replace(steps=[1, 0])
+    test = sweep.choose(found)
+    table = sweep.summarize(test, found)
+    assert table.index.names == ["users", "method", "num_rows", "step"]
+    assert len(table) == 2 * 2 * 2
+    for (users, method, rows, step), line in table.iterrows():
+        assert rows == 0
+        cell = found.per_user
+        cell = cell[cell["users"] == users]
+        chooses = np.isin(cell["user"], np.flatnonzero(validation_users(range(8), 0)))
+        is_of = (cell["method"] == method) & (cell["step"] == step)
+        means = cell[chooses & is_of].groupby("outer_learning_rate")["accuracy"].mean()
+        assert line["outer_learning_rate"] == means.idxmax()
+        of_choice = cell["outer_learning_rate"] == means.idxmax()
+        told = cell[~chooses & is_of & of_choice]["accuracy"]
+        assert np.isclose(line["accuracy"], told.mean())
+        assert line["num_runs"] == 4
+    compared = sweep.compare_values(test, found)
+    assert {*compared.index.get_level_values("step")} == {0, 1}
+    # Steps that are not reported are no choice either.
+    only = found._replace(steps=[1])
+    assert {*sweep.choose(only)["step"]} == {1}
+
+
 def test_a_method_that_is_chosen_is_not_compared(tff):
     from tff_perfedavg.experiments.study import sweep
 
