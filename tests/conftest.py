@@ -16,6 +16,8 @@ LONGEST = (
     "test_scripts",
     "test_resume",
     "test_ondevice",
+    "test_web_signs",
+    "test_web_demo",
     "test_study",
     "test_tutorial",
     "test_aggregation",

@@ -1,62 +1,31 @@
-"""The web page in a browser: what it shows is what Python computes."""
+"""The page of digits in a browser: what it shows is what Python computes."""
 
 import contextlib
 import hashlib
 import http.client
 import json
-import os
-import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.common.exceptions import JavascriptException
 
 import tff_perfedavg as pfa
-from tests.browser import Browser, process
-from tests.needs import BROWSER
+from tests.web_page import (
+    BUILD,
+    PAGE,
+    SERVE,
+    hosted,
+    served,
+    start_browser,
+    wait_for,
+)
+from tff_perfedavg.experiments.deploy import web_runtime
 from tff_perfedavg.ondevice import flatbuffer
 
-ROOT = pathlib.Path(__file__).parent.parent
-SERVE = ROOT / "scripts/serve_web_demo.py"
-RUNTIME = ROOT / "scripts/web_demo/node_modules/@litertjs/core/package.json"
 RATE, STEPS = 0.05, 5
-
-
-class DemoBrowser(Browser):
-    """A browser at the demo's page."""
-
-    def open(self, url):
-        self.get(url)
-        self.run("return demo.ready")
-
-    def refresh(self):
-        super().refresh()
-        self.run("return demo.ready")
-
-    def draw(self, *strokes):
-        """Moves a mouse over the paper along lines of points in [0, 1] x [0, 1]."""
-        paper = self.find("#paper")
-        width, height = self.run(
-            "const box = arguments[0].getBoundingClientRect();"
-            "return [box.width, box.height]",
-            paper,
-        )
-        mouse = webdriver.ActionChains(self, duration=10)
-        for stroke in strokes:
-            for i, (x, y) in enumerate(stroke):
-                mouse.move_to_element_with_offset(
-                    paper, round((x - 0.5) * width), round((y - 0.5) * height)
-                )
-                if i == 0:
-                    mouse.click_and_hold()
-            mouse.release()
-        mouse.perform()
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +49,20 @@ def export(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A browser; every page served has a port, so a storage, of its own."""
-    if not RUNTIME.exists():
-        pytest.skip(f"{BROWSER}: @litertjs/core is missing: make browser")
-    opened = DemoBrowser(tmp_path_factory.mktemp("profile"))
+    opened = start_browser(tmp_path_factory.mktemp("profile"))
     yield opened
     opened.quit()
 
 
-@contextlib.contextmanager
-def served(model, *flags, port=0):
-    command = (sys.executable, SERVE, f"--model={model}", f"--port={port}", *flags)
-    with process(*command, says=r"(http://\S+)") as url:
-        yield url
+@pytest.fixture(scope="module")
+def site(export, tmp_path_factory):
+    """The app of a model of 8x8, written for a static host; and its model file."""
+    directory = tmp_path_factory.mktemp("site") / "site"
+    command = [sys.executable, BUILD, f"--model={export(8)}"]
+    subprocess.run([*command, f"--output_dir={directory}"], check=True)
+    (model,) = directory.glob("page-*/digits.tflite")
+    with hosted(directory) as host:
+        yield host.url, model
 
 
 @pytest.fixture
@@ -121,20 +91,6 @@ def shown(browser):
         ),
         float,  # JSON has null for NaN.
     )
-
-
-def text(browser, selector):
-    return browser.run(
-        "return document.querySelector(arguments[0]).textContent", selector
-    )
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "waited 10 seconds"
-        time.sleep(0.05)
-    return answer
 
 
 @pytest.mark.parametrize("side", [8, 28])
@@ -166,9 +122,9 @@ def test_page_predicts_adapts_and_resets_as_python_does(browser, export, side):
             python.weights, browser.run("return demo.weights()"), strict=True
         ):
             np.testing.assert_allclose(theirs, ours.ravel(), atol=1e-5)
-        assert text(browser, "#adaptations") == "6"
-        assert re.sub(r"\D", "", text(browser, "#corrections")) == "4159"
-        assert float(text(browser, "#loss")) == pytest.approx(loss, abs=1e-4)
+        assert browser.text("#adaptations") == "6"
+        assert re.sub(r"\D", "", browser.text("#corrections")) == "4159"
+        assert float(browser.text("#loss")) == pytest.approx(loss, abs=1e-4)
         browser.run("return demo.reset()")
         np.testing.assert_array_equal(shown(browser), before)
         python.reset()
@@ -186,22 +142,26 @@ def test_weights_stay_in_the_browser_until_forgotten(browser, export):
         personal = browser.run("return demo.weights()")
         browser.refresh()
         assert browser.run("return demo.weights()") == personal
-        assert "were kept" in text(browser, "#kept")
-        assert re.sub(r"\D", "", text(browser, "#corrections")) == "012"
-        assert text(browser, "#adaptations") == "3"
+        assert "were kept" in browser.text("#kept")
+        assert re.sub(r"\D", "", browser.text("#corrections")) == "012"
+        assert browser.text("#adaptations") == "3"
     with served(export(8, seed=1), port=port) as url:
         browser.open(url)
-        assert "belongs to another model" in text(browser, "#kept")
+        assert "belongs to another model" in browser.text("#kept")
         assert browser.run("return demo.weights()") != personal
     with served(export(8), port=port) as url:
         browser.open(url)
         assert browser.run("return demo.weights()") == personal
         browser.find("#forget").click()
-        wait_for(lambda: "Forgotten" in text(browser, "#kept"))
+        browser.find("#ask .no").click()
+        assert browser.run("return demo.weights()") == personal
+        browser.find("#forget").click()
+        browser.find("#ask .yes").click()
+        wait_for(lambda: "Forgotten" in browser.text("#kept"))
         assert browser.run("return demo.weights()") == initial
         browser.refresh()
         assert browser.run("return demo.weights()") == initial
-        assert text(browser, "#corrections") == ""
+        assert browser.text("#corrections") == ""
 
 
 @pytest.mark.parametrize(
@@ -216,16 +176,14 @@ def test_weights_stay_in_the_browser_until_forgotten(browser, export):
 def test_damaged_storage_is_ignored_and_said_so(page, damage):
     initial = page.run("return demo.weights()")
     page.run("return demo.correct(...arguments)", images(8, 1).ravel().tolist(), 7)
-    page.run(
-        "return (async () => {"
-        "const storage = await import('/storage.js');"
+    page.module(
+        "const storage = await load('storage.js');"
         "const {kept} = await storage.load(demo.keys());"
         f"{damage};"
         "await storage.save(demo.keys(), kept);"
-        "})()"
     )
     page.refresh()
-    assert "cannot be used and is ignored" in text(page, "#kept")
+    assert "cannot be used and is ignored" in page.text("#kept")
     assert page.run("return demo.weights()") == initial
 
 
@@ -244,7 +202,7 @@ def test_a_model_exported_anew_finds_what_was_taught(browser, export, tmp_path):
     with served(again, port=port) as url:
         browser.open(url)
         assert browser.run("return demo.weights()") == personal
-        assert "were kept" in text(browser, "#kept")
+        assert "were kept" in browser.text("#kept")
 
 
 def test_what_version_0_1_0_kept_under_a_files_hash_is_found_and_moved(page, export):
@@ -253,13 +211,10 @@ def test_what_version_0_1_0_kept_under_a_files_hash_is_found_and_moved(page, exp
     assert page.run("return demo.keys()") == [model_id, hash_of_file]
     page.run("return demo.correct(...arguments)", flat_image(), 7)
     personal = page.run("return demo.weights()")
-    storage = "const storage = await import('/storage.js');"
 
     def run(body):
-        script = (
-            f"return (async ({{model, file}}) => {{{storage}{body}}})(arguments[0])"
-        )
-        return page.run(script, {"model": model_id, "file": hash_of_file})
+        start = "const storage = await load('storage.js'); const [model, file] = given;"
+        return page.module(start + body, model_id, hash_of_file)
 
     run(
         "const {kept} = await storage.load([model]);"
@@ -306,30 +261,27 @@ def test_a_file_without_checksum_and_identity_works_as_it_did(
 
 
 @pytest.mark.parametrize("place", [10, 30, 1000, -1])
-def test_a_damaged_model_file_is_refused_before_it_is_run(
-    browser, export, tmp_path, place
-):
-    path = tmp_path / "model.tflite"
-    content = bytearray(export(8).read_bytes())
+def test_a_damaged_model_file_is_refused_before_it_is_run(browser, site, place):
+    url, path = site
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[place] ^= 4
     path.write_bytes(content)
-    with served(path) as url:
-        # The server looks when it starts.
-        content[place] ^= 4
-        path.write_bytes(content)
+    try:
         with pytest.raises(JavascriptException, match="The model file is damaged"):
             browser.open(url)
+    finally:
+        path.write_bytes(whole)
 
 
 def test_steps_without_finite_answers_are_undone(page):
     before = page.run("return demo.weights()")
-    script = (
-        "return (async (x) => {"
-        "const {PersonalModel} = await import('/model.js');"
-        "const answer = await fetch('/model.tflite');"
-        "const content = new Uint8Array(await answer.arrayBuffer());"
-        "const model = await PersonalModel.load("
-        "content, '/node_modules/@litertjs/core/wasm/');"
-        "const example = {x: Float32Array.from(x), label: 7};"
+    answer = page.module(
+        "const {PersonalModel} = await load('model.js');"
+        "const {download, RUNTIME} = await load('dom.js');"
+        "const content = await download('digits.tflite');"
+        "const model = await PersonalModel.load(content, RUNTIME);"
+        "const example = {x: Float32Array.from(given[0]), label: 7};"
         "const messages = [];"
         "for (const [rate, steps] of [[1e30, 1], [0.1, 10001], [0.1, 2 ** 31]])"
         "await model.adapt([example], rate, steps)"
@@ -338,10 +290,9 @@ def test_steps_without_finite_answers_are_undone(page):
         "const [loss, first, ...after] = await Promise.all(["
         "model.adapt([example], 0.1, 1), model.infer(example.x),"
         "model.adapt([example], 0.1, 1), model.infer(example.x)]);"
-        "return {messages, loss, first: first[7], second: after[1][7]};"
-        "})(arguments[0])"
+        "return {messages, loss, first: first[7], second: after[1][7]};",
+        flat_image(),
     )
-    answer = page.run(script, flat_image())
     messages = answer["messages"]
     assert "answers that are not finite; the weights are as before" in messages[0]
     assert all("not a whole number from 1 to 10000" in m for m in messages[1:])
@@ -359,7 +310,7 @@ def test_no_request_leaves_the_machine(page):
     origin = page.run("return location.origin")
     assert origin.startswith("http://127.0.0.1:")
     assert any(url.endswith(".wasm") for url in urls)
-    assert any(url.endswith("/model.tflite") for url in urls)
+    assert any(url.endswith("/digits.tflite") for url in urls)
     outside = [url for url in urls if not url.startswith((origin, "data:"))]
     assert outside == []
     # Its policy would not let it, were it asked to.
@@ -383,13 +334,13 @@ def test_a_drawing_is_read_corrected_and_learned(page, export):
     assert 0.05 < ink.mean() < 0.5
     x = digit_image(ink)[np.newaxis]
     wait_for(lambda: np.allclose(shown(page), python.infer(x)[0], atol=1e-5))
-    assert text(page, "#prediction") == f"I read a {python.infer(x).argmax()}."
+    assert page.text("#prediction") == f"I read a {python.infer(x).argmax()}."
 
     page.find("#labels button:nth-child(8)").click()
-    wait_for(lambda: text(page, "#adaptations") == "1")
+    wait_for(lambda: page.text("#adaptations") == "1")
     python.adapt(x, np.array([7]), RATE, STEPS)
     wait_for(lambda: np.allclose(shown(page), python.infer(x)[0], atol=1e-5))
-    assert text(page, "#prediction") == "I read a 7."
+    assert page.text("#prediction") == "I read a 7."
 
     # The next stroke begins a new drawing.
     page.draw([(0.5, 0.2), (0.5, 0.8)])
@@ -405,7 +356,7 @@ def test_a_drawing_by_keyboard(page):
     page.find("#paper").send_keys(space + down * 12 + space)
     wait_for(lambda: np.isfinite(shown(page)).all())
     page.find("#paper").send_keys("1")
-    wait_for(lambda: re.sub(r"\D", "", text(page, "#corrections")) == "1")
+    wait_for(lambda: re.sub(r"\D", "", page.text("#corrections")) == "1")
     page.find("#paper").send_keys("\ue017")
     wait_for(lambda: np.isnan(shown(page)).all())
 
@@ -414,9 +365,9 @@ def test_a_drawing_by_keyboard(page):
 def test_a_drawing_becomes_the_image_that_is_documented(page, side):
     page.draw([(0.3, 0.1), (0.35, 0.55), (0.8, 0.6)], [(0.7, 0.3), (0.68, 0.9)])
     ink = ink_of(page)
-    image = page.run(
-        "return import('/drawing.js').then(({toImage}) =>"
-        "[...toImage(Float32Array.from(arguments[0]), arguments[1])])",
+    image = page.module(
+        "const {toImage} = await load('drawing.js');"
+        "return [...toImage(Float32Array.from(given[0]), given[1])];",
         ink.ravel().tolist(),
         side,
     )
@@ -443,52 +394,49 @@ def test_wrong_input_is_refused_and_changes_nothing(page, script, message):
     with pytest.raises(JavascriptException, match=message):
         page.run(f"return {script}")
     assert page.run("return demo.weights()") == before
-    assert text(page, "#adaptations") == "0"
+    assert page.text("#adaptations") == "0"
 
 
-def test_a_model_that_the_page_cannot_draw_for_is_named(browser, tmp_path):
-    path = tmp_path / "other.tflite"
+def test_a_model_that_the_page_cannot_draw_for_is_named(browser, site, tmp_path):
+    other = tmp_path / "other.tflite"
     model = pfa.logistic_regression((3,), 2)
     weights = [np.asarray(w) for w in model.init(0)]
-    pfa.export_tflite(model, weights, path, pfa.ExportConfig(max_local_steps=0))
-    with served(path) as url:
+    pfa.export_tflite(model, weights, other, pfa.ExportConfig(max_local_steps=0))
+    refused = pytest.raises(RuntimeError, match=r"other\.tflite tells 2 classes")
+    with refused, served(other):
+        pass
+    url, path = site
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(other.read_bytes())
         with pytest.raises(JavascriptException, match="2 classes from inputs of shape"):
             browser.open(url)
-        assert "2 classes" in text(browser, "#alert")
-        assert browser.run("return document.querySelector('#clear').disabled")
-        for _ in range(2):
-            with pytest.raises(JavascriptException, match="2 classes"):
-                browser.run("return demo.predict([1, 2, 3])")
+    finally:
+        path.write_bytes(whole)
+    assert "2 classes" in browser.text("#alert")
+    assert browser.run("return document.querySelector('#clear').disabled")
+    for _ in range(2):
+        with pytest.raises(JavascriptException, match="2 classes"):
+            browser.run("return demo.predict([1, 2, 3])")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Stand-ins for npm packages, with links out of their folder."""
-    root = tmp_path_factory.mktemp("served")
-    package = root / "node_modules/@litertjs/core"
-    package.mkdir(parents=True)
-    shutil.copy(ROOT / "scripts/web_demo/package.json", root)
-    wanted = json.loads((root / "package.json").read_text())["dependencies"]
-    version = {"version": wanted["@litertjs/core"]}
-    (package / "package.json").write_text(json.dumps(version))
-    (root / "secret").write_text("secret")
-    (root / "elsewhere").mkdir()
-    (root / "elsewhere/secret").write_text("secret")
-    os.symlink(root / "secret", package / "link")
-    os.symlink(root / "elsewhere", package / "folder")
-    os.symlink(package / "package.json", package / "inner")
-    os.symlink("loop", package / "loop")
-    os.symlink(root / "node_modules", root / "linked_modules")
-    (root / "model").write_bytes(b"\x1c\0\0\0TFL3")
-    os.symlink(root / "model", root / "model.tflite")
+def modules(tmp_path_factory):
+    """Stand-ins for npm packages."""
+    root = tmp_path_factory.mktemp("modules")
+    for package, path in web_runtime.FILES.values():
+        (root / package / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / package / path).write_text("stand-in")
+    wanted = json.loads((PAGE / "package.json").read_text())["dependencies"]
+    for name, version in wanted.items():
+        (root / name / "package.json").write_text(json.dumps({"version": version}))
     return root
 
 
 @pytest.fixture(scope="module")
-def bare_server(folder):
-    """A server's port, and what it said so far."""
-    modules = f"--node_modules={folder / 'linked_modules'}"
-    with served(folder / "model.tflite", modules) as url:
+def bare_server(modules, export):
+    """A server's port."""
+    with served(export(8), f"--node_modules={modules}") as url:
         yield int(url.rstrip("/").rpartition(":")[2])
 
 
@@ -531,24 +479,33 @@ def test_paths_that_no_file_has_are_bad_requests(bare_server, path):
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    "path",
     [
-        ("/node_modules/@litertjs/core/package.json", 200),
-        ("/node_modules/@litertjs/core/inner", 200),
-        ("/node_modules/@litertjs/core/link", 404),
-        ("/node_modules/@litertjs/core/folder/secret", 404),
-        ("/node_modules/@litertjs/core/folder/", 404),
-        ("/node_modules/../../secret", 404),
-        ("/node_modules/%2e%2e/secret", 404),
-        ("/node_modules/" + 300 * "a", 404),
-        ("/model.tflite", 200),
-        ("/../serve_web_demo.py", 404),
+        "/node_modules/@litertjs/core/package.json",
+        "/../serve_web_demo.py",
+        "/%2e%2e/serve_web_demo.py",
+        "//etc/passwd",
+        "/icons/",
+        "/icons/../../serve_web_demo.py",
+        "/package.json",
+        "/signs.html",
+        "/" + 300 * "a",
     ],
 )
-def test_no_link_leads_out_of_what_is_served(bare_server, path, status):
-    found, content = asked(bare_server, path)
-    assert found == status
-    assert b"secret" not in content or status == 404
+def test_nothing_is_served_but_the_app(bare_server, path):
+    assert asked(bare_server, path)[0] == 404
+
+
+def test_the_server_gives_what_is_built(bare_server, modules, export, tmp_path):
+    command = [sys.executable, BUILD, f"--model={export(8)}"]
+    command += [f"--node_modules={modules}", f"--output_dir={tmp_path / 'site'}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    listed = json.loads((tmp_path / "site/site.json").read_text())["files"]
+    assert {"index.html", "manifest.webmanifest", "service-worker.js"} < {*listed}
+    for name in listed:
+        status, content = asked(bare_server, f"/{name}")
+        assert status == 200
+        assert content == (tmp_path / "site" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -556,14 +513,18 @@ def test_no_link_leads_out_of_what_is_served(bare_server, path, status):
     [
         (["--model=nowhere.tflite"], "No model can be read at nowhere.tflite"),
         ([f"--model={SERVE}"], "is no TensorFlow Lite file"),
+        (["--model={no_card}"], "no_card.tflite has no card"),
+        (["--model={model},{model}"], "are both for the page of digits"),
+        (["--model="], "names no file"),
         (["--model={model}", "--node_modules=nowhere"], "nowhere has no @litertjs"),
     ],
 )
-def test_server_says_what_is_wrong(tmp_path, flags, message):
-    model = tmp_path / "model.tflite"
-    model.write_bytes(b"\x1c\0\0\0TFL3")
+def test_server_says_what_is_wrong(export, tmp_path, flags, message):
+    model, no_card = export(8), tmp_path / "no_card.tflite"
+    no_card.write_bytes(b"\x1c\0\0\0TFL3")
+    places = {"model": model, "no_card": no_card}
     answer = subprocess.run(
-        [sys.executable, SERVE, *(flag.format(model=model) for flag in flags)],
+        [sys.executable, SERVE, *(flag.format(**places) for flag in flags)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -573,9 +534,10 @@ def test_server_says_what_is_wrong(tmp_path, flags, message):
     assert message in answer.stderr
 
 
-def test_server_starts_without_loading_a_framework():
+@pytest.mark.parametrize("script", [SERVE, BUILD])
+def test_the_commands_start_without_loading_a_framework(script):
     answer = subprocess.run(
-        [sys.executable, "-X", "importtime", SERVE, "--help"],
+        [sys.executable, "-X", "importtime", script, "--help"],
         capture_output=True,
         text=True,
     )

@@ -85,8 +85,13 @@ function boundingSquare(ink, width) {
   };
 }
 
-/** The mean ink of each of `size * size` equal parts of a square; none is outside. */
-function scaled(ink, square, size) {
+/**
+ * Returns the mean ink of each of `size * size` equal parts of a square; none is outside.
+ * @param {Float32Array} ink of a square canvas.
+ * @param {{left: number, top: number, side: number}} square in pixels.
+ * @param {number} size
+ */
+export function scaled(ink, square, size) {
   const width = Math.sqrt(ink.length);
   const columns = overlaps(square.left, square.side, size, width);
   const rows = overlaps(square.top, square.side, size, width);

@@ -1,6 +1,7 @@
 // A canvas that mouse, finger, stylus and keyboard draw on, in opaque white.
 
-const LINE = 26;
+// A paper's side; its canvas may have more pixels.
+const SIDE = 280;
 const STEP = 10;
 const ARROWS = {
   ArrowLeft: [-STEP, 0],
@@ -12,6 +13,7 @@ const ARROWS = {
 export class Paper {
   #canvas;
   #pen;
+  #line;
   #onChange;
   #isDone = false;
   #pointer = null;
@@ -20,15 +22,20 @@ export class Paper {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {HTMLElement} pen shows where the keyboard's pen is.
-   * @param {{onChange: function(), onDigit: function(number)}} listeners told of
-   *   changes of the drawing and of digits typed.
+   * @param {{line: number, onChange: function(), onDigit: function(number)}} options
+   *   the width of a line, of a paper of 280; and who is told of changes of the drawing
+   *   and of digits typed.
    */
-  constructor(canvas, pen, {onChange, onDigit}) {
+  constructor(canvas, pen, {line, onChange, onDigit}) {
     this.#canvas = canvas;
     this.#pen = pen;
+    this.#line = line;
     this.#onChange = onChange;
+    /** The drawing's strokes, each a list of points [x, y] in sides of the paper. */
+    this.strokes = [];
     this.context = canvas.getContext('2d', {willReadFrequently: true});
-    this.context.lineWidth = LINE;
+    this.context.scale(canvas.width / SIDE, canvas.height / SIDE);
+    this.context.lineWidth = line;
     this.context.lineCap = this.context.lineJoin = 'round';
     this.context.strokeStyle = this.context.fillStyle = '#fff';
     canvas.addEventListener('pointerdown', (event) => this.#press(event));
@@ -45,9 +52,20 @@ export class Paper {
 
   /** Removes the drawing. */
   clear() {
-    this.context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    this.context.clearRect(0, 0, SIDE, SIDE);
+    this.strokes = [];
     this.#isDone = false;
     this.#onChange();
+  }
+
+  /** Whether the next stroke begins a new drawing. */
+  get isDone() {
+    return this.#isDone;
+  }
+
+  /** Goes on with the drawing that was left. */
+  resume() {
+    this.#isDone = false;
   }
 
   /** Leaves the drawing until the next stroke, which begins a new one. */
@@ -63,7 +81,7 @@ export class Paper {
     this.#canvas.setPointerCapture(event.pointerId);
     this.#pen.hidden = true;
     this.#pointer = this.#place(event);
-    this.#line(this.#pointer, this.#pointer);
+    this.#begin(this.#pointer);
   }
 
   #drag(event) {
@@ -72,7 +90,7 @@ export class Paper {
     const events = event.getCoalescedEvents?.() ?? [];
     for (const each of events.length ? events : [event]) {
       const place = this.#place(each);
-      this.#line(this.#pointer, place);
+      this.#draw(this.#pointer, place);
       this.#pointer = place;
     }
   }
@@ -80,8 +98,8 @@ export class Paper {
   #place(event) {
     const box = this.#canvas.getBoundingClientRect();
     return {
-      x: ((event.clientX - box.left) * this.#canvas.width) / box.width,
-      y: ((event.clientY - box.top) * this.#canvas.height) / box.height,
+      x: ((event.clientX - box.left) * SIDE) / box.width,
+      y: ((event.clientY - box.top) * SIDE) / box.height,
     };
   }
 
@@ -90,12 +108,12 @@ export class Paper {
     const keys = this.#keys;
     if (event.key in ARROWS) {
       const [x, y] = ARROWS[event.key];
-      const to = {x: inside(keys.x + x), y: inside(keys.y + y)};
-      if (keys.isDown) this.#line(keys, to);
+      const to = {x: this.#inside(keys.x + x), y: this.#inside(keys.y + y)};
+      if (keys.isDown) this.#draw(keys, to);
       Object.assign(keys, to);
     } else if (event.key === ' ') {
       keys.isDown = !keys.isDown;
-      if (keys.isDown) this.#line(keys, keys);
+      if (keys.isDown) this.#begin(keys);
     } else if (event.key === 'Delete' || event.key === 'Backspace') {
       this.clear();
     } else if (/^[0-9]$/.test(event.key)) {
@@ -111,16 +129,27 @@ export class Paper {
     const {x, y, isDown} = this.#keys;
     this.#pen.hidden = !this.#canvas.matches(':focus-visible');
     this.#pen.classList.toggle('down', isDown);
-    this.#pen.style.left = `${(100 * x) / this.#canvas.width}%`;
-    this.#pen.style.top = `${(100 * y) / this.#canvas.height}%`;
+    this.#pen.style.left = `${(100 * x) / SIDE}%`;
+    this.#pen.style.top = `${(100 * y) / SIDE}%`;
   }
 
-  #line(from, to) {
+  #begin(place) {
     if (this.#isDone) this.clear();
+    this.strokes.push([]);
+    this.#draw(place, place);
+  }
+
+  #draw(from, to) {
+    // The drawing was finished or cleared while the pen was down.
+    if (this.#isDone || !this.strokes.length) {
+      this.#begin(to);
+      return;
+    }
+    this.strokes.at(-1).push([to.x / SIDE, to.y / SIDE]);
     this.context.beginPath();
     if (from.x === to.x && from.y === to.y) {
       // A line of no length leaves no ink.
-      this.context.arc(to.x, to.y, LINE / 2, 0, 2 * Math.PI);
+      this.context.arc(to.x, to.y, this.#line / 2, 0, 2 * Math.PI);
       this.context.fill();
     } else {
       this.context.moveTo(from.x, from.y);
@@ -129,8 +158,8 @@ export class Paper {
     }
     this.#onChange();
   }
-}
 
-function inside(place) {
-  return Math.min(280 - LINE / 2, Math.max(LINE / 2, place));
+  #inside(place) {
+    return Math.min(SIDE - this.#line / 2, Math.max(this.#line / 2, place));
+  }
 }

@@ -1,14 +1,25 @@
-// The page: what is drawn, what the model makes of it, what it is told.
+// The page of digits: what is drawn, what the model makes of it, what it is told.
 
+import {
+  append,
+  confirmed,
+  download,
+  find,
+  queueAfter,
+  report,
+  RUNTIME,
+  setText,
+  showImage,
+} from './dom.js';
 import {IMAGES, inkOf, toImage} from './drawing.js';
 import {PersonalModel} from './model.js';
+import {keepOffline} from './offline.js';
 import {Paper} from './paper.js';
 import * as storage from './storage.js';
 
-const RUNTIME = '/node_modules/@litertjs/core/wasm/';
 const DIGITS = [...'0123456789'].map(Number);
-
-const find = (id) => document.getElementById(id);
+// The width of a digit's line, of a paper of 280.
+const LINE = 26;
 
 let model;
 let keys;
@@ -22,25 +33,29 @@ let examples = [];
 let adaptations = 0;
 
 const paper = new Paper(find('paper'), find('pen'), {
+  line: LINE,
   onChange: readPaperSoon,
   onDigit: (digit) => told(digit),
 });
 const bars = DIGITS.map(addBar);
 const labels = DIGITS.map(addLabel);
 find('clear').addEventListener('click', () => paper.clear());
-find('forget').addEventListener('click', () => reset().catch(report));
+find('forget').addEventListener('click', () => askAndReset().catch(report));
 setReady(false);
 const ready = start();
+const exclusive = queueAfter(ready);
+const offline = ready.then(keepOffline);
+offline.catch((error) => console.warn(error.message));
 ready.catch((error) => {
   find('prediction').textContent = 'There is no model to ask.';
   report(error);
 });
 
 /** What a script, a test above all, can do with the page. */
-window.demo = {ready, predict, correct, reset, weights, keys: () => keys};
+window.demo = {ready, offline, predict, correct, reset, weights, keys: () => keys};
 
 async function start() {
-  const content = await download('/model.tflite');
+  const content = await download('digits.tflite');
   model = await PersonalModel.load(content, RUNTIME);
   const {card} = model;
   keys = await storage.keysOf(content, card);
@@ -63,21 +78,6 @@ async function start() {
   setReady(true);
 }
 
-async function download(url) {
-  const answer = await fetch(url, {cache: 'no-store'});
-  if (!answer.ok) throw new Error(`No model can be loaded (${answer.status}).`);
-  return new Uint8Array(await answer.arrayBuffer());
-}
-
-// One thing at a time: the model has one state.
-let last = Promise.resolve();
-
-function exclusive(task) {
-  const result = Promise.all([ready, last]).then(task);
-  last = result.catch(() => {});
-  return result;
-}
-
 /** Returns, and shows, the probabilities of an image of `side * side` numbers. */
 async function predict(image) {
   return exclusive(async () => [...(await show(Float32Array.from(image)))]);
@@ -97,12 +97,16 @@ async function correct(image, label) {
     adaptations += 1;
     const probabilities = await infer(current);
     find('loss').textContent = loss.toFixed(4);
-    showImage(find('seen'), current);
+    showImage(find('seen'), current, side, scale);
     showPrediction(probabilities, before);
     showExamples();
     await keep();
     return {loss, probabilities: [...probabilities]};
   });
+}
+
+async function askAndReset() {
+  if (await confirmed(find('ask'))) await reset();
 }
 
 /** Goes back to the initial weights and forgets what this browser keeps. */
@@ -160,7 +164,7 @@ function imageOnPaper() {
 async function show(image) {
   const probabilities = image && (await infer(image));
   current = image;
-  showImage(find('seen'), image ?? new Float32Array(side * side));
+  showImage(find('seen'), image, side, scale);
   showPrediction(probabilities);
   return probabilities;
 }
@@ -208,33 +212,23 @@ function setReady(now) {
   }
 }
 
-function report(error) {
-  find('alert').textContent = error.message;
-  find('alert').hidden = false;
-}
-
 function addBar(digit) {
-  const row = document.createElement('li');
-  const [name, bar, value] = ['span', 'div', 'span'].map((tag) =>
-    row.appendChild(document.createElement(tag)),
-  );
+  const row = append(find('bars'), 'li');
+  const [name, bar, value] = ['span', 'div', 'span'].map((tag) => append(row, tag));
   name.textContent = digit;
   value.className = 'value';
   bar.className = 'bar';
   bar.setAttribute('aria-hidden', 'true');
   for (const part of ['share', 'before']) {
-    bar.appendChild(document.createElement('div')).className = part;
+    append(bar, 'div', {className: part});
   }
-  find('bars').appendChild(row);
   return row;
 }
 
 function addLabel(digit) {
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.textContent = digit;
+  const properties = {type: 'button', textContent: digit};
+  const button = append(find('labels'), 'button', properties);
   button.addEventListener('click', () => told(digit));
-  find('labels').appendChild(button);
   return button;
 }
 
@@ -248,8 +242,7 @@ function showPrediction(probabilities, before = null) {
   showChosen(null);
   const most = probabilities?.indexOf(Math.max(...probabilities));
   const text = probabilities ? `I read a ${most}.` : 'Draw a digit, please.';
-  // Assigning it anew would have it read out anew.
-  if (find('prediction').textContent !== text) find('prediction').textContent = text;
+  setText(find('prediction'), text);
   bars.forEach((row, digit) => {
     const now = probabilities?.[digit];
     row.classList.toggle('most', digit === most);
@@ -267,24 +260,13 @@ function showExamples() {
   find('corrections').replaceChildren(
     ...examples.map(({x, label}) => {
       const item = document.createElement('li');
-      const image = item.appendChild(document.createElement('canvas'));
+      const image = append(item, 'canvas');
       image.setAttribute('aria-hidden', 'true');
-      showImage(image, x);
+      showImage(image, x, side, scale);
       item.append(label);
       return item;
     }),
   );
-}
-
-function showImage(canvas, image) {
-  canvas.width = canvas.height = side;
-  const context = canvas.getContext('2d');
-  const pixels = context.createImageData(side, side);
-  image.forEach((value, i) => {
-    const level = (255 * value) / scale;
-    pixels.data.set([level, level, level, 255], 4 * i);
-  });
-  context.putImageData(pixels, 0, 0);
 }
 
 function showTime(id, begin) {
