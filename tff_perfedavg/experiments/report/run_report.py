@@ -255,10 +255,10 @@ def _own_labels(records: Sequence[RunRecord]) -> list[str]:
         description = record.population.description
         if not description.own_labels:
             continue
-        count = description.num_classes
+        count = description.num_classes or 0
         told = (
             f"{record.label}: every user has {count} labels of its own; before "
-            f"adapting {100 / count:.0f} % are right by chance, whatever the model."
+            f"adapting one row in {count} is right by chance, whatever the model."
         )
         if description.fresh_labels:
             told += " Training drew them afresh in every round."
