@@ -34,7 +34,10 @@ GROUP_TITLES = {SEEN: "Users seen in training", NEW: "New users"}
 _COLOURS = ("#1A85C9", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("o-", "s--", "^-", "D:", "v-.", "P-")
 # Of baselines, in ink: lengths drawn and left out.
-_DASHES = ((1, 1), (4, 2), (1, 3), (6, 2, 1, 2), (8, 3), (3, 1, 1, 1, 1, 1), (2, 4))
+_DASHES = (
+    *((1, 1), (4, 2), (1, 3), (6, 2, 1, 2), (8, 3), (3, 1, 1, 1, 1, 1), (2, 4)),
+    *((10, 2, 2, 2), (1, 5), (5, 1), (7, 2, 1, 2, 1, 2)),
+)
 # Ink and lines as they are in files; in a page they follow its own colours.
 _INK, _LINE = "#101112", "#b0b1b2"
 _SETTINGS = {
