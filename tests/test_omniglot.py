@@ -105,16 +105,44 @@ def test_a_user_holds_characters_of_one_alphabet_and_new_users_another(store):
         (alphabet,) = {name.split("/")[0] for name in names}
         assert (alphabet == "Atlantean") == (user >= 20)
         assert store.user_name(user).startswith(f"{alphabet}/")
-        for rows in (store.adaptation(user), store.evaluation(user)):
-            assert np.bincount(rows.y).tolist() == [PEOPLE // 2] * 5
+        # Of those who train, more to learn from.
+        judging = PEOPLE // 2 if user >= 20 else 1
+        for split, count in (
+            (store.adaptation(user), PEOPLE - judging),
+            (store.evaluation(user), judging),
+        ):
+            assert np.bincount(split.y).tolist() == [count] * 5
+
+
+def upright(image):
+    """Turned to whatever way up sorts first, so that turned drawings are the same."""
+    return min(np.rot90(image, turns).tobytes() for turns in range(4))
 
 
 def test_no_drawing_that_anybody_adapts_on_judges_anybody(store):
     splits = [
-        {x.tobytes() for user in range(30) for x in split(user).x}
+        {upright(x) for user in range(30) for x in split(user).x}
         for split in (store.training, store.evaluation)
     ]
     assert not splits[0] & splits[1]
+
+
+def test_users_who_train_see_turned_drawings_and_new_users_do_not(store, tmp_path):
+    write_archive(tmp_path / "images_background.zip", {"Latin": 7, "Tagalog": 6})
+    write_archive(tmp_path / "images_evaluation.zip", {"Atlantean": 6})
+    drawn = {x.tobytes() for x in catalog.load("omniglot", tmp_path).x}
+    is_upright = [
+        {x.tobytes() in drawn for x in store.adaptation(user).x} for user in range(30)
+    ]
+    # All of a user's, or none.
+    assert all(len(found) == 1 for found in is_upright)
+    assert all(found == {True} for found in is_upright[20:])
+    assert 0 < sum(found == {True} for found in is_upright[:20]) < 14
+    config = DataConfig.of(
+        "omniglot", num_users=20, num_new_users=5, turned_classes=False
+    )
+    plain = prepare(config, tmp_path / "plain", tmp_path)
+    assert {x.tobytes() for x in plain.features} <= drawn
 
 
 def test_tasks_are_drawn_in_proportion_to_a_familys_classes():
@@ -141,4 +169,6 @@ def test_the_small_sets_of_alphabets(tmp_path):
     assert len(store.description.source_classes) == 242
     alphabets = {store.label_names(user)[0].split("/")[0] for user in store.new_users}
     assert alphabets == {"Greek", "Sanskrit"}
-    assert len(store.adaptation(0).y) == len(store.evaluation(0).y) == 50
+    for user, judging in ((store.new_users[0], 10), (store.training_users[0], 4)):
+        assert len(store.adaptation(user).y) == 5 * (20 - judging)
+        assert len(store.evaluation(user).y) == 5 * judging

@@ -130,6 +130,7 @@ def test_natural_users_of_too_few_classes_are_left_out_and_counted():
         ("digits", {"fresh_labels": False}, "fresh_labels is False, .* own_labels"),
         ("sinusoid", {"own_labels": 2}, "labels of sinusoid are numbers"),
         ("omniglot", {"own_labels": 6}, "largest feasible is 5"),
+        ("digits", {"turned_classes": False}, "partition paper turns none"),
         ("digits", {"partition": "tasks"}, "classes of digits are of no families"),
     ],
 )

@@ -77,7 +77,7 @@ _FIELDS_OF = {
     K_CLASSES: ["classes_per_user"],
     IID: [],
     QUANTITY_SKEW: ["concentration"],
-    TASKS: ["classes_per_user"],
+    TASKS: ["classes_per_user", "turned_classes"],
 }
 # Classes belong to families (alphabets), which tasks are made of.
 WITH_FAMILIES = ("omniglot",)
@@ -134,6 +134,11 @@ class DataConfig:
         True,
         "With own_labels: in every round a user trains on as many of its classes, "
         "drawn afresh, in an order drawn afresh; evaluation keeps to its own.",
+    )
+    turned_classes: bool = setting(
+        True,
+        "Of tasks: a user who trains sees its images turned by a multiple of 90 "
+        "degrees, drawn by lot: four times as many classes to learn from.",
     )
     synthetic_alpha: float = setting(1.0, "How unlike users' models are, of synthetic.")
     synthetic_beta: float = setting(1.0, "How unlike their features are, of synthetic.")
@@ -211,6 +216,11 @@ class DataConfig:
                 f"partition is 'tasks', but the classes of {self.dataset} are of no "
                 f"families, as those of {', '.join(WITH_FAMILIES)} are; choose another "
                 "partition, k_classes for example."
+            )
+        if self.partition != TASKS and not self.turned_classes:
+            raise errors.ConfigError(
+                f"turned_classes is False, but partition {self.partition} turns none; "
+                "leave it out."
             )
         if self.partition == TASKS and count > self.classes_per_user:
             raise errors.ConfigError(

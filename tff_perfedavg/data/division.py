@@ -15,7 +15,10 @@ from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import Description, Rows, User
 
 # Sets draws of new users and of splits apart from those of the partition.
-_NEW_USERS, _SPLIT, _TASKS = 1, 2, 4
+_NEW_USERS, _SPLIT, _TASKS, _TURNS = 1, 2, 4, 5
+# Of the rows of a class that users train on, at most this share judges them: what is
+# learned from few classes needs the rows.
+_MOST_OF_TRAINED = 0.2
 SINUSOID_ROWS = 40
 
 
@@ -153,10 +156,18 @@ def _by_the_papers_rule(data: LabeledRows, config: DataConfig) -> Iterator[User]
 
 
 def _by_tasks(data: LabeledRows, config: DataConfig) -> Iterator[User]:
-    """Users who train hold classes of some families, new users those of the others."""
+    """Users who train hold classes of some families, new users those of the others.
+
+    An image turned by a multiple of 90 degrees is of another class than before: with
+    them there are four times as many (Santoro et al., 2016, arXiv 1605.06065, sec. 4).
+    """
     assert data.keys is not None
     is_new = np.isin(data.keys, list(data.new_keys))
-    splits = {c: _split_class(data.y, c, config) for c in np.unique(data.y)}
+    new_classes = {*data.y[is_new].tolist()}
+    splits = {
+        c: _split_class(data.y, c, config, c in new_classes) for c in np.unique(data.y)
+    }
+    rng = np.random.default_rng([config.seed, _TURNS])
     number = 0
     for of_new, count in enumerate(
         (config.num_users - config.num_new_users, config.num_new_users)
@@ -175,24 +186,25 @@ def _by_tasks(data: LabeledRows, config: DataConfig) -> Iterator[User]:
             first, second = (
                 np.concatenate([splits[c][part] for c in classes]) for part in (0, 1)
             )
-            yield User(
-                Rows(data.x[first], data.y[first]),
-                Rows(data.x[second], data.y[second]),
-                bool(of_new),
-                f"{family}/{number}",
+            turns = rng.integers(4) if config.turned_classes and not of_new else 0
+            adaptation, evaluation = (
+                Rows(np.rot90(data.x[rows], turns, (1, 2)), data.y[rows])
+                for rows in (first, second)
             )
+            yield User(adaptation, evaluation, bool(of_new), f"{family}/{number}")
             number += 1
 
 
 def _split_class(
-    labels: np.ndarray, label: int, config: DataConfig
+    labels: np.ndarray, label: int, config: DataConfig, is_new: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits a class's rows once for all users, so that none trains on another's."""
     (seed,) = np.random.SeedSequence([config.seed, _SPLIT, label]).generate_state(1)
+    fraction = config.evaluation_fraction
     return partition.split_by_group(
         np.flatnonzero(labels == label),
         np.arange(len(labels)),
-        config.evaluation_fraction,
+        fraction if is_new else min(fraction, _MOST_OF_TRAINED),
         int(seed),
     )
 

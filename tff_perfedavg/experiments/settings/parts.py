@@ -63,6 +63,7 @@ class DataSettings:
     min_rows: int | None = setting(None, _DIVISION_HELP)
     own_labels: int | None = setting(None, _DIVISION_HELP)
     fresh_labels: bool | None = setting(None, _DIVISION_HELP)
+    turned_classes: bool | None = setting(None, _DIVISION_HELP)
     store: str = setting("", "A store of scripts/prepare_data.py, instead.")
 
     def __post_init__(self):
