@@ -86,11 +86,10 @@ def play(device, taught, judged, steps):
 def rows_of(store, user, per_label, wrong):
     """Returns what a user teaches, and on what it is judged."""
     rows = store.scaled(store.adaptation(user))
-    places = np.concatenate(
-        [np.flatnonzero(rows.y == label)[:per_label] for label in np.unique(rows.y)]
-    )
+    by_label = [np.flatnonzero(rows.y == label) for label in np.unique(rows.y)]
     # In turns, as people draw: one of each, then the second of each.
-    places = places.reshape(-1, per_label).T.ravel()
+    turns = [[p[turn] for p in by_label if turn < len(p)] for turn in range(per_label)]
+    places = np.concatenate(turns).astype(int)
     x, y = rows.x[places], rows.y[places].copy()
     if wrong:
         y[-1] = y[-2]

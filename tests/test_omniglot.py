@@ -2,9 +2,11 @@
 
 import io
 import os
+import pathlib
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,6 +17,7 @@ from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.experiments.assemble.prepare import prepare
 
 DATA_DIR = os.environ.get(catalog.DATA_DIR_VARIABLE)
+SIGNS = pathlib.Path(__file__).parent / "data" / "signs.tflite"
 PEOPLE = 6
 
 
@@ -158,6 +161,27 @@ def test_tasks_are_drawn_in_proportion_to_a_familys_classes():
     assert [c.tolist() for _, c in found] == [c.tolist() for _, c in again]
     with pytest.raises(errors.DataError, match="the family b has 3 classes"):
         partition.tasks(labels, families, 4, 1, seed=0)
+
+
+def test_the_guards_benchmark_prints_and_writes_its_table(run, store, tmp_path):
+    answer = run(
+        "benchmark_guard.py",
+        f"--model={SIGNS}",
+        f"--store={store.path}",
+        "--num_users=2",
+        "--steps=2",
+        f"--output={tmp_path / 'guard.csv'}",
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "2 new users, at most 2 steps" in answer.stdout
+    table = pd.read_csv(tmp_path / "guard.csv", index_col="weights")
+    assert [*table.index] == [
+        "all rows, all steps",
+        "all rows, steps by the guard",
+        "all rows, the best step",
+        "rows not held back, the best step",
+    ]
+    assert table.iloc[:, ::2].gt(0).all(axis=None)
 
 
 @needs_data

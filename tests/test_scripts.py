@@ -35,6 +35,8 @@ def run_process(script, *flags):
         "personalize.py",
         "personalize_on_device.py",
         "serve_web_demo.py",
+        "build_web_app.py",
+        "benchmark_guard.py",
         "start_worker.py",
         "diagnose.py",
         "report.py",
