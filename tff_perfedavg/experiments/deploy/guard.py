@@ -37,8 +37,8 @@ def play(
         held_back[np.flatnonzero(y == label)[1::_HELD_BACK]] = True
     some = _teach(device, Rows(x[~held_back], y[~held_back]), steps, rate)
     checks = Rows(x[held_back], y[held_back])
-    losses = [_measure(device, weights, checks)[0] for weights in some]
-    kept = int(np.flatnonzero(losses <= _SLACK * min(losses))[-1])
+    losses = np.array([_measure(device, weights, checks)[0] for weights in some])
+    kept = int(np.flatnonzero(losses <= _SLACK * losses.min())[-1])
     best = int(np.argmin(losses))
     every = _teach(device, taught, steps, rate)
     chosen = every[-1], every[kept], every[best], some[best]
