@@ -103,12 +103,11 @@ def _evaluate(
         frames.append(
             evaluate_baselines(model, weights, population, experiment.label, known)
         )
-    if has_own_labels(population):
-        model = build_model(experiment, population)
-        label = experiment.label
-        frames.append(
-            evaluate_nearest(model, weights, population, first, label, seed=seed)
-        )
+        if has_own_labels(population):
+            label = experiment.label
+            frames.append(
+                evaluate_nearest(model, weights, population, first, label, seed=seed)
+            )
     rates = tuple(a.inner_learning_rate for a in adaptations)
     start = experiment.base_random_seed
     of_users = (experiment.model, str(population.path), start)
