@@ -1,0 +1,68 @@
+"""A fleet: its users' devices, and when these are on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tff_perfedavg.fleet.availability import AllOf, Always, Availability, Diurnal
+from tff_perfedavg.fleet.devices import CONDITIONS, UNMETERED, FleetSpec
+
+
+class Fleet:
+    """Users' devices.
+
+    Attributes:
+      spec: the description.
+      records: `population.RECORD` `[users]`.
+      seed: what all draws are keyed by.
+    """
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        records: np.ndarray,
+        seed: int,
+        trace: Availability | None = None,
+    ):
+        """Takes the parts.
+
+        Args:
+          spec: the description.
+          records: the users, in memory or mapped.
+          seed: what all draws are keyed by.
+          trace: windows in which users are on, of a trace; in the place of the
+            conditions of the description.
+        """
+        self.spec = spec
+        self.records = records
+        self.seed = seed
+        self._trace = trace
+        self._conditions = {
+            name: Diurnal(
+                daily, records["quarters"], seed, condition=CONDITIONS.index(name)
+            )
+            for name, daily in spec.conditions.items()
+        }
+
+    def availability(self, needs: Sequence[str]) -> Availability:
+        """Returns when users are on for a protocol.
+
+        Args:
+          needs: conditions that must hold, of `devices.CONDITIONS`. One that the
+            description leaves out always holds, and all of them do within the windows
+            of a trace.
+        """
+        if self._trace is not None:
+            return self._trace
+        parts = [self._conditions[n] for n in needs if n in self._conditions]
+        if not parts:
+            return Always()
+        return AllOf(parts)
+
+    def is_mobile(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Returns bool `[n]`: whether each user has the mobile link at its time."""
+        if self._trace is not None or UNMETERED not in self._conditions:
+            return np.zeros(len(users), bool)
+        return ~self._conditions[UNMETERED].is_on(users, times)
