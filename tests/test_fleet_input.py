@@ -14,7 +14,8 @@ from tff_perfedavg import errors
 from tff_perfedavg.fleet import availability, devices, draws, population, schedule
 from tff_perfedavg.fleet import simulator as simulator_module
 from tff_perfedavg.fleet.cost import Costs, Work, read_device_table
-from tff_perfedavg.fleet.protocol import PARTIAL, PAUSE, SyncRound
+from tff_perfedavg.fleet.names import PARTIAL, PAUSE
+from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.simulator import Simulator
 
 MIXED = (pathlib.Path(devices.__file__).parent / "mixed.toml").read_text()

@@ -13,7 +13,8 @@ from scipy import stats
 from tests import fleets
 from tff_perfedavg.fleet import availability, cohort, devices, draws, schedule
 from tff_perfedavg.fleet.cost import Work
-from tff_perfedavg.fleet.protocol import ABORT, PARTIAL, PAUSE, SyncRound
+from tff_perfedavg.fleet.names import ABORT, PARTIAL, PAUSE
+from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.simulator import Simulator
 
 # Durations that vary, and hardly anything but training.

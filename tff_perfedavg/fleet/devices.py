@@ -17,17 +17,13 @@ from typing import Any, NamedTuple
 
 from tff_perfedavg import errors
 from tff_perfedavg.fleet.availability import Daily
+from tff_perfedavg.fleet.names import CONDITIONS, IDEAL, MIXED
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# Conditions of which a protocol may ask.
-IDLE, CHARGING, UNMETERED = "idle", "charging", "unmetered"
-CONDITIONS = (IDLE, CHARGING, UNMETERED)
-# Fleets that come with the toolkit.
-IDEAL, MIXED = "ideal", "mixed"
 FILE_NAME = "fleet.toml"
 TRACE_NAME = "trace.npz"
 

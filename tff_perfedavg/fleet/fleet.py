@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tff_perfedavg.fleet.availability import AllOf, Always, Availability, Diurnal
-from tff_perfedavg.fleet.devices import CONDITIONS, UNMETERED, FleetSpec
+from tff_perfedavg.fleet.devices import FleetSpec
+from tff_perfedavg.fleet.names import CONDITIONS, UNMETERED
 
 
 class Fleet:
@@ -50,7 +51,7 @@ class Fleet:
         """Returns when users are on for a protocol.
 
         Args:
-          needs: conditions that must hold, of `devices.CONDITIONS`. One that the
+          needs: conditions that must hold, of `names.CONDITIONS`. One that the
             description leaves out always holds, and all of them do within the windows
             of a trace.
         """

@@ -13,12 +13,14 @@ import math
 from typing import ClassVar
 
 from tff_perfedavg import errors
-from tff_perfedavg.fleet.devices import CONDITIONS
-
-# What becomes of work that is not done when the server stops waiting.
-DROP, PARTIAL = "drop", "partial"
-# What a device does that goes off in the middle of a task.
-ABORT, PAUSE = "abort", "pause"
+from tff_perfedavg.fleet.names import (
+    ABORT,
+    CONDITIONS,
+    DROP,
+    LATE_REPORTS,
+    LEAVING,
+    PARTIAL,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SyncRound:
         as many of them as leave time for their upload before the deadline.
       leaving: `abort`: a device that goes off in the middle gives up its task; `pause`:
         it goes on when it is on again.
-      needs: conditions that hold where a device is on, of `devices.CONDITIONS`.
+      needs: conditions that hold where a device is on, of `names.CONDITIONS`.
       most_battery: share of a full battery that tasks of one day may take of a device,
         by the middle estimate; 1 for no limit.
       interval_s: seconds from a round's end to the selection of the next.
@@ -72,8 +74,8 @@ class SyncRound:
                 1 <= self.min_reports <= self.goal,
                 f"from 1 to goal, {self.goal}",
             )
-        errors.check_known("SyncRound.late", self.late, (DROP, PARTIAL))
-        errors.check_known("SyncRound.leaving", self.leaving, (ABORT, PAUSE))
+        errors.check_known("SyncRound.late", self.late, LATE_REPORTS)
+        errors.check_known("SyncRound.leaving", self.leaving, LEAVING)
         for need in self.needs:
             errors.check_known("SyncRound.needs", need, CONDITIONS)
         if self.late == PARTIAL and math.isinf(self.deadline_s):

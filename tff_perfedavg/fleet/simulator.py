@@ -19,7 +19,8 @@ from tff_perfedavg.fleet.availability import DAY, Availability
 from tff_perfedavg.fleet.cohort import sample_cohort
 from tff_perfedavg.fleet.cost import Costs, Phases, Work
 from tff_perfedavg.fleet.fleet import Fleet
-from tff_perfedavg.fleet.protocol import ABORT, PARTIAL, SyncRound
+from tff_perfedavg.fleet.names import ABORT, PARTIAL
+from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.schedule import ServerStep
 
 # The server looks again for devices after so long, and gives up after so long.

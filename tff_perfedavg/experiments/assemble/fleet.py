@@ -1,0 +1,132 @@
+"""From settings to a fleet, its protocol and what its tasks cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.fleet import draws
+from tff_perfedavg.fleet.cost import Work, read_device_table
+from tff_perfedavg.fleet.devices import TRACE_NAME, find_spec
+from tff_perfedavg.fleet.fleet import Fleet
+from tff_perfedavg.fleet.names import BY_LABEL, BY_ROWS, INDEPENDENT
+from tff_perfedavg.fleet.population import draw_users
+from tff_perfedavg.fleet.protocol import SyncRound
+from tff_perfedavg.fleet.traces import Trace
+
+
+def build_fleet(
+    settings: FleetSettings,
+    num_users: int,
+    seed: int,
+    population: UserStore | None = None,
+) -> Fleet:
+    """Draws the devices of so many users.
+
+    Args:
+      settings: which fleet, and what device classes go by.
+      num_users: how many.
+      seed: what all is keyed by.
+      population: the users' data, where classes go by them.
+
+    Raises:
+      ConfigError: if the fleet cannot be read, or classes go by data that are not
+        there.
+      DataError: if its trace cannot be read.
+    """
+    spec = find_spec(settings.fleet)
+    trace = pathlib.Path(settings.fleet) / TRACE_NAME
+    ranks = None
+    if settings.device_assignment != INDEPENDENT:
+        if population is None:
+            raise errors.ConfigError(
+                f"device_assignment is {settings.device_assignment}, which goes by "
+                "users' data, and there are none; leave it out."
+            )
+        ranks = _ranks(population, settings.device_assignment, seed)
+    users = draw_users(spec, num_users, seed, ranks)
+    available = Trace.load(trace).availability() if trace.is_file() else None
+    return Fleet(spec, users, seed, available)
+
+
+def _ranks(population: UserStore, by: str, seed: int) -> np.ndarray:
+    """Returns where users stand by their data, from 0 to 1; ties by chance."""
+    bounds = np.asarray(population.users)
+    if by == BY_ROWS:
+        values = bounds[:, 1] - bounds[:, 0]
+    else:
+        assert by == BY_LABEL
+        if population.description.num_classes is None:
+            raise errors.ConfigError(
+                f"device_assignment is {by}, but the labels of {population.path} are "
+                "no classes; give by_rows."
+            )
+        values = np.array(
+            [
+                np.bincount(population.adaptation(user).y, minlength=1).argmax()
+                for user in range(len(bounds))
+            ]
+        )
+    ties = draws.uniform(seed, draws.TIES, np.arange(len(values)))
+    order = np.lexsort([ties, values])
+    ranks = np.empty(len(order))
+    ranks[order] = (np.arange(len(order)) + 0.5) / len(order)
+    return ranks
+
+
+def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
+    """Returns the protocol of the settings, for so many reports a round.
+
+    Raises:
+      ConfigError: naming the setting that is out of range.
+    """
+    deadline = settings.round_deadline
+    return SyncRound(
+        goal,
+        over_selection=settings.over_selection,
+        deadline_s=np.inf if deadline is None else deadline,
+        min_reports=settings.min_reports,
+        late=settings.late_reports,
+        leaving=settings.leaving_devices,
+        needs=settings.needs,
+        most_battery=settings.battery_limit,
+    )
+
+
+def build_work(settings: FleetSettings, num_steps: int | None = None) -> Work:
+    """Returns what a task costs, measured now or earlier.
+
+    Args:
+      settings: name the exported file, or the earlier measurement.
+      num_steps: local steps of a task; None for as many as were measured.
+
+    Raises:
+      ConfigError: if neither is named, or it cannot be read.
+      ModelError: if the exported file cannot be measured.
+    """
+    if not settings.fleet_work:
+        raise errors.ConfigError(
+            "fleet_work is missing: a fleet needs to know what a task costs. Export a "
+            "model with export_tflite and give its file, or a JSON of steps, fixed_s, "
+            "step_s, bytes_down and bytes_up."
+        )
+    path = pathlib.Path(settings.fleet_work)
+    if path.suffix == ".tflite":
+        # Loads LiteRT, which nothing else here needs.
+        from tff_perfedavg.ondevice.runner import OnDeviceModel
+        from tff_perfedavg.ondevice.timing import time_meta_update
+
+        work = Work(**time_meta_update(OnDeviceModel(path))._asdict())
+    else:
+        work = Work.load(path)
+    if num_steps is not None:
+        work = dataclasses.replace(work, steps=num_steps)
+    if settings.device_table:
+        table = read_device_table(settings.device_table)
+        work = dataclasses.replace(work, by_class=table)
+    return work

@@ -1,0 +1,90 @@
+"""The settings of a fleet and of the protocol that it works by.
+
+Plain Python, so that a command checks its flags before anything else is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tff_perfedavg import errors
+from tff_perfedavg.fleet import names
+from tff_perfedavg.settings import check_choices, setting, settings_of
+
+
+@dataclasses.dataclass(frozen=True)
+class FleetSettings:
+    """Whose phones take part, and how the server waits for them.
+
+    See `tff_perfedavg.fleet.protocol.SyncRound`, whose goal are the users of a round.
+    """
+
+    fleet: str = setting(
+        names.NONE,
+        "none; or a fleet of phones with time, network and energy: ideal, mixed, or a "
+        "directory with a fleet.toml.",
+    )
+    fleet_work: str = setting(
+        "",
+        "What a task costs: an exported .tflite file, whose meta_update is measured on "
+        "this machine, or the .json of an earlier measurement.",
+    )
+    device_table: str = setting(
+        "",
+        "CSV of milliseconds measured on phones (class, fixed_ms, step_ms), in the "
+        "place of this machine's.",
+    )
+    over_selection: float = setting(1.0, "Phones chosen for each report that is taken.")
+    round_deadline: float | None = setting(
+        None, "Seconds after which the server waits no longer; by default never."
+    )
+    min_reports: int | None = setting(
+        None, "Reports without which a round is abandoned; by default all."
+    )
+    late_reports: str = setting(
+        names.DROP,
+        "drop: phones do all steps, and may come late; partial: they do as many as the "
+        "deadline leaves time for.",
+        names.LATE_REPORTS,
+    )
+    leaving_devices: str = setting(
+        names.ABORT,
+        "What phones do that go off in the middle: abort the task, or pause it.",
+        names.LEAVING,
+    )
+    device_conditions: str = setting(
+        "",
+        f"When phones may work, some of {', '.join(names.CONDITIONS)}, with commas.",
+    )
+    battery_limit: float = setting(
+        1.0, "Share of a full battery that a day's tasks may take; 1 for no limit."
+    )
+    device_assignment: str = setting(
+        names.INDEPENDENT,
+        "What a user's device class goes by: nothing, the number of rows (most rows, "
+        "fastest phone), or the most frequent label.",
+        names.ASSIGNMENTS,
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        for need in self.needs:
+            errors.check_known("device_conditions", need, names.CONDITIONS)
+        if self.is_on:
+            return
+        for name, field in settings_of(type(self)).items():
+            if getattr(self, name) != field.default:
+                raise errors.ConfigError(
+                    f"{name} is {getattr(self, name)}, but there is no fleet; give one "
+                    "(fleet=mixed), or leave it out."
+                )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a fleet."""
+        return self.fleet != names.NONE
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The conditions under which phones may work."""
+        return tuple(self.device_conditions.split(",")) if self.device_conditions else ()
