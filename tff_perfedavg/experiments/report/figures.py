@@ -40,7 +40,7 @@ _DASHES = (
 )
 # Ink and lines as they are in files; in a page they follow its own colours.
 _INK, _LINE = "#101112", "#b0b1b2"
-_SETTINGS = {
+SETTINGS = {
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -189,7 +189,7 @@ def users_by_gain(
         x_label += f" (of {len(gains)}, the {half} at either end)"
         gains = pd.concat([gains.head(half), gains.tail(half)])
     _, scale, quantity = _quantity(per_user)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = matplotlib.figure.Figure(figsize=(9.6, 4.6))
         rows = 1 if histograms is None else 2
         panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
@@ -231,7 +231,7 @@ def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
     """Writes a figure as its name ends: `.png` or `.svg`."""
     kind = path.suffix[1:]
     metadata = {"Date": None} if kind == "svg" else None
-    with matplotlib.rc_context(_SETTINGS), atomic_write(path) as file:
+    with matplotlib.rc_context(SETTINGS), atomic_write(path) as file:
         figure.savefig(file, format=kind, dpi=150, metadata=metadata)
 
 
@@ -243,7 +243,7 @@ def inline_svg(figure: matplotlib.figure.Figure, name: str) -> str:
       name: sets its ids apart from those of the page's other figures.
     """
     text = io.StringIO()
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     # Its size follows the page's; what it says follows in the caption.
@@ -280,7 +280,7 @@ def _looks(groups):
 
 
 def _panels(groups) -> tuple[matplotlib.figure.Figure, dict]:
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = matplotlib.figure.Figure(figsize=(4.8 * len(groups), 4.2))
         axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     return figure, dict(zip(groups, axes, strict=True))
@@ -331,7 +331,7 @@ def _move_legend_below(figure: matplotlib.figure.Figure, num_columns: int) -> No
     panel.get_legend().remove()
     inches = 0.22 * math.ceil(len(labels) / num_columns)
     height = figure.get_figheight() + inches
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure.set_figheight(height)
         figure.legend(handles, labels, loc="lower center", ncols=num_columns)
         figure.tight_layout(rect=(0, inches / height, 1, 1))
@@ -357,7 +357,7 @@ def _draw_baselines(
 
 
 def _finish(figure, panels, y_label) -> matplotlib.figure.Figure:
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         for group, panel in panels.items():
             panel.set_title(GROUP_TITLES[group])
             panel.grid(alpha=0.5)

@@ -87,4 +87,6 @@ class FleetSettings:
     @property
     def needs(self) -> tuple[str, ...]:
         """The conditions under which phones may work."""
-        return tuple(self.device_conditions.split(",")) if self.device_conditions else ()
+        return (
+            tuple(self.device_conditions.split(",")) if self.device_conditions else ()
+        )

@@ -1,0 +1,109 @@
+"""Simulates rounds of a fleet of phones: time, network and energy, and no training.
+
+  simulate_fleet.py --fleet_work=model.tflite --compare="over_selection=1.3"
+
+Prints protocols side by side: hours, bytes, joules, what was wasted, and how often each
+device class takes part over its share of the fleet. Writes, under --output_dir,
+fleet.protocols.csv, fleet.work.json (what a task costs, to be given again), and of the
+protocol given fleet.rounds.csv, fleet.tasks.csv, schedule.npz and the timeline of its
+last round, fleet.timeline.png.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tff_perfedavg import errors
+from tff_perfedavg.experiments.settings import command, settings_flags
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+
+
+def define(flag_values):
+    settings_flags.define(FleetSettings, flag_values)
+    flag_values.set_default("fleet", "mixed")
+    flags.DEFINE_multi_string(
+        "compare",
+        [],
+        "Another protocol: settings that differ, with spaces between them.",
+        flag_values=flag_values,
+    )
+    for name, default, text in (
+        ("num_users", 100_000, "Users of the fleet."),
+        ("clients_per_round", 100, "Reports that a round takes."),
+        ("total_rounds", 100, "Rounds taken."),
+    ):
+        flags.DEFINE_integer(
+            name, default, text, lower_bound=1, flag_values=flag_values
+        )
+    flags.DEFINE_integer(
+        "num_local_steps",
+        None,
+        "Local steps of a task; by default as many as the file takes.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "base_random_seed",
+        0,
+        "Seed of devices, cohorts and drop-outs.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        "results/fleet",
+        "Directory of the tables and the timeline.",
+        flag_values=flag_values,
+    )
+
+
+def main(flag_values):
+    from tff_perfedavg.experiments.assemble import fleet as assemble
+    from tff_perfedavg.experiments.report import figures, fleet_figures, fleet_tables
+    from tff_perfedavg.experiments.study import protocols
+    from tff_perfedavg.fleet.schedule import Schedule, summarize
+
+    settings = settings_flags.read(FleetSettings, flag_values)
+    if not settings.is_on:
+        raise errors.ConfigError("fleet is none; give ideal, mixed or a directory.")
+    compared = protocols.variants(settings, flag_values.compare)
+    work = assemble.build_work(settings, flag_values.num_local_steps)
+    fleet = assemble.build_fleet(
+        settings, flag_values.num_users, flag_values.base_random_seed
+    )
+    print(
+        f"A task: {work.bytes_down / 1e6:.2f} MB down, {work.steps} steps of "
+        f"{1000 * work.step_s:.3g} ms and {1000 * work.fixed_s:.3g} ms beside them on "
+        f"a device of speed 1, {work.bytes_up / 1e6:.2f} MB up"
+    )
+    steps = protocols.simulate(
+        fleet, compared, work, flag_values.clients_per_round, flag_values.total_rounds
+    )
+    classes = [device.name for device in fleet.spec.devices]
+    table = fleet_tables.protocols_table(
+        {label: summarize(found, len(classes)) for label, found in steps.items()},
+        {device.name: device.share for device in fleet.spec.devices},
+    )
+    print(f"\n{flag_values.total_rounds} rounds of the fleet {fleet.spec.name}:\n")
+    print(table.T.to_string(float_format=lambda value: f"{value:.3g}"))
+
+    output_dir = pathlib.Path(flag_values.output_dir)
+    given = steps[protocols.AS_GIVEN]
+    files = {
+        "fleet.protocols.csv": table,
+        "fleet.rounds.csv": fleet_tables.rounds_table(given, classes).set_index("step"),
+        "fleet.tasks.csv": fleet_tables.tasks_table(given, classes).set_index("step"),
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        rows.to_csv(output_dir / name)
+    work.save(output_dir / "fleet.work.json")
+    Schedule(tuple(classes), tuple(given)).save(output_dir / "schedule.npz")
+    figures.save(
+        fleet_figures.timeline(given[-1], classes), output_dir / "fleet.timeline.png"
+    )
+    print(f"\nWritten: {output_dir}")
+
+
+if __name__ == "__main__":
+    command.run(main, define)

@@ -1,0 +1,144 @@
+"""The command that simulates a fleet, and the timing of a file that it takes."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tff_perfedavg as pfa
+from scripts import simulate_fleet
+from tests.commands import ROOT
+from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble import fleet as assemble
+from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.fleet.cost import Work
+from tff_perfedavg.fleet.schedule import Schedule
+from tff_perfedavg.ondevice.runner import OnDeviceModel
+from tff_perfedavg.ondevice.timing import time_meta_update
+
+WORK = {
+    "steps": 10,
+    "fixed_s": 0.2,
+    "step_s": 0.3,
+    "bytes_down": 1_700_000,
+    "bytes_up": 1_700_000,
+}
+SMALL = ("--num_users=2000", "--clients_per_round=20", "--total_rounds=8")
+
+
+@pytest.fixture
+def work(tmp_path):
+    path = tmp_path / "work.json"
+    path.write_text(json.dumps(WORK))
+    return path
+
+
+def run(*arguments):
+    argv = ["simulate_fleet.py", *map(str, arguments)]
+    return command.execute(argv, simulate_fleet.main, simulate_fleet.define)
+
+
+def test_it_needs_no_framework_and_writes_what_it_says(tmp_path, work):
+    """In a process of its own, which tells what it has loaded."""
+    program = (
+        "import sys; from scripts import simulate_fleet as s; "
+        "from tff_perfedavg.experiments.settings import command; "
+        "code = command.execute(sys.argv, s.main, s.define); "
+        "assert not {'tensorflow', 'tensorflow_federated', 'jax'} & {*sys.modules}; "
+        "sys.exit(code)"
+    )
+    others = "over_selection=1.3 round_deadline=60 min_reports=15"
+    said = subprocess.run(
+        [
+            *(sys.executable, "-c", program, *SMALL),
+            *("--over_selection=1.5", f"--fleet_work={work}"),
+            *(f"--compare={others}", f"--output_dir={tmp_path / 'out'}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "8 rounds of the fleet mixed" in said
+    assert others in said
+    out = tmp_path / "out"
+    table = pd.read_csv(out / "fleet.protocols.csv", index_col="protocol")
+    assert [*table.index] == ["as given", others]
+    tasks, rounds = (
+        pd.read_csv(out / f"fleet.{name}.csv") for name in ("tasks", "rounds")
+    )
+    assert len(tasks) == 8 * 30
+    assert rounds["taken"].tolist() == [20] * 8
+    # Files and table tell the same.
+    np.testing.assert_allclose(table["GB down"].iloc[0], 8 * 30 * 1.7e-3)
+    np.testing.assert_allclose(rounds["joules_mid"].sum(), tasks["joules_mid"].sum())
+    assert table["hours"].iloc[0] == pytest.approx(rounds["end_s"].max() / 3600)
+    schedule = Schedule.load(out / "schedule.npz")
+    assert schedule.classes == ("low", "mid", "high")
+    assert (schedule.tasks["user"] == tasks["user"]).all()
+    assert Work.load(out / "fleet.work.json") == Work(**WORK)
+    assert (out / "fleet.timeline.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "fleet_work is missing"),
+        (("--compare=speed=1",), "setting of a protocol is 'speed'; known: over_sel"),
+        (("--compare=over_selection",), "'over_selection' gives over_selection no fl"),
+        (("--compare=min_reports=few",), "'min_reports=few' gives min_reports no int"),
+        (("--compare=min_reports=30",), "Protocol 'min_reports=30': SyncRound.min_r"),
+        (("--num_users=10",), "chooses 20 devices.*only 10 users"),
+        (("--round_deadline=1",), "deadline_s is 1, which nobody can meet"),
+        (("--fleet=nowhere",), "no file nowhere/fleet.toml"),
+        (("--fleet=none",), "but there is no fleet; give one"),
+        (("--device_conditions=wifi",), "device_conditions is 'wifi'; known: idle"),
+        (("--device_assignment=by_rows",), "goes by users' data, and there are none"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told_in_a_sentence(
+    capsys, tmp_path, work, arguments, said
+):
+    given = (f"--fleet_work={work}",) if arguments else ()
+    assert run(*SMALL, *given, *arguments, f"--output_dir={tmp_path / 'out'}") == 1
+    found = " ".join(capsys.readouterr().err.split())
+    assert re.search(said, found), found
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_file_is_measured_at_two_numbers_of_steps(tmp_path):
+    model = pfa.mlp((8, 8), 10)
+    path = tmp_path / "model.tflite"
+    config = pfa.ExportConfig(20, max_local_steps=8)
+    pfa.export_tflite(model, model.init(0), path, config)
+    found = time_meta_update(OnDeviceModel(path), repeats=5)
+    size = sum(w.nbytes for w in model.init(0))
+    assert (found.steps, found.bytes_down, found.bytes_up) == (8, size, size)
+    # Forty thousand multiplications a row take no less than a microsecond.
+    assert 1e-6 < found.step_s < 1
+    assert 0 <= found.fixed_s < 1
+    settings = FleetSettings(fleet="ideal", fleet_work=str(path))
+    assert assemble.build_work(settings, num_steps=3).steps == 3
+    table = tmp_path / "table.csv"
+    table.write_text("class,fixed_ms,step_ms\ndevice,1,2\n")
+    settings = FleetSettings("ideal", str(path), device_table=str(table))
+    assert assemble.build_work(settings).by_class == {"device": (0.001, 0.002)}
+
+
+def test_a_file_without_two_numbers_of_steps_is_refused(tmp_path):
+    model = pfa.logistic_regression((4,), 2)
+    path = tmp_path / "model.tflite"
+    config = pfa.ExportConfig(4, max_local_steps=1)
+    pfa.export_tflite(model, model.init(0), path, config)
+    with pytest.raises(errors.ModelError, match="max_local_steps of at least 2"):
+        time_meta_update(OnDeviceModel(path))
+
+
+def test_settings_of_a_fleet_without_one_are_refused():
+    with pytest.raises(errors.ConfigError, match=r"over_selection is 1.3, but there"):
+        FleetSettings(over_selection=1.3)

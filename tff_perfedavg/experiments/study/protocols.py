@@ -1,0 +1,96 @@
+"""Protocols side by side: the same fleet and rounds, and no training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble.fleet import build_protocol
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.fleet.cost import Work
+from tff_perfedavg.fleet.fleet import Fleet
+from tff_perfedavg.fleet.schedule import ServerStep
+from tff_perfedavg.fleet.simulator import Simulator
+from tff_perfedavg.progress import progress
+from tff_perfedavg.settings import kind_of, settings_of
+
+AS_GIVEN = "as given"
+# What no protocol is: the fleet, and what its tasks cost.
+_SHARED = ("fleet", "fleet_work", "device_table", "device_assignment")
+
+
+def variants(
+    settings: FleetSettings, changes: Sequence[str]
+) -> dict[str, FleetSettings]:
+    """Returns the protocol given, and others that differ from it, by their names.
+
+    Args:
+      settings: the protocol given.
+      changes: of each other protocol, settings with spaces between them:
+        `over_selection=1.3 round_deadline=60`.
+
+    Raises:
+      ConfigError: if a change is no setting of a protocol, or out of range.
+    """
+    found = {AS_GIVEN: settings}
+    known = [name for name in settings_of(FleetSettings) if name not in _SHARED]
+    for text in changes:
+        values = {}
+        for part in text.split():
+            name, equals, value = part.partition("=")
+            errors.check_known("setting of a protocol", name, known)
+            kind = kind_of(FleetSettings, name)
+            try:
+                if not equals:
+                    raise ValueError
+                values[name] = kind(value)
+            except ValueError as e:
+                raise errors.ConfigError(
+                    f"{part!r} gives {name} no {kind.__name__}; write {name}=VALUE."
+                ) from e
+        found[text] = dataclasses.replace(settings, **values)
+    return found
+
+
+def simulate(
+    fleet: Fleet,
+    protocols: Mapping[str, FleetSettings],
+    work: Work,
+    goal: int,
+    num_rounds: int,
+) -> dict[str, list[ServerStep]]:
+    """Runs the rounds of each protocol, by its name.
+
+    Args:
+      fleet: the devices, all of whose users may be chosen.
+      protocols: settings by name.
+      work: what a task costs.
+      goal: reports of a round.
+      num_rounds: rounds taken.
+
+    Raises:
+      ConfigError: if a protocol cannot work, naming it.
+    """
+    users, found = np.arange(len(fleet.records)), {}
+    simulators = {}
+    # All of them are built before the first runs, so that what cannot work is told.
+    for label, settings in protocols.items():
+        try:
+            protocol = build_protocol(settings, goal)
+            simulators[label] = Simulator(fleet, protocol, work, users)
+        except errors.ConfigError as e:
+            raise errors.ConfigError(f"Protocol {label!r}: {e}") from e
+    for label, simulator in simulators.items():
+        steps: list[ServerStep] = []
+        try:
+            with progress(total=num_rounds, desc=label, unit="round") as bar:
+                for number in range(num_rounds):
+                    steps += simulator.next_round(number)
+                    bar.update()
+        except errors.ConfigError as e:
+            raise errors.ConfigError(f"Protocol {label!r}: {e}") from e
+        found[label] = steps
+    return found
