@@ -59,6 +59,7 @@ def define(flag_values):
 
 def main(flag_values):
     from tff_perfedavg.experiments.assemble import fleet as assemble
+    from tff_perfedavg.experiments.files import fleet_rows
     from tff_perfedavg.experiments.report import figures, fleet_figures, fleet_tables
     from tff_perfedavg.experiments.study import protocols
     from tff_perfedavg.fleet.schedule import Schedule, summarize
@@ -91,8 +92,8 @@ def main(flag_values):
     given = steps[protocols.AS_GIVEN]
     files = {
         "fleet.protocols.csv": table,
-        "fleet.rounds.csv": fleet_tables.rounds_table(given, classes).set_index("step"),
-        "fleet.tasks.csv": fleet_tables.tasks_table(given, classes).set_index("step"),
+        "fleet.rounds.csv": fleet_rows.rounds_table(given, classes).set_index("step"),
+        "fleet.tasks.csv": fleet_rows.tasks_table(given, classes).set_index("step"),
     }
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():

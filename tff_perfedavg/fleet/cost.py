@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,16 @@ class Work:
             file.write(json.dumps(dataclasses.asdict(self), indent=1).encode() + b"\n")
 
     @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Work:
+        """Returns the work of which `dataclasses.asdict` gave a record, as JSON has it.
+
+        Raises:
+          ConfigError, TypeError: as the constructor.
+        """
+        by_class = {k: tuple(v) for k, v in record.get("by_class", {}).items()}
+        return cls(**{**record, "by_class": by_class})
+
+    @classmethod
     def load(cls, path: str | os.PathLike) -> Work:
         """Reads what `save` wrote.
 
@@ -75,9 +85,7 @@ class Work:
           ConfigError: if it cannot be read, or a value is missing or out of range.
         """
         try:
-            found = json.loads(pathlib.Path(path).read_text())
-            by_class = {k: tuple(v) for k, v in found.pop("by_class", {}).items()}
-            return cls(**found, by_class=by_class)
+            return cls.of_record(json.loads(pathlib.Path(path).read_text()))
         except (OSError, ValueError, TypeError, AttributeError) as e:
             raise errors.ConfigError(
                 f"{path} does not say what a task costs: {e} It needs steps, fixed_s, "

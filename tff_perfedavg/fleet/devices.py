@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 
 from tff_perfedavg import errors
 from tff_perfedavg.fleet.availability import Daily
-from tff_perfedavg.fleet.names import CONDITIONS, IDEAL, MIXED
+from tff_perfedavg.fleet.names import CONDITIONS, FILE_NAME, IDEAL, MIXED
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-FILE_NAME = "fleet.toml"
-TRACE_NAME = "trace.npz"
 
 # Shares must sum to 1 up to this.
 _SLACK = 1e-6

@@ -2,6 +2,8 @@
 
 # No fleet; fleets that come with the toolkit.
 NONE, IDEAL, MIXED = "none", "ideal", "mixed"
+# Files of a fleet's directory.
+FILE_NAME, TRACE_NAME = "fleet.toml", "trace.npz"
 # Conditions of which a protocol may ask.
 IDLE, CHARGING, UNMETERED = "idle", "charging", "unmetered"
 CONDITIONS = (IDLE, CHARGING, UNMETERED)

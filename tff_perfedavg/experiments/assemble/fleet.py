@@ -12,9 +12,9 @@ from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
 from tff_perfedavg.fleet import draws
 from tff_perfedavg.fleet.cost import Work, read_device_table
-from tff_perfedavg.fleet.devices import TRACE_NAME, find_spec
+from tff_perfedavg.fleet.devices import find_spec
 from tff_perfedavg.fleet.fleet import Fleet
-from tff_perfedavg.fleet.names import BY_LABEL, BY_ROWS, INDEPENDENT
+from tff_perfedavg.fleet.names import BY_LABEL, BY_ROWS, INDEPENDENT, TRACE_NAME
 from tff_perfedavg.fleet.population import draw_users
 from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.traces import Trace

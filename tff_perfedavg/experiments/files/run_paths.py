@@ -131,6 +131,16 @@ class RunPaths:
         return self.results / "experiment.metrics.jsonl"
 
     @property
+    def fleet_tasks(self) -> pathlib.Path:
+        """One line per task of a fleet."""
+        return self.results / "fleet.tasks.csv"
+
+    @property
+    def fleet_rounds(self) -> pathlib.Path:
+        """One line per round of a fleet, abandoned ones included."""
+        return self.results / "fleet.rounds.csv"
+
+    @property
     def facts(self) -> pathlib.Path:
         """What the run took and ran on, as JSON."""
         return self.results / "run.json"

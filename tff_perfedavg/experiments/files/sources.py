@@ -31,6 +31,9 @@ def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
     if experiment.initial:
         path = find_trained_model(experiment.initial)
         sources[str(path)] = sha256(path)
+    for path in experiment.fleet_of_run.files:
+        if path.is_file():
+            sources[str(path)] = sha256(path)
     return sources
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import LocalSettings, methods, options
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
 from tff_perfedavg.experiments.settings.parts import (
     DP_ADAPTIVE,
     DP_FIXED,
@@ -26,6 +27,7 @@ from tff_perfedavg.experiments.settings.parts import (
     ServerSettings,
 )
 from tff_perfedavg.federated.client_forms import AUTO, USERS
+from tff_perfedavg.fleet.names import PARTIAL
 from tff_perfedavg.settings import setting, settings_of, values_of
 
 MODELS = (
@@ -45,6 +47,7 @@ _PARTS = {
     "cohorts": CohortSettings,
     "aggregation": AggregationSettings,
     "server": ServerSettings,
+    "fleet_of_run": FleetSettings,
     "layout": LayoutSettings,
 }
 
@@ -67,6 +70,7 @@ class Experiment:
       cohorts: who takes part in a round.
       aggregation: what is done to users' updates.
       server: how the server applies what they are aggregated to.
+      fleet_of_run: whose phones take part, and how the server waits for them.
       layout: how a round is laid out over TFF clients.
       base_random_seed: of partition, initial weights, cohorts and batches.
     """
@@ -87,6 +91,7 @@ class Experiment:
     cohorts: CohortSettings = field(default_factory=CohortSettings)
     aggregation: AggregationSettings = field(default_factory=AggregationSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    fleet_of_run: FleetSettings = field(default_factory=FleetSettings)
     layout: LayoutSettings = field(default_factory=LayoutSettings)
     base_random_seed: int = setting(
         0, "Seed of the partition, the initial weights, cohorts and batches."
@@ -220,6 +225,7 @@ class Experiment:
                 "number from 0 to 2**62 - 1."
             )
         self._check_private_cohorts()
+        self._check_fleet()
         if self.aggregation.sees_users and self.layout.client_form not in (AUTO, USERS):
             raise errors.ConfigError(
                 f"client_form is {self.layout.client_form}, but "
@@ -228,6 +234,22 @@ class Experiment:
             )
         if not self.data.store:
             self.data.config(self.base_random_seed)
+
+    def _check_fleet(self) -> None:
+        fleet = self.fleet_of_run
+        if not fleet.is_on:
+            return
+        if self.aggregation.is_private:
+            raise errors.ConfigError(
+                f"fleet is {fleet.fleet}, and aggregator {self.aggregation.aggregator} "
+                "is private: who is on and who comes first is no random sample of the "
+                "users, so no epsilon would be right. Leave out one of the two."
+            )
+        if fleet.late_reports == PARTIAL:
+            raise errors.ConfigError(
+                "late_reports is partial, which simulate_fleet knows and training does "
+                "not: users train all of their steps. Leave it at drop."
+            )
 
     def _check_private_cohorts(self) -> None:
         aggregator = self.aggregation.aggregator

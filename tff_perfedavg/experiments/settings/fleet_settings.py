@@ -6,6 +6,7 @@ Plain Python, so that a command checks its flags before anything else is loaded.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 from tff_perfedavg import errors
 from tff_perfedavg.fleet import names
@@ -83,6 +84,14 @@ class FleetSettings:
     def is_on(self) -> bool:
         """Whether there is a fleet."""
         return self.fleet != names.NONE
+
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """What describes the fleet, if it is one of a directory."""
+        if self.fleet in (names.NONE, names.IDEAL, names.MIXED):
+            return []
+        directory = pathlib.Path(self.fleet)
+        return [directory / names.FILE_NAME, directory / names.TRACE_NAME]
 
     @property
     def needs(self) -> tuple[str, ...]:

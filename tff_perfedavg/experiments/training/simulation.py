@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,10 @@ from tff_perfedavg.experiments.files.initial_weights import rates_from, starting
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.parts import ServerSettings
 from tff_perfedavg.experiments.training.cohorts import build_sampler
+from tff_perfedavg.experiments.training.fleet_rounds import FleetRounds
 from tff_perfedavg.fleet.cohort import PoissonSampler
+from tff_perfedavg.fleet.cost import Work
+from tff_perfedavg.fleet.schedule import ServerStep
 from tff_perfedavg.progress import tell
 
 
@@ -35,6 +39,8 @@ class Round(NamedTuple):
       num_with_rows: how many of them have rows to train on.
       outlier_decades: powers of ten from the cohort's median update norm to its
         largest.
+      fleet_steps: what the fleet did for the round, abandoned attempts included; none
+        without a fleet.
     """
 
     done: int
@@ -44,13 +50,18 @@ class Round(NamedTuple):
     cohort: np.ndarray
     num_with_rows: int
     outlier_decades: int
+    fleet_steps: Sequence[ServerStep] = ()
 
 
 class Simulation:
     """An experiment's users, model and learning process, ready to run."""
 
     def __init__(
-        self, experiment: Experiment, population: UserStore, secret: bytes | None
+        self,
+        experiment: Experiment,
+        population: UserStore,
+        secret: bytes | None,
+        work: Work | None = None,
     ):
         """Builds the learning process.
 
@@ -58,11 +69,12 @@ class Simulation:
           experiment: what to run.
           population: its data.
           secret: what its cohorts are keyed by; None for the seed.
+          work: what a task costs, where there is a fleet.
 
         Raises:
           CheckpointError: if the initial weights cannot be read.
-          ConfigError: if the cohort is larger than the population, or the initial
-            weights do not fit the model.
+          ConfigError: if the cohort is larger than the population, the initial weights
+            do not fit the model, or its fleet cannot work.
           DataError: if no training user has adaptation rows.
         """
         users = population.training_users
@@ -79,6 +91,9 @@ class Simulation:
                 f"{population.path}: not one of its {len(users)} training users has "
                 "adaptation rows to train on; give them some."
             )
+        self.fleet = None
+        if work is not None:
+            self.fleet = FleetRounds(experiment, population, work)
         self.label = experiment.label
         self.total_rounds = experiment.total_rounds
         self.population = population
@@ -125,7 +140,12 @@ class Simulation:
           Diverged: if it does not lead to finite weights.
           DataError: if nobody in the cohort has rows, or the store has changed.
         """
-        cohort = self.sampler.draw(round_number)
+        steps: Sequence[ServerStep] = ()
+        if self.fleet is None:
+            cohort = self.sampler.draw(round_number)
+        else:
+            steps = self.fleet.next_round(round_number)
+            cohort = steps[-1].taken["user"]
         output = self._run(state, cohort)
         metrics = {
             name: value.item() for name, value in output.metrics["client_work"].items()
@@ -148,7 +168,11 @@ class Simulation:
         self._check_finite(round_number, output)
         done = round_number + 1
         is_last = done == self.total_rounds
-        return Round(done, is_last, output.state, metrics, cohort, with_rows, decades)
+        if self.fleet is not None:
+            metrics.update(self.fleet.spent())
+        return Round(
+            *(done, is_last, output.state, metrics, cohort, with_rows, decades), steps
+        )
 
     def _run(self, state: Any, cohort: np.ndarray) -> Any:
         try:

@@ -29,8 +29,10 @@ from tff_perfedavg.experiments.training import interrupts, resume
 from tff_perfedavg.experiments.training.clock import Clock
 from tff_perfedavg.experiments.training.cohorts import new_secret
 from tff_perfedavg.experiments.training.evaluate import Evaluate, Evaluation
+from tff_perfedavg.experiments.training.fleet_rounds import work_of
 from tff_perfedavg.experiments.training.keep_best import KeepBest, check_best_metric
 from tff_perfedavg.experiments.training.keep_last_good import KeepLastGood
+from tff_perfedavg.experiments.training.log_fleet import LogFleet
 from tff_perfedavg.experiments.training.log_metrics import LogMetrics
 from tff_perfedavg.experiments.training.report_privacy import ReportPrivacy
 from tff_perfedavg.experiments.training.rounds import Callback, Start, run_rounds
@@ -70,7 +72,10 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
     """
     population.verify()
     simulation = Simulation(
-        experiment, population, new_secret(experiment.samples_secretly)
+        experiment,
+        population,
+        new_secret(experiment.samples_secretly),
+        work_of(experiment),
     )
     metrics = _CollectMetrics()
     callbacks = [WatchUpdates(experiment.aggregation.aggregator), metrics]
@@ -146,7 +151,8 @@ def _train_locked(
     population = build_population(experiment, paths.root)
     population.verify()
     identity = resume.identify(experiment, population, saved)
-    simulation = Simulation(experiment, population, identity.secret)
+    work = work_of(experiment, saved)
+    simulation = Simulation(experiment, population, identity.secret, work)
     state = simulation.initialize()
     callbacks = [clock, *_callbacks(simulation, identity, paths, options)]
     if saved is None:
@@ -199,6 +205,10 @@ def _callbacks(
         callbacks.append(privacy)
         # Before the rows are logged, for it adds to them.
         observers.insert(0, privacy.add_to)
+    if simulation.fleet is not None:
+        fleet = LogFleet(simulation.fleet, paths)
+        callbacks.append(fleet)
+        observers.insert(0, fleet.add_to)
     if options.rounds_per_evaluation:
         callbacks.append(Evaluate(simulation, experiment, options, observers))
         check_best_metric(options.best_metric, simulation.population)

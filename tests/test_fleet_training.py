@@ -1,0 +1,183 @@
+"""Training on a fleet: who completes, what is spent, and going on to the same bits."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tff_perfedavg as pfa
+from tff_perfedavg import errors
+from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings.experiment import Experiment
+
+WORK = {
+    "steps": 2,
+    "fixed_s": 0.2,
+    "step_s": 1.5,
+    "bytes_down": 40_000,
+    "bytes_up": 40_000,
+}
+MIXED = (
+    "--fleet=mixed",
+    "--over_selection=1.5",
+    "--round_deadline=60",
+    "--min_reports=2",
+    "--device_conditions=idle",
+)
+# Whatever the form, and whether blocks are trained one by one or side by side.
+FORMS = ("users", "blocks_loop", "blocks_vectorized")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    path = tmp_path_factory.mktemp("work") / "work.json"
+    path.write_text(json.dumps(WORK))
+    return path
+
+
+@pytest.fixture
+def train(commands, tmp_path, work):
+    """Trains a run of small work under a name; its paths."""
+
+    def run(name, *arguments, rounds=4):
+        fleet = [f"--fleet_work={work}"] * any("--fleet=" in a for a in arguments)
+        code = commands.run(
+            "train",
+            f"--experiment_name={name}",
+            f"--root_output_dir={tmp_path}",
+            "--model=logistic_regression",
+            "--clients_per_round=4",
+            "--num_local_steps=2",
+            f"--total_rounds={rounds}",
+            *fleet,
+            *arguments,
+        )
+        assert code == 0
+        return RunPaths(tmp_path, name)
+
+    return run
+
+
+def weights_of(run):
+    return b"".join(w.tobytes() for w in trained_model.load(run.model)[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_ideal_fleet_gives_the_run_without_a_fleet(train, form):
+    form = f"--client_form={form}"
+    without = train("without", form)
+    ideal = train("ideal", form, "--fleet=ideal")
+    assert weights_of(ideal) == weights_of(without)
+    found, expected = (pd.read_csv(run.metrics) for run in (ideal, without))
+    assert found[expected.columns].equals(expected)
+    spent = [c for c in found.columns if c not in expected.columns]
+    assert spent == [
+        "fleet_hours",
+        *("fleet_bytes_down", "fleet_bytes_up"),
+        *("fleet_joules_low", "fleet_joules_mid", "fleet_joules_high"),
+    ]
+    # Four rounds of 0.2 + 2 * 1.5 s of training, and 0.0032 s at each end.
+    np.testing.assert_allclose(found["fleet_hours"].iloc[-1] * 3600, 4 * 3.2064)
+    assert found["fleet_bytes_up"].tolist() == [160_000.0 * n for n in (1, 2, 3, 4)]
+
+
+def test_a_fleet_s_files_tell_what_the_metrics_do(train):
+    run = train("mixed", *MIXED, "--rounds_per_evaluation=2", rounds=6)
+    metrics = pd.read_csv(run.metrics)
+    tasks, rounds = pd.read_csv(run.fleet_tasks), pd.read_csv(run.fleet_rounds)
+    last = metrics.iloc[-1]
+    assert last["fleet_bytes_down"] == tasks["bytes_down"].sum() == 40_000 * len(tasks)
+    assert last["fleet_joules_mid"] == pytest.approx(tasks["joules_mid"].sum())
+    assert last["fleet_hours"] * 3600 == pytest.approx(rounds["end_s"].iloc[-1])
+    assert (tasks["outcome"] != "taken").any()
+    # Users who were taken are those who trained.
+    taken = tasks[tasks["outcome"] == "taken"].groupby("step").size()
+    done = metrics["num_users_taken"] + metrics["num_users_excluded"]
+    assert taken.tolist() == done.tolist()
+    evaluations = pd.read_csv(run.evaluations).groupby("round_num").first()
+    assert evaluations["fleet_hours"].tolist() == [
+        0.0,
+        *metrics["fleet_hours"].iloc[[1, 3, 5]],
+    ]
+
+
+def test_a_run_on_a_fleet_goes_on_to_the_same_bits(train):
+    limits = (*MIXED, "--battery_limit=0.05")
+    whole = train("whole", *limits, rounds=6)
+    train("halved", *limits, rounds=3)
+    halved = train("halved", *limits, rounds=6)
+    assert weights_of(halved) == weights_of(whole)
+    for name in ("metrics", "fleet_tasks", "fleet_rounds"):
+        first, second = (getattr(run, name).read_bytes() for run in (whole, halved))
+        assert first == second, name
+
+
+def test_what_a_task_costs_is_measured_once_for_a_run(train, work, tmp_path):
+    """A resumed run goes on with what was measured, whatever is measured now."""
+    mine = tmp_path / "work.json"
+    mine.write_text(json.dumps(WORK))
+    arguments = ("--fleet=ideal", f"--fleet_work={mine}")
+    train("run", *arguments, rounds=2)
+    mine.write_text(json.dumps({**WORK, "step_s": 9.0}))
+    run = train("run", *arguments, rounds=4)
+    hours = pd.read_csv(run.metrics)["fleet_hours"]
+    np.testing.assert_allclose(np.diff(hours), hours[0])
+
+
+def test_classes_may_go_by_the_rows_that_users_hold(train, tmp_path):
+    run = train(
+        "tied",
+        "--fleet=mixed",
+        "--device_assignment=by_rows",
+        rounds=8,
+    )
+    tasks = pd.read_csv(run.fleet_tasks)
+    (store,) = (tmp_path / "stores").glob("*/")
+    bounds = np.asarray(pfa.UserStore.open(store).users)
+    rows = (bounds[:, 1] - bounds[:, 0])[tasks["user"]]
+    means = pd.Series(rows).groupby(tasks["device"]).mean()
+    assert means["low"] < means["mid"] <= means["high"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fleet": "none", "over_selection": 1.3}, "there is no fleet"),
+        (
+            {"aggregator": "dp_fixed", "clipping_norm": 1.0, "noise_multiplier": 1.0},
+            "no epsilon would be right",
+        ),
+        ({"late_reports": "partial", "round_deadline": 9.0}, "training does not"),
+        ({"device_conditions": "wifi"}, "device_conditions is 'wifi'"),
+    ],
+)
+def test_experiments_that_no_fleet_can_run_are_refused(settings, said):
+    with pytest.raises(errors.ConfigError, match=said):
+        Experiment(**{"fleet": "mixed", **settings})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--over_selection=9",), "chooses 36 devices"),
+        (("--round_deadline=1",), "which nobody can meet"),
+        (("--fleet_work=",), "fleet_work is missing"),
+    ],
+)
+def test_a_run_that_its_fleet_cannot_do_is_refused_before_it_begins(
+    commands, capsys, tmp_path, work, arguments, said
+):
+    code = commands.run(
+        "train",
+        "--experiment_name=refused",
+        "--fleet=mixed",
+        f"--fleet_work={work}",
+        "--clients_per_round=4",
+        f"--root_output_dir={tmp_path}",
+        *arguments,
+    )
+    assert code == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not [*tmp_path.glob("checkpoints/*/*.ckpt")]

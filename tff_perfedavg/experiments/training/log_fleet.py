@@ -1,0 +1,74 @@
+"""A fleet's tasks and rounds, kept as CSV, and its state in checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from tff_perfedavg.experiments.files.fleet_rows import rounds_table, tasks_table
+from tff_perfedavg.experiments.files.metrics_log import LinesFile
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.training.evaluate import Evaluation
+from tff_perfedavg.experiments.training.fleet_rounds import FleetRounds
+from tff_perfedavg.experiments.training.rounds import Callback, Start
+from tff_perfedavg.experiments.training.simulation import Round
+from tff_perfedavg.fleet.schedule import ServerStep
+
+
+class LogFleet(Callback):
+    """Keeps the fleet's state with checkpoints, and writes its tasks and rounds."""
+
+    def __init__(self, fleet: FleetRounds, paths: RunPaths):
+        """Takes the fleet, and where its files are."""
+        self._fleet = fleet
+        self._paths = {"tasks": paths.fleet_tasks, "rounds": paths.fleet_rounds}
+        self._files: dict[str, LinesFile] = {}
+        self._has_header = False
+        self._state = fleet.state()
+
+    def begin(self, start: Start) -> None:
+        found = {} if start.notes is None else start.notes["fleet"]
+        if found:
+            self._fleet.restore(found["state"])
+            self._state = found["state"]
+        positions = found.get("positions", {})
+        self._has_header = any(positions.values())
+        self._files = {
+            name: LinesFile(path, positions.get(name, 0))
+            for name, path in self._paths.items()
+        }
+
+    def after_round(self, after: Round) -> bool:
+        self._add(after.fleet_steps)
+        # Not when it is asked for: a round that diverges moves the clock, too.
+        self._state = self._fleet.state()
+        return False
+
+    def add_to(self, evaluation: Evaluation) -> None:
+        """Adds what was spent so far to an evaluation's rows."""
+        for row in evaluation.rows:
+            row.update(self._fleet.spent())
+
+    def notes(self) -> dict[str, Any]:
+        positions = {name: file.sync() for name, file in self._files.items()}
+        return {
+            "fleet": {
+                "work": dataclasses.asdict(self._fleet.work),
+                "state": self._state,
+                "positions": positions,
+            }
+        }
+
+    def end(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _add(self, steps: Sequence[ServerStep]) -> None:
+        for name, table in (
+            ("tasks", tasks_table(steps, self._fleet.classes)),
+            ("rounds", rounds_table(steps, self._fleet.classes)),
+        ):
+            text = table.to_csv(index=False, header=not self._has_header)
+            self._files[name].write(text.rstrip("\n"))
+        self._has_header = True
