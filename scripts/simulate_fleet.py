@@ -85,8 +85,12 @@ def main(flag_values):
         {label: summarize(found, len(classes)) for label, found in steps.items()},
         {device.name: device.share for device in fleet.spec.devices},
     )
-    print(f"\n{flag_values.total_rounds} rounds of the fleet {fleet.spec.name}:\n")
-    print(table.T.to_string(float_format=lambda value: f"{value:.3g}"))
+    print(f"\n{flag_values.total_rounds} rounds of the fleet {fleet.spec.name}:")
+    # Numbered, for their names are longer than what is told of them.
+    for number, label in enumerate(table.index, 1):
+        print(f"  {number}: {label}")
+    numbered = table.set_axis(range(1, len(table) + 1)).T
+    print(f"\n{numbered.to_string(float_format=lambda value: f'{value:.3g}')}")
 
     output_dir = pathlib.Path(flag_values.output_dir)
     given = steps[protocols.AS_GIVEN]
