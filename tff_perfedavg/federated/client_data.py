@@ -72,8 +72,14 @@ class StoreClientData:
     memory. Features become float32, times the store's scale.
     """
 
-    def __init__(self, store: UserStore, model: Model):
+    def __init__(self, store: UserStore, model: Model, *, with_steps: bool = False):
         """Checks that the model fits the store.
+
+        Args:
+          store: the users.
+          model: what is trained.
+          with_steps: whether each client's value says, too, how many of its local
+            steps its user does (partial work).
 
         Raises:
           DataError: if features or labels have another shape or number of classes
@@ -93,6 +99,7 @@ class StoreClientData:
             check_whole(f"{store.path} has", store.labels)
         self._store = store
         self._model = model
+        self.with_steps = with_steps
 
     @property
     def fresh_labels(self) -> int:
@@ -101,20 +108,45 @@ class StoreClientData:
 
     @property
     def training_type(self) -> tff.TensorType:
-        return tff.TensorType(np.int32)
+        return tff.TensorType(np.int32, [2] if self.with_steps else [])
 
     @property
     def evaluation_type(self) -> tff.TensorType:
-        return self.training_type
+        return tff.TensorType(np.int32)
 
-    def clients(
-        self, users: Sequence[int] | np.ndarray
-    ) -> Sequence[np.int32 | np.ndarray]:
-        """Returns the clients' values that stand for these users, in their order."""
-        return [np.int32(user) for user in users]
+    def clients(self, users: Users, steps: Users | None = None) -> Sequence[Any]:
+        """Returns the clients' values that stand for these users, in their order.
+
+        Args:
+          users: their numbers.
+          steps: how many local steps each does, from 1; where clients' values say so.
+
+        Raises:
+          ConfigError: if steps are given and not said, or the other way round.
+        """
+        return [*self._values(users, steps)]
+
+    def _values(self, users: Users, steps: Users | None) -> np.ndarray:
+        """Returns int32 `[users]`, or `[users, 2]` with steps."""
+        if (steps is not None) != self.with_steps:
+            raise errors.ConfigError(
+                f"with_steps is {self.with_steps}, but users' steps are "
+                f"{'not ' if steps is None else ''}given; let both say the same."
+            )
+        numbers = np.asarray(users, np.int32)
+        if steps is None:
+            return numbers
+        return np.stack([numbers, np.asarray(steps, np.int32)], -1)
+
+    def _users(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns users' numbers, and their steps where values say them."""
+        if self.with_steps:
+            return values[..., 0], values[..., 1]
+        return values, None
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
-        return one(value, self._map_files().training(value))
+        user, steps = self._users(value)
+        return one(user, self._map_files().training(user, steps))
 
     def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
         files = self._map_files()
@@ -139,6 +171,8 @@ class BlockClientData(StoreClientData):
         model: Model,
         block_size: int,
         layout: str = "loop",
+        *,
+        with_steps: bool = False,
     ):
         """Checks that the model fits the store.
 
@@ -148,12 +182,13 @@ class BlockClientData(StoreClientData):
           block_size: the most users a client stands for.
           layout: `loop` trains a block's users one after the other, `vectorized`
             side by side.
+          with_steps: as for `StoreClientData`.
 
         Raises:
           DataError: as `StoreClientData`.
           ConfigError: if the block size is below 1 or the layout unknown.
         """
-        super().__init__(store, model)
+        super().__init__(store, model, with_steps=with_steps)
         if block_size < 1:
             raise errors.ConfigError(
                 f"block_size is {block_size}; it must be at least 1."
@@ -167,33 +202,42 @@ class BlockClientData(StoreClientData):
 
     @property
     def training_type(self) -> tff.TensorType:
+        return tff.TensorType(np.int32, [None, 2] if self.with_steps else [None])
+
+    @property
+    def evaluation_type(self) -> tff.TensorType:
         return tff.TensorType(np.int32, [None])
 
-    def clients(
-        self, users: Sequence[int] | np.ndarray
-    ) -> Sequence[np.int32 | np.ndarray]:
-        users = np.asarray(users, np.int32)
-        if not len(users):
+    def clients(self, users: Users, steps: Users | None = None) -> Sequence[Any]:
+        values = self._values(users, steps)
+        if not len(values):
             # A Poisson sample may be empty; noise is added all the same.
-            return [users]
+            return [values]
         # Even blocks, so that none is left for the end alone; a power of two of them,
         # since TFF compiles anew for every number of clients it has not seen.
         num_blocks = 1
-        while num_blocks * self.block_size < len(users):
+        while num_blocks * self.block_size < len(values):
             num_blocks *= 2
-        return np.array_split(users, min(num_blocks, len(users)))
+        return np.array_split(values, min(num_blocks, len(values)))
 
     def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
         # Outside of the loop, which would map and unmap them for every user.
         files = self._map_files()
         if self.layout == "vectorized":
-            each = side_by_side(value, files.training(value))
+            users, steps = self._users(value)
+            each = side_by_side(users, files.training(users, steps))
             return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
-        train = tf.function(lambda user: one(user, files.training(user)))
-        outputs = train.get_concrete_function(_USER_SPEC).structured_outputs
+
+        @tf.function
+        def train(of_user):
+            user, steps = self._users(of_user)
+            return one(user, files.training(user, steps))
+
+        spec = tf.TensorSpec(value.shape[1:], tf.int32)
+        outputs = train.get_concrete_function(spec).structured_outputs
         zeros = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), outputs)
         _, sums = tf.while_loop(
-            lambda number, _: number < tf.size(value),
+            lambda number, _: number < tf.shape(value)[0],
             lambda number, sums: (
                 number + 1,
                 tf.nest.map_structure(tf.add, sums, train(value[number])),
@@ -236,11 +280,12 @@ class _MappedStore:
         self._store = store
         self._model = model
 
-    def training(self, users: tf.Tensor) -> UserRows:
-        if self._first is None:
-            return self.adaptation(users)
-        bounds = tf.gather(self._bounds, users)
-        return self._rows(tf.gather(self._first, users), bounds[..., 1])
+    def training(self, users: tf.Tensor, steps: tf.Tensor | None) -> UserRows:
+        rows = self.adaptation(users)
+        if self._first is not None:
+            end = tf.gather(self._bounds, users)[..., 1]
+            rows = self._rows(tf.gather(self._first, users), end)
+        return dataclasses.replace(rows, num_steps=steps)
 
     def adaptation(self, users: tf.Tensor) -> UserRows:
         bounds = tf.gather(self._bounds, users)
@@ -306,7 +351,9 @@ class SequenceClientData:
     and `evaluation`.
     """
 
-    def __init__(self, model: Model, fresh_labels: int = 0):
+    def __init__(
+        self, model: Model, fresh_labels: int = 0, *, with_steps: bool = False
+    ):
         """Takes any data that a model takes.
 
         Args:
@@ -314,28 +361,42 @@ class SequenceClientData:
           fresh_labels: of how many labels training draws a task from a user's classes,
             anew in every round (`optimization.fresh_labels`); 0 for labels as they are.
             Training labels may then be any whole numbers of at least 0.
+          with_steps: whether a training value is an ordered dictionary of the sequence,
+            `rows`, and of how many local steps its user does, `steps` (int32 scalar).
         """
+        self._with_steps = with_steps
         self.fresh_labels = fresh_labels
         self._element_spec = collections.OrderedDict(
             user=tf.TensorSpec([], tf.int32), x=model.input_spec, y=model.label_spec
         )
 
     @property
-    def training_type(self) -> tff.SequenceType:
-        return tff.SequenceType(tff.types.tensorflow_to_type(self._element_spec))
+    def training_type(self) -> tff.Type:
+        if not self._with_steps:
+            return self._sequence_type
+        return tff.to_type(
+            collections.OrderedDict(
+                rows=self._sequence_type, steps=tff.TensorType(np.int32)
+            )
+        )
 
     @property
     def evaluation_type(self) -> tff.StructType:
         return tff.to_type(
             collections.OrderedDict(
-                adaptation=self.training_type, evaluation=self.training_type
+                adaptation=self._sequence_type, evaluation=self._sequence_type
             )
         )
 
-    def sum_users(
-        self, value: tf.data.Dataset, one: TrainUser, side_by_side: TrainUsers
-    ):
-        return one(*self._read(value))
+    @property
+    def _sequence_type(self) -> tff.SequenceType:
+        return tff.SequenceType(tff.types.tensorflow_to_type(self._element_spec))
+
+    def sum_users(self, value, one: TrainUser, side_by_side: TrainUsers):
+        if not self._with_steps:
+            return one(*self._read(value))
+        user, rows = self._read(value["rows"])
+        return one(user, dataclasses.replace(rows, num_steps=value["steps"]))
 
     def map_users(self, value, evaluate: EvaluateUser):
         # A split without rows does not say whose it is; the other does.

@@ -173,13 +173,17 @@ class _UserWork:
 
         def one_user(user, rows):
             draw = source(user, rows)
-            trained = local_update(self._loss, initial, draw, self._algorithm)
+            trained = local_update(
+                self._loss, initial, draw, self._algorithm, rows.num_steps
+            )
             return self._finish(initial, trained, rows.num_rows)
 
         def users_side_by_side(users, rows):
             draw = source(users, rows)
             trained = vectorized_local_update(
-                self._loss, initial, draw, self._algorithm, tf.size(users)
+                *(self._loss, initial, draw, self._algorithm),
+                tf.size(users),
+                rows.num_steps,
             )
             return tf.vectorized_map(
                 lambda of_user: self._finish(initial, *of_user),

@@ -32,6 +32,8 @@ def choose_client_data(
     cohort_size: int,
     form: str = AUTO,
     block_size: int = 0,
+    *,
+    with_steps: bool = False,
 ) -> StoreClientData:
     """Returns the form of client data for cohorts of a size.
 
@@ -45,16 +47,17 @@ def choose_client_data(
       cohort_size: users per round.
       form: `users` (one per client), `blocks_loop`, `blocks_vectorized` or `auto`.
       block_size: the most users per client; 0 to choose.
+      with_steps: whether clients' values say how many local steps each user does.
     """
     num_weights = sum(math.prod(w.shape) for w in model.init(0))
     if form == AUTO:
         tiny = num_weights <= _TINY_MODEL_WEIGHTS
         form = BLOCKS_VECTORIZED if tiny else BLOCKS_LOOP
     if form == USERS:
-        return StoreClientData(store, model)
+        return StoreClientData(store, model, with_steps=with_steps)
     layout = "vectorized" if form == BLOCKS_VECTORIZED else "loop"
     if not block_size:
         # At least two blocks, for two cores.
         most = _VECTORIZED_BLOCK if layout == "vectorized" else _LOOP_BLOCK
         block_size = min(most, math.ceil(cohort_size / 2))
-    return BlockClientData(store, model, block_size, layout)
+    return BlockClientData(store, model, block_size, layout, with_steps=with_steps)

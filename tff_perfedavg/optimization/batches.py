@@ -41,12 +41,15 @@ class UserRows:
         finite row will do, since it counts nowhere.
       features: from places to x, with the shape of the places in front.
       labels: likewise to y.
+      num_steps: int32, shaped like `num_rows`: how many of its local steps a user has
+        time for, from 1; None for all.
     """
 
     num_rows: tf.Tensor
     locate: Callable[[tf.Tensor], tf.Tensor]
     features: Callable[[tf.Tensor], tf.Tensor]
     labels: Callable[[tf.Tensor], tf.Tensor]
+    num_steps: tf.Tensor | None = None
 
     @classmethod
     def of(cls, x: tf.Tensor, y: tf.Tensor) -> UserRows:

@@ -20,6 +20,7 @@ from tff_perfedavg.federated.client_data import (
 )
 from tff_perfedavg.federated.client_work import ClientWeighting
 from tff_perfedavg.federated.layout import choose_client_data
+from tff_perfedavg.fleet.names import PARTIAL
 from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
@@ -66,6 +67,7 @@ def build_client_data(
         experiment.cohorts.clients_per_round,
         experiment.client_form,
         experiment.layout.block_size,
+        with_steps=experiment.fleet_of_run.late_reports == PARTIAL,
     )
 
 

@@ -27,7 +27,6 @@ from tff_perfedavg.experiments.settings.parts import (
     ServerSettings,
 )
 from tff_perfedavg.federated.client_forms import AUTO, USERS
-from tff_perfedavg.fleet.names import PARTIAL
 from tff_perfedavg.settings import setting, settings_of, values_of
 
 MODELS = (
@@ -244,11 +243,6 @@ class Experiment:
                 f"fleet is {fleet.fleet}, and aggregator {self.aggregation.aggregator} "
                 "is private: who is on and who comes first is no random sample of the "
                 "users, so no epsilon would be right. Leave out one of the two."
-            )
-        if fleet.late_reports == PARTIAL:
-            raise errors.ConfigError(
-                "late_reports is partial, which simulate_fleet knows and training does "
-                "not: users train all of their steps. Leave it at drop."
             )
 
     def _check_private_cohorts(self) -> None:

@@ -140,13 +140,17 @@ class Simulation:
           Diverged: if it does not lead to finite weights.
           DataError: if nobody in the cohort has rows, or the store has changed.
         """
-        steps: Sequence[ServerStep] = ()
+        fleet_steps: Sequence[ServerStep] = ()
+        local_steps = None
         if self.fleet is None:
             cohort = self.sampler.draw(round_number)
         else:
-            steps = self.fleet.next_round(round_number)
-            cohort = steps[-1].taken["user"]
-        output = self._run(state, cohort)
+            fleet_steps = self.fleet.next_round(round_number)
+            taken = fleet_steps[-1].taken
+            cohort = taken["user"]
+            if self._client_data.with_steps:
+                local_steps = taken["steps"]
+        output = self._run(state, cohort, local_steps)
         metrics = {
             name: value.item() for name, value in output.metrics["client_work"].items()
         }
@@ -171,12 +175,13 @@ class Simulation:
         if self.fleet is not None:
             metrics.update(self.fleet.spent())
         return Round(
-            *(done, is_last, output.state, metrics, cohort, with_rows, decades), steps
+            *(done, is_last, output.state, metrics, cohort, with_rows, decades),
+            fleet_steps,
         )
 
-    def _run(self, state: Any, cohort: np.ndarray) -> Any:
+    def _run(self, state: Any, cohort: np.ndarray, steps: np.ndarray | None) -> Any:
         try:
-            return self._process.next(state, self._client_data.clients(cohort))
+            return self._process.next(state, self._client_data.clients(cohort, steps))
         except Exception as e:
             # Of a store that changes under a worker, TFF tells in many ways.
             self.population.check_unchanged(e)
