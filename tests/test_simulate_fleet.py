@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import tff_perfedavg as pfa
-from scripts import simulate_fleet
+from scripts import benchmark_fleet, simulate_fleet
 from tests.commands import ROOT
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble import fleet as assemble
@@ -142,3 +142,15 @@ def test_a_file_without_two_numbers_of_steps_is_refused(tmp_path):
 def test_settings_of_a_fleet_without_one_are_refused():
     with pytest.raises(errors.ConfigError, match=r"over_selection is 1.3, but there"):
         FleetSettings(over_selection=1.3)
+
+
+def test_the_benchmark_measures_small_fleets(capsys, tmp_path):
+    output = tmp_path / "benchmark.json"
+    argv = ["benchmark_fleet.py", "--num_users=3000", "--clients_per_round=10"]
+    argv += ["--total_rounds=3", f"--output={output}"]
+    assert command.execute(argv, benchmark_fleet.main, benchmark_fleet.define) == 0
+    found = json.loads(output.read_text())
+    conditions = ["", "idle", "idle,charging,unmetered"]
+    assert [row["conditions"] for row in found] == conditions
+    assert all(row["fleet_mb"] == 3000 * 16 / 1e6 for row in found)
+    assert capsys.readouterr().out.count("3,000") == 3

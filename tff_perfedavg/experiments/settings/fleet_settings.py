@@ -96,6 +96,5 @@ class FleetSettings:
     @property
     def needs(self) -> tuple[str, ...]:
         """The conditions under which phones may work."""
-        return (
-            tuple(self.device_conditions.split(",")) if self.device_conditions else ()
-        )
+        given = (need.strip() for need in self.device_conditions.split(","))
+        return tuple(need for need in given if need)
