@@ -10,6 +10,7 @@ import tff_perfedavg as pfa
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.report import fleet_section
 from tff_perfedavg.experiments.settings.experiment import Experiment
 
 WORK = {
@@ -121,6 +122,34 @@ def test_a_fleet_s_files_tell_what_the_metrics_do(train):
         0.0,
         *metrics["fleet_hours"].iloc[[1, 3, 5]],
     ]
+
+
+def test_a_report_tells_what_the_fleet_spent_and_whom_it_served(train, commands):
+    run = train("told", *MIXED, "--rounds_per_evaluation=2", rounds=6)
+    given = (f"--root_output_dir={run.root}",)
+    assert (
+        commands.run(
+            "evaluate", *given, "--nobaselines", f"--experiment_name={run.name}"
+        )
+        == 0
+    )
+    assert commands.run("report", "--run=told", *given) == 0
+    page = run.report.read_text()
+    tasks = pd.read_csv(run.fleet_tasks)
+    taken = (tasks["outcome"] == "taken").sum()
+    assert f"Of {len(tasks)} tasks {taken} were taken" in page
+    assert "device classes of the fleet" in page
+    for name in ("hours", "bytes_up", "joules_mid"):
+        assert (run.results / "report" / f"learning_by_fleet_{name}.png").is_file()
+    table = fleet_section.classes_table(tasks, pd.read_csv(run.per_user))
+    assert [*table.index] == sorted({*tasks["device"]})
+    assert table["tasks"].sum() == len(tasks)
+    outcomes = table[[f"{o} %" for o in ("taken", "late", "dropped", "abandoned")]]
+    np.testing.assert_allclose(outcomes.sum(axis=1), 100)
+    # Reckoned by hand for one class.
+    first = table.index[0]
+    mine = tasks[tasks["device"] == first]
+    assert table.loc[first, "J a task"] == pytest.approx(mine["joules_mid"].mean())
 
 
 def test_a_run_on_a_fleet_goes_on_to_the_same_bits(train):

@@ -93,13 +93,19 @@ def adaptation_curves(
     return figure
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
+def learning_curves(
+    curves: Mapping[str, pd.DataFrame],
+    over: str = "round_num",
+    name: str = "rounds (number)",
+) -> matplotlib.figure.Figure:
     """Mean over users by round, before (thin) and after adapting, with 95 % intervals.
 
     The intervals are Student's; fewer than `FEWEST_USERS` users have none.
 
     Args:
       curves: by run, the rows of its `evaluation.metrics.csv`.
+      over: their column that is drawn to the right.
+      name: what it is called.
     """
     everything = pd.concat(curves.values())
     column, scale, quantity = _quantity(everything)
@@ -110,13 +116,13 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Fig
             last = of_group["step"].max()
             # A line without the marker.
             line = look._replace(style=look.style[1:])
-            for step, width, name in ((0, 0.8, None), (last, 2.0, label)):
-                by_round = of_group[of_group["step"] == step].set_index("round_num")
+            for step, width, named in ((0, 0.8, None), (last, 2.0, label)):
+                by_round = of_group[of_group["step"] == step].set_index(over)
                 quantile = by_round["num_users"].map(t_quantile)
                 error = scale * quantile * by_round[f"{column}_sem"]
                 mean = scale * by_round[column]
-                _band(panel, mean, error, name, line._replace(width=width))
-        panel.set_xlabel("rounds (number)")
+                _band(panel, mean, error, named, line._replace(width=width))
+        panel.set_xlabel(name)
     return _finish(figure, panels, f"{quantity}: thin before,\nthick after adapting")
 
 

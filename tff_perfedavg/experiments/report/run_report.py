@@ -31,7 +31,7 @@ from tff_perfedavg.experiments.evaluation.metrics import (
 )
 from tff_perfedavg.experiments.files import hparams, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths, run_labels
-from tff_perfedavg.experiments.report import figures
+from tff_perfedavg.experiments.report import figures, fleet_section
 from tff_perfedavg.experiments.report import tables as report
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.files import atomic_write
@@ -65,6 +65,7 @@ class RunRecord:
       has_other_baselines: whether there are some that are.
       facts: what it took and ran on, empty if not known.
       population: its users.
+      tasks: of its fleet, one row each; None without one.
     """
 
     label: str
@@ -77,6 +78,7 @@ class RunRecord:
     has_other_baselines: bool
     facts: Mapping
     population: UserStore
+    tasks: pd.DataFrame | None = None
 
 
 def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
@@ -111,6 +113,7 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
                 has_other,
                 json.loads(run.facts.read_text()) if run.facts.is_file() else {},
                 population,
+                _read_csv(run.fleet_tasks) if experiment.fleet_of_run.is_on else None,
             )
         )
     return records
@@ -158,6 +161,11 @@ def write_page(
                 *_own_labels(records),
                 *_findings(records),
                 *_best_baselines(records),
+                *(
+                    fleet_section.finding(r.label, r.rounds, r.tasks)
+                    for r in records
+                    if r.tasks is not None
+                ),
                 *warnings_of(records),
             ],
             tables=_tables(records),
@@ -200,6 +208,12 @@ def draw_figures(
             f"below {FEWEST_USERS} users), before (thin) and after adapting (thick).",
             figures.learning_curves(curves),
         )
+    if curves and all("fleet_hours" in rows for rows in curves.values()):
+        for column, name in fleet_section.SPENT.items():
+            drawn[f"learning_by_{column}"] = (
+                f"The same curves over {name}.",
+                figures.learning_curves(curves, column, name),
+            )
     drawn["adaptation_curves"] = (
         "Adaptation, step by step, of the model after the last round"
         + (
@@ -359,7 +373,22 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
                 "html": _html(compared, report.signed, missing="-"),
             }
         )
-    return [*tables, *_run_tables(records)]
+    return [*tables, *_fleet_tables(records), *_run_tables(records)]
+
+
+def _fleet_tables(records: Sequence[RunRecord]) -> list[dict]:
+    return [
+        {
+            "caption": f"{record.label}: device classes of the fleet, what became of "
+            "their tasks, what these cost, and what users who had one make of the "
+            "model.",
+            "html": _html(
+                fleet_section.classes_table(record.tasks, record.per_user), report.fixed
+            ),
+        }
+        for record in records
+        if record.tasks is not None
+    ]
 
 
 def _run_tables(records: Sequence[RunRecord]) -> list[dict]:
