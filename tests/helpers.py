@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.models.model import Batch
 from tff_perfedavg.optimization.batches import UserRows
 
@@ -23,6 +24,15 @@ def toy_user(rng, num_rows, num_inputs=4, num_classes=3):
     """Random float32 features and labels."""
     x = rng.normal(size=[num_rows, num_inputs]).astype(np.float32)
     return x, rng.integers(num_classes, size=[num_rows]).astype(np.int32)
+
+
+def toy_store(path, sizes):
+    """A store of users with so many random rows to adapt on, and two beside them."""
+    rng = np.random.default_rng(5)
+    users = [
+        User(Rows(*toy_user(rng, size)), Rows(*toy_user(rng, 2))) for size in sizes
+    ]
+    return UserStore.write(path, users, Description("toy", num_classes=3))
 
 
 def relative_error(actual, expected):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tff_perfedavg as pfa
 from tests import family_reference, reference
-from tests.helpers import batch_of, relative_error, rows_of, toy_user
+from tests.helpers import batch_of, relative_error, rows_of, toy_store, toy_user
 from tff_perfedavg.algorithms.fed_babu import FedBabuConfig
 from tff_perfedavg.algorithms.fed_recon import FedReconConfig
 from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
@@ -33,13 +33,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    rng = np.random.default_rng(5)
-    users = [
-        pfa.User(pfa.Rows(*toy_user(rng, size)), pfa.Rows(*toy_user(rng, 2)))
-        for size in SIZES
-    ]
-    path = tmp_path_factory.mktemp("family") / "store"
-    return pfa.UserStore.write(path, users, pfa.Description("toy", num_classes=3))
+    return toy_store(tmp_path_factory.mktemp("family") / "store", SIZES)
 
 
 def plain_round(config, store):

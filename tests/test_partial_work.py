@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tff_perfedavg as pfa
 from tests import reference
-from tests.helpers import relative_error, rows_of, toy_user
+from tests.helpers import relative_error, rows_of, toy_store
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
@@ -28,13 +28,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    rng = np.random.default_rng(5)
-    users = [
-        pfa.User(pfa.Rows(*toy_user(rng, size)), pfa.Rows(*toy_user(rng, 2)))
-        for size in SIZES
-    ]
-    path = tmp_path_factory.mktemp("partial") / "store"
-    return pfa.UserStore.write(path, users, pfa.Description("toy", num_classes=3))
+    return toy_store(tmp_path_factory.mktemp("partial") / "store", SIZES)
 
 
 def expected_round(config, store, steps):

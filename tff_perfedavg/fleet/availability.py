@@ -215,11 +215,11 @@ class Windows:
 
     def is_on(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
         window, passed, _ = self._find(users, times)
-        return (window >= 0) & (passed < self._ends[np.maximum(window, 0)])
+        return self._is_within(window, passed)
 
     def off_at(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
         window, passed, begun = self._find(users, times)
-        on = (window >= 0) & (passed < self._ends[np.maximum(window, 0)])
+        on = self._is_within(window, passed)
         found = np.where(on, begun + self._ends[np.maximum(window, 0)], times)
         # A window that ends with the period goes on where the next period begins on.
         device = users % self.num_devices
@@ -235,7 +235,7 @@ class Windows:
     def next_on(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
         device = users % self.num_devices
         window, passed, begun = self._find(users, times)
-        on = (window >= 0) & (passed < self._ends[np.maximum(window, 0)])
+        on = self._is_within(window, passed)
         first, stop = self._offsets[device], self._offsets[device + 1]
         following = np.where(window >= 0, window + 1, first)
         starts = np.append(self._starts, 0.0)
@@ -246,6 +246,10 @@ class Windows:
         )
         found = np.where(on, times, later)
         return np.where(first == stop, np.inf, found)
+
+    def _is_within(self, window: np.ndarray, passed: np.ndarray) -> np.ndarray:
+        """Returns whether the last windows begun have not ended by times passed."""
+        return (window >= 0) & (passed < self._ends[np.maximum(window, 0)])
 
     def _find(
         self, users: np.ndarray, times: np.ndarray

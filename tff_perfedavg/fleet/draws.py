@@ -13,7 +13,7 @@ import numpy as np
 
 # Uses of one seed that must not share draws.
 PACE, DOWN, UP, ZONE, DEVICE, TIES = range(1, 7)
-PHASE, WINDOW, DROP_OUT, WALK, TRACE = range(7, 12)
+PHASE, WINDOW, DROP_OUT, WALK = range(7, 11)
 
 Key: TypeAlias = int | np.ndarray
 

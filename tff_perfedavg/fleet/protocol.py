@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
 
 from tff_perfedavg import errors
 from tff_perfedavg.fleet.names import (
@@ -45,8 +44,6 @@ class SyncRound:
         by the middle estimate; 1 for no limit.
       interval_s: seconds from a round's end to the selection of the next.
     """
-
-    NAME: ClassVar = "synchronous"
 
     goal: int
     over_selection: float = 1.0

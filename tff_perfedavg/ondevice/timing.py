@@ -74,22 +74,19 @@ def time_meta_update(model: OnDeviceModel, repeats: int = 15) -> UpdateTime:
 
 
 def _inputs(model: OnDeviceModel) -> dict[str, np.ndarray]:
+    """Returns the file's weights, tiny rates, and full batches of noise."""
     rng = np.random.default_rng(_SEED)
     classes = model.card["num_classes"]
+    weights = {f"weight_{number}": w for number, w in enumerate(model.weights)}
     found: dict[str, np.ndarray] = {}
     for name, (shape, dtype) in model.inputs("meta_update").items():
-        if name.endswith("learning_rate"):
+        if name.startswith("weight"):
+            # What is not a weight is a learned rate's logarithm.
+            found[name] = weights.get(name, np.zeros(shape, dtype))
+        elif name.endswith("learning_rate"):
             found[name] = np.full(shape, 1e-6, dtype)
         elif name.startswith("y") and classes is not None:
             found[name] = rng.integers(0, classes, shape).astype(dtype)
-        elif not name.startswith("weight"):
+        else:
             found[name] = rng.random(shape).astype(dtype)
-    weights = model.weights
-    for number, weight in enumerate(weights):
-        name = f"weight_{number}"
-        if name in model.inputs("meta_update"):
-            found[name] = weight
-    for name, (shape, dtype) in model.inputs("meta_update").items():
-        if name not in found:
-            found[name] = np.zeros(shape, dtype)
     return found

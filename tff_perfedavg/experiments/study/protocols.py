@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -78,19 +79,26 @@ def simulate(
     simulators = {}
     # All of them are built before the first runs, so that what cannot work is told.
     for label, settings in protocols.items():
-        try:
+        with _named(label):
             protocol = build_protocol(settings, goal)
             simulators[label] = Simulator(fleet, protocol, work, users)
-        except errors.ConfigError as e:
-            raise errors.ConfigError(f"Protocol {label!r}: {e}") from e
     for label, simulator in simulators.items():
         steps: list[ServerStep] = []
-        try:
-            with progress(total=num_rounds, desc=label, unit="round") as bar:
-                for number in range(num_rounds):
-                    steps += simulator.next_round(number)
-                    bar.update()
-        except errors.ConfigError as e:
-            raise errors.ConfigError(f"Protocol {label!r}: {e}") from e
+        with (
+            _named(label),
+            progress(total=num_rounds, desc=label, unit="round") as bar,
+        ):
+            for number in range(num_rounds):
+                steps += simulator.next_round(number)
+                bar.update()
         found[label] = steps
     return found
+
+
+@contextlib.contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Tells with an error which protocol it is of."""
+    try:
+        yield
+    except errors.ConfigError as e:
+        raise errors.ConfigError(f"Protocol {label!r}: {e}") from e
