@@ -1,7 +1,8 @@
 """Measures the simulator of fleets: drawing users, and rounds of over-selected phones.
 
 Each size of fleet, and each set of conditions, runs in a process of its own, so that
-peak memory is its own. Prints a table and writes it as JSON.
+peak memory is its own. Then trains with a fleet and without, in turn, and compares the
+time of a round. Prints tables and writes them as JSON.
 """
 
 import json
@@ -9,6 +10,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 from absl import flags
@@ -25,6 +27,14 @@ _WORK = {
     "bytes_up": 273_000,
 }
 _CONDITIONS = ("", "idle", "idle,charging,unmetered")
+# What is trained: users of a round, and the rest of the experiment.
+_TRAINED = (
+    ("10 users, logistic regression, 5 steps", 10, "logistic_regression", 5),
+    ("10 users, MLP, 10 steps", 10, "mlp", 10),
+    ("100 users, MLP, 10 steps", 100, "mlp", 10),
+)
+_FLEETS = ("none", "mixed")
+_TURNS = 3
 
 
 def define(flag_values):
@@ -35,16 +45,18 @@ def define(flag_values):
         lower_bound=1,
         flag_values=flag_values,
     )
-    for name, default, text in (
+    for name, default, least, text in (
         (
             "clients_per_round",
             1000,
+            1,
             "Reports of a round; 1.3 times as many are chosen.",
         ),
-        ("total_rounds", 1000, "Rounds."),
+        ("total_rounds", 1000, 1, "Rounds."),
+        ("trained_rounds", 60, 0, "Rounds of each trained run; 0 to train nothing."),
     ):
         flags.DEFINE_integer(
-            name, default, text, lower_bound=1, flag_values=flag_values
+            name, default, text, lower_bound=least, flag_values=flag_values
         )
     flags.DEFINE_string(
         "output",
@@ -67,7 +79,6 @@ def measure(conditions, flag_values):
     from tff_perfedavg.experiments.assemble.fleet import build_fleet, build_protocol
     from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
     from tff_perfedavg.fleet.cost import Work
-    from tff_perfedavg.fleet.schedule import summarize
     from tff_perfedavg.fleet.simulator import Simulator
 
     (num_users,) = flag_values.num_users
@@ -86,9 +97,9 @@ def measure(conditions, flag_values):
     simulator = Simulator(fleet, protocol, Work(**_WORK), np.arange(num_users))
     # Not the first round: its arrays are the first of their size.
     simulator.next_round(0)
-    began, steps = time.perf_counter(), []
+    began = time.perf_counter()
     for number in range(1, flag_values.total_rounds + 1):
-        steps += simulator.next_round(number)
+        simulator.next_round(number)
     ended = time.perf_counter()
     return {
         "num_users": num_users,
@@ -96,7 +107,7 @@ def measure(conditions, flag_values):
         "draw_s": drawn - start,
         "rounds_s": ended - began,
         "ms_a_round": 1000 * (ended - began) / flag_values.total_rounds,
-        "simulated_hours": summarize(steps, len(fleet.spec.devices)).hours,
+        "simulated_hours": simulator.clock_s / 3600,
         "fleet_mb": fleet.records.nbytes / 1e6,
         "imports_mb": before,
         "peak_mb": peak_mb(),
@@ -108,10 +119,94 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
+def train(flag_values):
+    """Trains with a fleet and without, in turn; milliseconds of a round of each."""
+    command.load_frameworks()
+    import numpy as np
+
+    from tff_perfedavg.experiments.files.run_paths import RunPaths
+    from tff_perfedavg.experiments.settings.experiment import Experiment
+    from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+    from tff_perfedavg.experiments.training.training import train_and_save
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    found = []
+    with tempfile.TemporaryDirectory() as directory:
+        root = pathlib.Path(directory)
+        work = root / "work.json"
+        work.write_text(json.dumps(_WORK))
+        for label, num_users, model, num_steps in _TRAINED:
+            seconds = {fleet: [] for fleet in _FLEETS}
+            for turn in range(_TURNS):
+                for fleet in _FLEETS:
+                    experiment = Experiment(
+                        model=model,
+                        num_local_steps=num_steps,
+                        clients_per_round=num_users,
+                        dataset="synthetic",
+                        num_users=10 * num_users,
+                        num_new_users=0,
+                        total_rounds=flag_values.trained_rounds,
+                        fleet=fleet,
+                        fleet_work=str(work) if fleet != "none" else "",
+                        over_selection=1.3 if fleet != "none" else 1.0,
+                        round_deadline=600.0 if fleet != "none" else None,
+                    )
+                    times = []
+                    train_and_save(
+                        experiment,
+                        RunPaths(root, f"{model}{num_users}{fleet}{turn}"),
+                        TrainingOptions(rounds_per_evaluation=0),
+                        on_round=lambda done, times=times: times.append(
+                            time.perf_counter()
+                        ),
+                    )
+                    # Not the first rounds, which trace and load.
+                    seconds[fleet] += np.diff(times)[5:].tolist()
+            without, with_fleet = (1e3 * np.median(seconds[f]) for f in _FLEETS)
+            found.append(
+                {
+                    "trained": label,
+                    "ms_without": without,
+                    "ms_with": with_fleet,
+                    "ratio": with_fleet / without,
+                }
+            )
+    return found
+
+
 def main(flag_values):
     if flag_values.part is not None:
         print(json.dumps(measure(flag_values.part, flag_values)))
         return
+    results = {"fleets": simulate(flag_values), "training": []}
+    if flag_values.trained_rounds:
+        results["training"] = train(flag_values)
+    with atomic_write(pathlib.Path(flag_values.output)) as file:
+        file.write(json.dumps(results, indent=1).encode())
+    print(
+        f"{'users':>12}  {'conditions':25}{'draw s':>8}{'ms a round':>12}"
+        f"{'simulated h':>13}{'peak MB':>9}"
+    )
+    for found in results["fleets"]:
+        print(
+            f"{found['num_users']:12,}  {found['conditions'] or 'always on':25}"
+            f"{found['draw_s']:8.2f}{found['ms_a_round']:12.1f}"
+            f"{found['simulated_hours']:13.1f}{found['peak_mb']:9.0f}"
+        )
+    if results["training"]:
+        print(f"\n{'trained':40}{'ms without':>12}{'with fleet':>12}{'ratio':>8}")
+    for found in results["training"]:
+        print(
+            f"{found['trained']:40}{found['ms_without']:12.1f}"
+            f"{found['ms_with']:12.1f}{found['ratio']:8.3f}"
+        )
+    print(f"Written: {flag_values.output}")
+
+
+def simulate(flag_values):
+    """Returns what `measure` finds for each size and conditions."""
     results = []
     for num_users in flag_values.num_users:
         for conditions in _CONDITIONS:
@@ -127,19 +222,7 @@ def main(flag_values):
                 check=True,
             )
             results.append(json.loads(answer.stdout.splitlines()[-1]))
-    with atomic_write(pathlib.Path(flag_values.output)) as file:
-        file.write(json.dumps(results, indent=1).encode())
-    print(
-        f"{'users':>12}  {'conditions':25}{'draw s':>8}{'ms a round':>12}"
-        f"{'simulated h':>13}{'peak MB':>9}"
-    )
-    for found in results:
-        print(
-            f"{found['num_users']:12,}  {found['conditions'] or 'always on':25}"
-            f"{found['draw_s']:8.2f}{found['ms_a_round']:12.1f}"
-            f"{found['simulated_hours']:13.1f}{found['peak_mb']:9.0f}"
-        )
-    print(f"Written: {flag_values.output}")
+    return results
 
 
 if __name__ == "__main__":

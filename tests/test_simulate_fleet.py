@@ -147,9 +147,11 @@ def test_settings_of_a_fleet_without_one_are_refused():
 def test_the_benchmark_measures_small_fleets(capsys, tmp_path):
     output = tmp_path / "benchmark.json"
     argv = ["benchmark_fleet.py", "--num_users=3000", "--clients_per_round=10"]
-    argv += ["--total_rounds=3", f"--output={output}"]
+    argv += ["--total_rounds=3", "--trained_rounds=0", f"--output={output}"]
     assert command.execute(argv, benchmark_fleet.main, benchmark_fleet.define) == 0
-    found = json.loads(output.read_text())
+    results = json.loads(output.read_text())
+    assert results["training"] == []
+    found = results["fleets"]
     conditions = ["", "idle", "idle,charging,unmetered"]
     assert [row["conditions"] for row in found] == conditions
     assert all(row["fleet_mb"] == 3000 * 16 / 1e6 for row in found)

@@ -22,6 +22,8 @@ _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 _MASK = 2**64 - 1
 _UNIT = 2.0**-53
+# An order of so many is sorted faster than walked.
+_FEW = 1 << 12
 
 
 def bits(seed: int, role: int, *keys: Key) -> np.ndarray:
@@ -68,7 +70,8 @@ def walk(seed: int, keys: tuple[int, ...], size: int, places: np.ndarray) -> np.
     """Returns where a random order of 0 to size - 1 has its places.
 
     A Feistel network over the smallest power of four that holds `size`, walked on while
-    it leads outside: nothing of the length of `size` is made.
+    it leads outside: nothing of the length of `size` is made. Few are sorted by a draw
+    each, which is faster.
 
     Args:
       seed: the run's.
@@ -76,6 +79,8 @@ def walk(seed: int, keys: tuple[int, ...], size: int, places: np.ndarray) -> np.
       size: how many are in order.
       places: int `[n]`, each from 0 to size - 1.
     """
+    if size <= _FEW:
+        return np.argsort(bits(seed, WALK, *keys, np.arange(size)))[places]
     half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
     low = (np.uint64(1) << half) - np.uint64(1)
     found = places.astype(np.uint64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from tff_perfedavg.experiments.files.fleet_rows import rounds_table, tasks_table
@@ -15,6 +14,9 @@ from tff_perfedavg.experiments.training.rounds import Callback, Start
 from tff_perfedavg.experiments.training.simulation import Round
 from tff_perfedavg.fleet.schedule import ServerStep
 
+# A table costs as much for one round as for many.
+_ROUNDS_AT_ONCE = 50
+
 
 class LogFleet(Callback):
     """Keeps the fleet's state with checkpoints, and writes its tasks and rounds."""
@@ -25,6 +27,7 @@ class LogFleet(Callback):
         self._paths = {"tasks": paths.fleet_tasks, "rounds": paths.fleet_rounds}
         self._files: dict[str, LinesFile] = {}
         self._has_header = False
+        self._unwritten: list[ServerStep] = []
         self._state = fleet.state()
 
     def begin(self, start: Start) -> None:
@@ -40,7 +43,9 @@ class LogFleet(Callback):
         }
 
     def after_round(self, after: Round) -> bool:
-        self._add(after.fleet_steps)
+        self._unwritten += after.fleet_steps
+        if len(self._unwritten) >= _ROUNDS_AT_ONCE:
+            self._write()
         # Not when it is asked for: a round that diverges moves the clock, too.
         self._state = self._fleet.state()
         return False
@@ -51,6 +56,7 @@ class LogFleet(Callback):
             row.update(self._fleet.spent())
 
     def notes(self) -> dict[str, Any]:
+        self._write()
         positions = {name: file.sync() for name, file in self._files.items()}
         return {
             "fleet": {
@@ -61,14 +67,17 @@ class LogFleet(Callback):
         }
 
     def end(self) -> None:
+        self._write()
         for file in self._files.values():
             file.close()
 
-    def _add(self, steps: Sequence[ServerStep]) -> None:
+    def _write(self) -> None:
+        if not self._unwritten:
+            return
         for name, table in (
-            ("tasks", tasks_table(steps, self._fleet.classes)),
-            ("rounds", rounds_table(steps, self._fleet.classes)),
+            ("tasks", tasks_table(self._unwritten, self._fleet.classes)),
+            ("rounds", rounds_table(self._unwritten, self._fleet.classes)),
         ):
             text = table.to_csv(index=False, header=not self._has_header)
             self._files[name].write(text.rstrip("\n"))
-        self._has_header = True
+        self._has_header, self._unwritten = True, []
