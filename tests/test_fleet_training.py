@@ -8,10 +8,11 @@ import pytest
 
 import tff_perfedavg as pfa
 from tff_perfedavg import errors
-from tff_perfedavg.experiments.files import trained_model
+from tff_perfedavg.experiments.files import fleet_rows, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.report import fleet_section
+from tff_perfedavg.experiments.report import fleet_section, run_report
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.fleet.devices import find_spec
 
 WORK = {
     "steps": 2,
@@ -141,7 +142,10 @@ def test_a_report_tells_what_the_fleet_spent_and_whom_it_served(train, commands)
     assert "device classes of the fleet" in page
     for name in ("hours", "bytes_up", "joules_mid"):
         assert (run.results / "report" / f"learning_by_fleet_{name}.png").is_file()
-    table = fleet_section.classes_table(tasks, pd.read_csv(run.per_user))
+    for name in ("fleet_day_0", "fleet_batteries_0", "fleet_timeline_0"):
+        assert (run.results / "report" / f"{name}.png").is_file()
+    (record,) = run_report.read_runs([run])
+    table = fleet_section.classes_table(record.fleet, record.per_user)
     assert [*table.index] == sorted({*tasks["device"]})
     assert table["tasks"].sum() == len(tasks)
     outcomes = table[[f"{o} %" for o in ("taken", "late", "dropped", "abandoned")]]
@@ -150,6 +154,55 @@ def test_a_report_tells_what_the_fleet_spent_and_whom_it_served(train, commands)
     first = table.index[0]
     mine = tasks[tasks["device"] == first]
     assert table.loc[first, "J a task"] == pytest.approx(mine["joules_mid"].mean())
+    # All within the first day, so that a user's day is all of its tasks.
+    capacity = {d.name: 3600 * d.battery_wh.mid for d in find_spec("mixed").devices}
+    shares = mine.groupby("user")["joules_mid"].sum() / capacity[first]
+    assert table.loc[first, "its largest"] == pytest.approx(100 * shares.max())
+    assert table.loc[first, "battery a user-day %"] == pytest.approx(
+        100 * shares.median()
+    )
+
+
+def test_the_last_round_is_read_as_it_was_written(train):
+    run = train("read", *MIXED, rounds=3)
+    tasks, rounds = pd.read_csv(run.fleet_tasks), pd.read_csv(run.fleet_rounds)
+    classes = [device.name for device in find_spec("mixed").devices]
+    step = fleet_rows.last_step(tasks, rounds, classes)
+    pd.testing.assert_frame_equal(
+        fleet_rows.tasks_table([step], classes),
+        tasks[tasks["step"] == tasks["step"].max()].fillna("").reset_index(drop=True),
+        check_dtype=False,
+    )
+    assert fleet_rows.rounds_table([step], classes).loc[0].tolist() == pytest.approx(
+        rounds.iloc[-1].tolist()
+    )
+
+
+def test_targets_are_told_when_they_are_first_met():
+    def curve(values, hours):
+        return pd.DataFrame(
+            {
+                "round_num": [0, 10, 20, 30],
+                "users": "new",
+                "step": 1,
+                "accuracy": values,
+                "fleet_hours": hours,
+                "fleet_bytes_up": [0.0, 1e6, 2e6, 3e6],
+                "fleet_joules_mid": [0.0, 1e3, 2e3, 3e3],
+            }
+        )
+
+    curves = {
+        "slow": curve([0.1, 0.5, 0.725, 0.8], [0, 4, 8, 12]),
+        # It reaches 95 % of 0.8, and falls again.
+        "fast": curve([0.1, 0.77, 0.7, 0.75], [0, 1, 2, 3]),
+    }
+    table = fleet_section.targets_table(curves)
+    found = table.set_index(table.index.map(lambda key: (key[0][:4], key[1])))
+    assert found.loc[[("72.0", "slow")], "hours"].item() == 8
+    assert found.loc[[("76.0", "slow")]].to_numpy().tolist() == [[30, 12, 3, 3]]
+    assert found.loc[[("76.0", "fast")]].to_numpy().tolist() == [[10, 1, 1, 1]]
+    assert found.loc[[("79.2", "fast")]].isna().all(axis=None)
 
 
 def test_a_run_on_a_fleet_goes_on_to_the_same_bits(train):

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tff_perfedavg.fleet import draws
 from tff_perfedavg.fleet.availability import AllOf, Always, Availability, Diurnal
 from tff_perfedavg.fleet.devices import FleetSpec
 from tff_perfedavg.fleet.names import CONDITIONS, UNMETERED
+
+# Of so many users the share that is on is told, within half a point.
+_MOST_ASKED = 10_000
 
 
 class Fleet:
@@ -67,3 +71,18 @@ class Fleet:
         if self._trace is not None or UNMETERED not in self._conditions:
             return np.zeros(len(users), bool)
         return ~self._conditions[UNMETERED].is_on(users, times)
+
+    def share_on(self, needs: Sequence[str], times: Sequence[float]) -> np.ndarray:
+        """Returns the share of users that are on for a protocol, at each time.
+
+        Args:
+          needs: as for `availability`.
+          times: seconds since the start of the simulation.
+        """
+        available = self.availability(needs)
+        num_users = len(self.records)
+        asked = min(num_users, _MOST_ASKED)
+        users = draws.walk(self.seed, (), num_users, np.arange(asked))
+        return np.array(
+            [available.is_on(users, np.full(asked, time)).mean() for time in times]
+        )

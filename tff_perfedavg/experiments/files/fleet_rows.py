@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from tff_perfedavg.fleet.schedule import CAUSES, OUTCOMES, ServerStep, summarize
+from tff_perfedavg.fleet.schedule import (
+    CAUSES,
+    OUTCOMES,
+    TASK,
+    ServerStep,
+    summarize,
+)
 
 ESTIMATES = ("low", "mid", "high")
 
@@ -58,3 +64,38 @@ def rounds_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.Data
             }
         )
     return pd.DataFrame(rows)
+
+
+def last_step(
+    tasks: pd.DataFrame, rounds: pd.DataFrame, classes: Sequence[str]
+) -> ServerStep:
+    """Returns the last server step of the two tables, as far as they tell it.
+
+    Args:
+      tasks: as of `tasks_table`.
+      rounds: as of `rounds_table`.
+      classes: names of the fleet's device classes.
+    """
+    last = rounds.iloc[-1]
+    mine = tasks[
+        (tasks["step"] == last["step"]) & (tasks["attempt"] == last["attempt"])
+    ]
+    found = np.zeros([len(mine)], TASK)
+    words = {"device": classes, "outcome": OUTCOMES, "cause": CAUSES}
+    for name in TASK.names or ():
+        if name == "joules":
+            found[name] = mine[[f"joules_{estimate}" for estimate in ESTIMATES]]
+        elif name in words:
+            values = mine[name].fillna("")
+            found[name] = [words[name].index(value) for value in values]
+        else:
+            found[name] = mine[name]
+    return ServerStep(
+        int(last["step"]),
+        int(last["attempt"]),
+        float(last["waited_s"]),
+        float(last["begin_s"]),
+        float(last["end_s"]),
+        bool(last["is_taken"]),
+        found,
+    )

@@ -1,15 +1,18 @@
-"""Figures of a fleet's schedule: the timeline of a round."""
+"""Figures of a fleet: the timeline of a round, who is on when, batteries."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Patch
 
 from tff_perfedavg.experiments.report.figures import SETTINGS
+from tff_perfedavg.fleet.availability import DAY, HOUR
 from tff_perfedavg.fleet.schedule import OUTCOMES, ServerStep
 
 # After Okabe and Ito, on a light and on a dark page.
@@ -19,6 +22,7 @@ _PHASES = (
     ("up_s", "upload", "#009E73"),
 )
 _MARKS = {"taken": "|", "late": "x", "dropped": "v", "abandoned": "o"}
+_CLASS_COLOURS = ("#D55E00", "#1A85C9", "#009E73", "#CC79A7", "#E69F00")
 # More bars would be lines.
 _MOST_BARS = 60
 
@@ -80,3 +84,65 @@ def _name_classes(panel, devices: np.ndarray, classes: Sequence[str]) -> None:
             names.append(name)
             panel.axhline(mine[-1] + 0.5, color="#b0b1b2", linewidth=0.6)
     panel.set_yticks(places, names)
+
+
+def day(
+    share_on: np.ndarray, begins: np.ndarray, is_taken: np.ndarray
+) -> matplotlib.figure.Figure:
+    """Draws, over the hours of a day, who is on, and when tasks begin.
+
+    Args:
+      share_on: `[24]`, of the users, at the middle of each hour (UTC).
+      begins: `[tasks]`, seconds since the start of the simulation.
+      is_taken: bool `[tasks]`, whether each task's report was taken.
+    """
+    hours = np.arange(24)
+    with matplotlib.rc_context(SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(8, 4.2))
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        upper.bar(hours + 0.5, 100 * share_on, width=0.9, color="#56B4E9")
+        upper.set_ylim(bottom=0)
+        upper.set_ylabel("users that are on (%)")
+        began = (begins % DAY // HOUR).astype(int)
+        taken, other = (
+            np.bincount(began[chosen], minlength=24) for chosen in (is_taken, ~is_taken)
+        )
+        lower.bar(hours + 0.5, taken, width=0.9, color="#009E73", label="taken")
+        lower.bar(
+            hours + 0.5, other, 0.9, bottom=taken, color="#D55E00", label="not taken"
+        )
+        lower.set_ylabel("tasks (number)")
+        lower.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        lower.set_xticks(range(0, 25, 3))
+        lower.set_xlabel("hour of the day, UTC")
+        figure.tight_layout()
+    return figure
+
+
+def batteries(shares: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draws what a day's tasks take of a full battery, by device class.
+
+    Args:
+      shares: one row per user and day with a task: `device`, `share`.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(8, 3.6))
+        panel = figure.subplots()
+        values = 100 * np.maximum(shares["share"], 1e-9)
+        edges = np.geomspace(values.min() * 0.99, values.max() * 1.01, 30)
+        looks = zip(shares.groupby("device"), itertools.cycle(_CLASS_COLOURS))
+        for (name, mine), colour in looks:
+            panel.hist(
+                100 * mine["share"],
+                edges.tolist(),
+                histtype="step",
+                linewidth=1.8,
+                color=colour,
+                label=name,
+            )
+        panel.set_xscale("log")
+        panel.set_xlabel("of a full battery, what a user's tasks of a day took (%)")
+        panel.set_ylabel("users and days (number)")
+        panel.legend()
+        figure.tight_layout()
+    return figure

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
+import matplotlib.figure
+import numpy as np
 import pandas as pd
 
-from tff_perfedavg.experiments.evaluation.metrics import quantity
+from tff_perfedavg.experiments.evaluation.metrics import NEW, quantity
+from tff_perfedavg.experiments.files.fleet_rows import last_step
+from tff_perfedavg.experiments.report import fleet_figures
+from tff_perfedavg.fleet.availability import DAY, HOUR
+from tff_perfedavg.fleet.fleet import Fleet
 from tff_perfedavg.fleet.schedule import OUTCOMES, gini
 
 # Columns of the metrics over which learning is drawn, and what they are called.
@@ -14,6 +23,45 @@ SPENT = {
     "fleet_joules_mid": "joules, middle estimate (J)",
 }
 _BUSIEST = 0.3
+# Targets, of the best that any of the runs reached.
+_TARGETS = (0.9, 0.95, 0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class FleetRecord:
+    """What a run on a fleet left behind.
+
+    Attributes:
+      fleet: as it was drawn for the run's users.
+      needs: conditions under which phones may work.
+      tasks: one row per task.
+      rounds: one row per round of the fleet, abandoned ones included.
+    """
+
+    fleet: Fleet
+    needs: tuple[str, ...]
+    tasks: pd.DataFrame
+    rounds: pd.DataFrame
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the device classes."""
+        return [device.name for device in self.fleet.spec.devices]
+
+    def batteries(self) -> pd.DataFrame:
+        """Returns what a day's tasks took of a full battery.
+
+        Returns:
+          One row per user and day with a task: `user`, `day`, `device`, `share` (of
+          the middle estimates).
+        """
+        capacity = {d.name: 3600 * d.battery_wh.mid for d in self.fleet.spec.devices}
+        days = self.tasks["begin_s"] // DAY
+        keys = ["user", "day", "device"]
+        spent = self.tasks.assign(day=days).groupby(keys)["joules_mid"].sum()
+        table = spent.reset_index()
+        table["share"] = table.pop("joules_mid") / table["device"].map(capacity)
+        return table
 
 
 def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
@@ -21,7 +69,7 @@ def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
 
     Args:
       label: what the run is called.
-      rounds: one row per round, with what was spent so far.
+      rounds: one row per round of training, with what was spent so far.
       tasks: one row per task.
     """
     last = rounds.iloc[-1]
@@ -42,13 +90,14 @@ def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
     )
 
 
-def classes_table(tasks: pd.DataFrame, per_user: pd.DataFrame) -> pd.DataFrame:
+def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
     """Returns device classes side by side: outcomes, cost, and what adapting gave.
 
     Args:
-      tasks: one row per task.
+      record: the run's fleet.
       per_user: what users made of the model; those who had a task count.
     """
+    tasks, batteries = record.tasks, record.batteries()
     column = quantity(per_user)
     last = per_user[per_user["step"] == per_user["step"].max()].set_index("user")
     rows = {}
@@ -64,9 +113,106 @@ def classes_table(tasks: pd.DataFrame, per_user: pd.DataFrame) -> pd.DataFrame:
             **{f"{o} %": 100 * shares.get(o, 0.0) for o in OUTCOMES},
             "median s a task": (mine["end_s"] - mine["begin_s"]).median(),
             "J a task": mine["joules_mid"].mean(),
+            **_battery(batteries[batteries["device"] == name]["share"]),
             f"{column} after adapting": scale * reached.mean(),
             "its worst decile": scale * worst,
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "device class"
     return table
+
+
+def causes_table(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Returns why tasks were not taken: how many, and what they cost, by cause.
+
+    Args:
+      tasks: one row per task.
+    """
+    lost = tasks[tasks["outcome"] != OUTCOMES[0]]
+    by_cause = lost.groupby(
+        ["outcome", lost["cause"].fillna("").replace("", "round abandoned")]
+    )
+    return pd.DataFrame(
+        {
+            "tasks": by_cause.size(),
+            "hours of training": by_cause["compute_s"].sum() / HOUR,
+            "kJ": by_cause["joules_mid"].sum() / 1000,
+            "MB up": by_cause["bytes_up"].sum() / 1e6,
+        }
+    )
+
+
+def targets_table(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """Returns what runs had spent when they first reached a target.
+
+    Targets are shares of the best accuracy after adapting that any of the runs ever
+    reached, of new users where there are some (of a loss, the best over the share).
+
+    Args:
+      curves: by run, the rows of its `evaluation.metrics.csv`.
+
+    Returns:
+      A row per target and run, nan where it was never reached; None where the runs
+      have no evaluations in common to compare.
+    """
+    everything = pd.concat(curves.values(), keys=curves.keys(), names=["run"])
+    column = quantity(everything)
+    groups = everything["users"].unique()
+    group = NEW if NEW in groups else groups[0]
+    of_group = everything[everything["users"] == group]
+    last = of_group.groupby("run")["step"].max()
+    if last.nunique() != 1:
+        return None
+    reached = of_group[of_group["step"] == last.iloc[0]]
+    is_share = column == "accuracy"
+    best = reached[column].max() if is_share else reached[column].min()
+    rows = {}
+    for part in _TARGETS:
+        target = best * part if is_share else best / part
+        told = f"{100 * target:.1f} %" if is_share else f"{target:.3g}"
+        for label in curves:
+            mine = reached.loc[label].sort_values("fleet_hours")
+            there = mine[column] >= target if is_share else mine[column] <= target
+            first = mine[there].iloc[0] if there.any() else pd.Series(dtype=float)
+            rows[f"{told} of {group} users' {column}", label] = {
+                "rounds": first.get("round_num", np.nan),
+                "hours": first.get("fleet_hours", np.nan),
+                "MB up": first.get("fleet_bytes_up", np.nan) / 1e6,
+                "kJ": first.get("fleet_joules_mid", np.nan) / 1000,
+            }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["target", "run"])
+    return table
+
+
+def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figure]]:
+    """Returns a run's figures with their captions, by name."""
+    middles = (np.arange(24) + 0.5) * HOUR
+    tasks = record.tasks
+    last = last_step(tasks, record.rounds, record.classes)
+    return {
+        "fleet_day": (
+            "Over the day: how many users' phones may work, and when tasks began.",
+            fleet_figures.day(
+                record.fleet.share_on(record.needs, middles.tolist()),
+                tasks["begin_s"].to_numpy(),
+                (tasks["outcome"] == OUTCOMES[0]).to_numpy(),
+            ),
+        ),
+        "fleet_batteries": (
+            "What a user's tasks of a day took of a full battery, of users and days "
+            "with a task; middle estimates.",
+            fleet_figures.batteries(record.batteries()),
+        ),
+        "fleet_timeline": (
+            f"Timeline of round {last.number}, the last.",
+            fleet_figures.timeline(last, record.classes),
+        ),
+    }
+
+
+def _battery(shares: pd.Series) -> dict[str, float]:
+    return {
+        "battery a user-day %": 100 * shares.median(),
+        "its largest": 100 * shares.max(),
+    }

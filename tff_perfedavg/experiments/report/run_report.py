@@ -15,6 +15,7 @@ import pandas as pd
 from tff_perfedavg import __version__, errors
 from tff_perfedavg.data import heterogeneity
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.assemble.fleet import build_fleet
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import combine
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
@@ -65,7 +66,7 @@ class RunRecord:
       has_other_baselines: whether there are some that are.
       facts: what it took and ran on, empty if not known.
       population: its users.
-      tasks: of its fleet, one row each; None without one.
+      fleet: what its fleet left behind; None without one.
     """
 
     label: str
@@ -78,7 +79,7 @@ class RunRecord:
     has_other_baselines: bool
     facts: Mapping
     population: UserStore
-    tasks: pd.DataFrame | None = None
+    fleet: fleet_section.FleetRecord | None = None
 
 
 def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
@@ -113,10 +114,25 @@ def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
                 has_other,
                 json.loads(run.facts.read_text()) if run.facts.is_file() else {},
                 population,
-                _read_csv(run.fleet_tasks) if experiment.fleet_of_run.is_on else None,
+                _read_fleet(run, experiment, population),
             )
         )
     return records
+
+
+def _read_fleet(
+    run: RunPaths, experiment: Experiment, population: UserStore
+) -> fleet_section.FleetRecord | None:
+    settings = experiment.fleet_of_run
+    if not settings.is_on:
+        return None
+    seed = experiment.base_random_seed
+    return fleet_section.FleetRecord(
+        build_fleet(settings, len(population.users), seed, population),
+        settings.needs,
+        _read_csv(run.fleet_tasks),
+        _read_csv(run.fleet_rounds),
+    )
 
 
 def warnings_of(records: Sequence[RunRecord]) -> list[str]:
@@ -162,9 +178,9 @@ def write_page(
                 *_findings(records),
                 *_best_baselines(records),
                 *(
-                    fleet_section.finding(r.label, r.rounds, r.tasks)
+                    fleet_section.finding(r.label, r.rounds, r.fleet.tasks)
                     for r in records
-                    if r.tasks is not None
+                    if r.fleet is not None
                 ),
                 *warnings_of(records),
             ],
@@ -240,6 +256,9 @@ def draw_figures(
                 record.per_user[record.per_user["step"] <= steps], histograms, names
             ),
         )
+        if record.fleet is not None:
+            for name, (told, figure) in fleet_section.figures(record.fleet).items():
+                drawn[f"{name}_{number}"] = f"{record.label}: {told}", figure
     return drawn
 
 
@@ -377,18 +396,39 @@ def _tables(records: Sequence[RunRecord]) -> list[dict]:
 
 
 def _fleet_tables(records: Sequence[RunRecord]) -> list[dict]:
-    return [
-        {
-            "caption": f"{record.label}: device classes of the fleet, what became of "
-            "their tasks, what these cost, and what users who had one make of the "
-            "model.",
-            "html": _html(
-                fleet_section.classes_table(record.tasks, record.per_user), report.fixed
-            ),
-        }
-        for record in records
-        if record.tasks is not None
-    ]
+    tables = []
+    curves = {r.label: r.curves for r in records if r.fleet is not None}
+    if curves and all(rows is not None for rows in curves.values()):
+        targets = fleet_section.targets_table(
+            {label: rows for label, rows in curves.items() if rows is not None}
+        )
+        if targets is not None:
+            caption = (
+                "What was spent when a target was first met in an evaluation: 90, 95 "
+                "and 99 % of the best that any of these runs reached by adapting."
+            )
+            html = _html(targets, report.fixed, missing="never")
+            tables.append({"caption": caption, "html": html})
+    for record in records:
+        if record.fleet is None:
+            continue
+        classes = fleet_section.classes_table(record.fleet, record.per_user)
+        causes = fleet_section.causes_table(record.fleet.tasks)
+        tables += [
+            {
+                "caption": f"{record.label}: device classes of the fleet, what became "
+                "of their tasks, what these cost, and what users who had one make of "
+                "the model.",
+                # Side by side is too wide for a page.
+                "html": _html(classes.T, report.fixed, missing="-"),
+            },
+            {
+                "caption": f"{record.label}: work that came to nothing, by outcome and "
+                "cause.",
+                "html": _html(causes, report.fixed),
+            },
+        ]
+    return tables
 
 
 def _run_tables(records: Sequence[RunRecord]) -> list[dict]:
