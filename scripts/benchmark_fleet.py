@@ -2,7 +2,8 @@
 
 Each size of fleet, and each set of conditions, runs in a process of its own, so that
 peak memory is its own. Then trains with a fleet and without, in turn, and compares the
-time of a round. Prints tables and writes them as JSON.
+time of a round, and measures how many updates a worker adds up in a second. Prints
+tables and writes them as JSON.
 """
 
 import json
@@ -54,6 +55,7 @@ def define(flag_values):
         ),
         ("total_rounds", 1000, 1, "Rounds."),
         ("trained_rounds", 60, 0, "Rounds of each trained run; 0 to train nothing."),
+        ("added_updates", 200, 0, "Updates added up at once; 0 to add up none."),
     ):
         flags.DEFINE_integer(
             name, default, text, lower_bound=least, flag_values=flag_values
@@ -176,11 +178,51 @@ def train(flag_values):
     return found
 
 
+def add_up(flag_values):
+    """Adds updates up in TFF's worker and in NumPy, in turn; updates a second."""
+    command.load_frameworks()
+    import numpy as np
+    import tensorflow_federated as tff
+
+    from tff_perfedavg.runtime.local_runtime import use_local_runtime
+
+    use_local_runtime()
+    size = _WORK["bytes_up"] // 4
+    kind = tff.FederatedType(tff.TensorType(np.float32, [size]), tff.CLIENTS)
+
+    @tff.federated_computation(kind)
+    def worker(updates):
+        return tff.federated_sum(updates)
+
+    def alone(updates):
+        total = np.zeros([size], np.float32)
+        for update in updates:
+            # As a server must: an update that is not finite is left out.
+            if np.isfinite(update @ update):
+                total += update
+        return total
+
+    rng = np.random.default_rng(0)
+    updates = [*rng.normal(size=[flag_values.added_updates, size]).astype(np.float32)]
+    seconds = {"TFF worker": [], "NumPy": []}
+    for _ in range(7):
+        for name, add in zip(seconds, (worker, alone), strict=True):
+            start = time.perf_counter()
+            add(updates)
+            seconds[name].append(time.perf_counter() - start)
+    return [
+        {"what": name, "updates_a_second": len(updates) / float(np.median(found))}
+        for name, found in seconds.items()
+    ]
+
+
 def main(flag_values):
     if flag_values.part is not None:
         print(json.dumps(measure(flag_values.part, flag_values)))
         return
-    results = {"fleets": simulate(flag_values), "training": []}
+    results = {"fleets": simulate(flag_values), "training": [], "adding_up": []}
+    if flag_values.added_updates:
+        results["adding_up"] = add_up(flag_values)
     if flag_values.trained_rounds:
         results["training"] = train(flag_values)
     with atomic_write(pathlib.Path(flag_values.output)) as file:
@@ -201,6 +243,11 @@ def main(flag_values):
         print(
             f"{found['trained']:40}{found['ms_without']:12.1f}"
             f"{found['ms_with']:12.1f}{found['ratio']:8.3f}"
+        )
+    for found in results["adding_up"]:
+        print(
+            f"\n{found['what']}: {found['updates_a_second']:,.0f} updates of "
+            f"{_WORK['bytes_up'] / 1e6:.2f} MB added up a second"
         )
     print(f"Written: {flag_values.output}")
 

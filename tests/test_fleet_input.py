@@ -93,7 +93,10 @@ def test_a_fleet_that_is_not_there_is_told(tmp_path):
         ({"goal": 0}, "goal is 0"),
         ({"over_selection": 0.9}, "over_selection is 0.9"),
         ({"deadline_s": 0}, "deadline_s is 0"),
-        ({"min_reports": 6}, "min_reports is 6; it must be from 1 to goal, 5"),
+        (
+            {"min_reports": 6},
+            "min_reports is 6; it must be from 1 to SyncRound.goal, 5",
+        ),
         ({"late": "never"}, "late is 'never'; known: drop, partial"),
         ({"leaving": "stay"}, "leaving is 'stay'; known: abort, pause"),
         ({"needs": ("wifi",)}, "needs is 'wifi'; known: idle, charging, unmetered"),

@@ -17,6 +17,7 @@ from tff_perfedavg.experiments.assemble import fleet as assemble
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
 from tff_perfedavg.fleet.cost import Work
+from tff_perfedavg.fleet.devices import find_spec
 from tff_perfedavg.fleet.schedule import Schedule
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.timing import time_meta_update
@@ -85,6 +86,38 @@ def test_it_needs_no_framework_and_writes_what_it_says(tmp_path, work):
     assert (out / "fleet.timeline.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_hours_tell_who_is_on_and_what_rounds_come_to(capsys, tmp_path, work):
+    out = tmp_path / "out"
+    given = ("--num_users=20000", "--clients_per_round=20", "--rounds_an_hour=3")
+    asked = ("--device_conditions=idle,unmetered", f"--fleet_work={work}")
+    assert run(*given, *asked, f"--output_dir={out}") == 0
+    assert "of 20,000 users of the fleet mixed" in capsys.readouterr().out
+    table = pd.read_csv(out / "fleet.hours.csv", index_col="hour, UTC")
+    assert [*table.index] == [*range(24)]
+    # Every phone's chance, by its zone, from the description alone.
+    spec = find_spec("mixed")
+    on = [
+        sum(
+            zone.share
+            * spec.conditions["idle"].chance(np.array([hour + 0.5 + zone.utc_hours]))
+            * spec.conditions["unmetered"].chance(
+                np.array([hour + 0.5 + zone.utc_hours])
+            )
+            for zone in spec.zones
+        ).item()
+        for hour in range(24)
+    ]
+    # Windows of two hours smooth it; 10,000 users are asked: five standard errors.
+    np.testing.assert_allclose(table["on %"] / 100, on, atol=0.025 + 0.005)
+    np.testing.assert_allclose(table["million on"] * 1e6, table["on %"] * 200)
+    # All 20 of 20 are taken, whatever a round takes.
+    rounds = table["rounds an hour"] / 3600
+    np.testing.assert_allclose(table["updates/s"], 20 * rounds)
+    # What was dropped was chosen again: more goes out than comes in.
+    assert (table["Gbit/s out"] * 1e9 / 8 / 1.7e6 >= 20 * rounds * (1 - 1e-9)).all()
+    assert (table["Gbit/s in"] <= table["Gbit/s out"] * (1 + 1e-9)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -92,9 +125,11 @@ def test_it_needs_no_framework_and_writes_what_it_says(tmp_path, work):
         (("--compare=speed=1",), "setting of a protocol is 'speed'; known: over_sel"),
         (("--compare=over_selection",), "'over_selection' gives over_selection no fl"),
         (("--compare=min_reports=few",), "'min_reports=few' gives min_reports no int"),
-        (("--compare=min_reports=30",), "Protocol 'min_reports=30': SyncRound.min_r"),
-        (("--num_users=10",), "chooses 20 devices.*only 10 users"),
-        (("--round_deadline=1",), "deadline_s is 1, which nobody can meet"),
+        (("--compare=min_reports=30",), "Protocol 'min_reports=30': min_reports is 30"),
+        (("--num_users=10",), "chooses 20 devices.*only 10 users; lower clients_per_r"),
+        (("--late_reports=partial",), "late_reports is 'partial'.*give round_deadline"),
+        (("--rounds_an_hour=1", "--compare=over_selection=2"), "are both given"),
+        (("--round_deadline=1",), "round_deadline is 1, which nobody can meet"),
         (("--fleet=nowhere",), "no file nowhere/fleet.toml"),
         (("--fleet=none",), "but there is no fleet; give one"),
         (("--device_conditions=wifi",), "device_conditions is 'wifi'; known: idle"),
@@ -147,7 +182,8 @@ def test_settings_of_a_fleet_without_one_are_refused():
 def test_the_benchmark_measures_small_fleets(capsys, tmp_path):
     output = tmp_path / "benchmark.json"
     argv = ["benchmark_fleet.py", "--num_users=3000", "--clients_per_round=10"]
-    argv += ["--total_rounds=3", "--trained_rounds=0", f"--output={output}"]
+    argv += ["--total_rounds=3", "--trained_rounds=0", "--added_updates=0"]
+    argv.append(f"--output={output}")
     assert command.execute(argv, benchmark_fleet.main, benchmark_fleet.define) == 0
     results = json.loads(output.read_text())
     assert results["training"] == []

@@ -69,7 +69,7 @@ class SyncRound:
             self._check(
                 "min_reports",
                 1 <= self.min_reports <= self.goal,
-                f"from 1 to goal, {self.goal}",
+                f"from 1 to SyncRound.goal, {self.goal}",
             )
         errors.check_known("SyncRound.late", self.late, LATE_REPORTS)
         errors.check_known("SyncRound.leaving", self.leaving, LEAVING)
@@ -78,7 +78,7 @@ class SyncRound:
         if self.late == PARTIAL and math.isinf(self.deadline_s):
             raise errors.ConfigError(
                 "SyncRound.late is 'partial', but there is no deadline to be done "
-                "before; give deadline_s."
+                "before; give SyncRound.deadline_s."
             )
 
     @property

@@ -68,9 +68,10 @@ class Simulator:
         self._capacity = 3600 * np.array([d.battery_wh.mid for d in fleet.spec.devices])
         if protocol.num_selected > len(self._users):
             raise errors.ConfigError(
-                f"A round chooses {protocol.num_selected} devices (goal "
-                f"{protocol.goal}, over_selection {protocol.over_selection:g}), but "
-                f"there are only {len(self._users)} users; lower the goal."
+                f"A round chooses {protocol.num_selected} devices "
+                f"(SyncRound.goal {protocol.goal}, SyncRound.over_selection "
+                f"{protocol.over_selection:g}), but there are only "
+                f"{len(self._users)} users; lower SyncRound.goal."
             )
         self._check_deadline()
 
@@ -135,8 +136,8 @@ class Simulator:
         raise errors.ConfigError(
             f"Round {number} was abandoned {_MOST_ATTEMPTS} times in a row: it needs "
             f"{self._protocol.fewest_reports} reports, and never had more than "
-            f"{reports}. Choose more devices (over_selection), wait longer "
-            "(deadline_s) or take fewer reports (min_reports)."
+            f"{reports}. Choose more devices (SyncRound.over_selection), wait longer "
+            "(SyncRound.deadline_s) or take fewer reports (SyncRound.min_reports)."
         )
 
     def _attempt(self, number: int, attempt: int) -> ServerStep:
@@ -177,7 +178,7 @@ class Simulator:
             f"Round {number} needs {wanted} devices at once, and in "
             f"{_MOST_WAIT_S / 3600:g} hours never more than {most} of "
             f"{len(self._users)} were on and free. Choose fewer a round, ask for fewer "
-            "conditions (needs), or take a larger fleet."
+            "conditions (SyncRound.needs), or take a larger fleet."
         )
 
     def _look(self, number: int, attempt: int, wanted: int) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +21,16 @@ from tff_perfedavg.fleet.names import BY_LABEL, BY_ROWS, INDEPENDENT, TRACE_NAME
 from tff_perfedavg.fleet.population import draw_users
 from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.traces import Trace
+
+# Settings that are fields of a protocol, where their names differ.
+_SETTINGS = {
+    "goal": "clients_per_round",
+    "deadline_s": "round_deadline",
+    "late": "late_reports",
+    "leaving": "leaving_devices",
+    "needs": "device_conditions",
+    "most_battery": "battery_limit",
+}
 
 
 def build_fleet(
@@ -86,16 +99,27 @@ def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
       ConfigError: naming the setting that is out of range.
     """
     deadline = settings.round_deadline
-    return SyncRound(
-        goal,
-        over_selection=settings.over_selection,
-        deadline_s=np.inf if deadline is None else deadline,
-        min_reports=settings.min_reports,
-        late=settings.late_reports,
-        leaving=settings.leaving_devices,
-        needs=settings.needs,
-        most_battery=settings.battery_limit,
-    )
+    with told_by_settings():
+        return SyncRound(
+            goal,
+            over_selection=settings.over_selection,
+            deadline_s=np.inf if deadline is None else deadline,
+            min_reports=settings.min_reports,
+            late=settings.late_reports,
+            leaving=settings.leaving_devices,
+            needs=settings.needs,
+            most_battery=settings.battery_limit,
+        )
+
+
+@contextlib.contextmanager
+def told_by_settings() -> Iterator[None]:
+    """Names, in an error of a protocol, settings in the place of its fields."""
+    try:
+        yield
+    except errors.ConfigError as e:
+        told = re.sub(r"SyncRound\.(\w+)", lambda m: _SETTINGS.get(m[1], m[1]), str(e))
+        raise errors.ConfigError(told) from e
 
 
 def build_work(settings: FleetSettings, num_steps: int | None = None) -> Work:

@@ -1,12 +1,15 @@
-"""Protocols side by side, as a table."""
+"""Protocols side by side, and a protocol over the hours of a day, as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from tff_perfedavg.fleet.schedule import Summary
+from tff_perfedavg.fleet.availability import HOUR
+from tff_perfedavg.fleet.fleet import Fleet
+from tff_perfedavg.fleet.schedule import TAKEN, ServerStep, Summary
 
 
 def protocols_table(
@@ -46,4 +49,41 @@ def protocols_table(
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "protocol"
+    return table
+
+
+def hours_table(
+    hours: Sequence[Sequence[ServerStep]], fleet: Fleet, needs: Sequence[str]
+) -> pd.DataFrame:
+    """Returns what rounds come to in each hour of the day, one row each.
+
+    Args:
+      hours: steps of `protocols.simulate_hours`.
+      fleet: the devices.
+      needs: conditions under which they may work.
+
+    Returns:
+      Numbers under readable names: the share of users that are on and their number,
+      rounds taken an hour, reports to aggregate a second (those taken), bits a second
+      out of the server and into it, and the mean number of devices at work.
+    """
+    middles = [(hour + 0.5) * HOUR for hour in range(len(hours))]
+    rows = {}
+    for hour, (steps, share) in enumerate(
+        zip(hours, fleet.share_on(needs, middles), strict=True)
+    ):
+        first, last = steps[0], steps[-1]
+        seconds = last.end_s - (first.begin_s - first.waited_s)
+        tasks = np.concatenate([step.tasks for step in steps])
+        rows[hour] = {
+            "on %": 100 * share,
+            "million on": share * len(fleet.records) / 1e6,
+            "rounds an hour": sum(s.is_taken for s in steps) * HOUR / seconds,
+            "updates/s": np.count_nonzero(tasks["outcome"] == TAKEN) / seconds,
+            "Gbit/s out": 8e-9 * tasks["bytes_down"].sum() / seconds,
+            "Gbit/s in": 8e-9 * tasks["bytes_up"].sum() / seconds,
+            "at work": (tasks["end_s"] - tasks["begin_s"]).sum() / seconds,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "hour, UTC"
     return table

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.experiments.assemble.fleet import build_protocol
+from tff_perfedavg.experiments.assemble.fleet import build_protocol, told_by_settings
 from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.fleet.availability import DAY, HOUR
 from tff_perfedavg.fleet.cost import Work
 from tff_perfedavg.fleet.fleet import Fleet
 from tff_perfedavg.fleet.schedule import ServerStep
@@ -95,10 +96,51 @@ def simulate(
     return found
 
 
+def simulate_hours(
+    fleet: Fleet, settings: FleetSettings, work: Work, goal: int, num_rounds: int
+) -> list[list[ServerStep]]:
+    """Runs rounds at each hour of the day, as many in each.
+
+    Args:
+      fleet: the devices, all of whose users may be chosen.
+      settings: of the protocol.
+      work: what a task costs.
+      goal: reports of a round.
+      num_rounds: rounds taken in each hour.
+
+    Returns:
+      The steps of each of the 24 hours (UTC), which are those of days apart: whoever is
+      late in one is done before the next.
+
+    Raises:
+      ConfigError: if the protocol cannot work.
+    """
+    users = np.arange(len(fleet.records))
+    protocol = build_protocol(settings, goal)
+    with told_by_settings():
+        simulator = Simulator(fleet, protocol, work, users)
+    hours = []
+    with (
+        told_by_settings(),
+        progress(total=24, desc="hours", unit="hour") as bar,
+    ):
+        for hour in range(24):
+            # Rounds may take longer than hours.
+            day = np.ceil(simulator.clock_s / DAY)
+            simulator.clock_s = float(day * DAY + hour * HOUR)
+            steps: list[ServerStep] = []
+            for number in range(num_rounds):
+                steps += simulator.next_round(hour * num_rounds + number)
+            hours.append(steps)
+            bar.update()
+    return hours
+
+
 @contextlib.contextmanager
 def _named(label: str) -> Iterator[None]:
     """Tells with an error which protocol it is of."""
     try:
-        yield
+        with told_by_settings():
+            yield
     except errors.ConfigError as e:
         raise errors.ConfigError(f"Protocol {label!r}: {e}") from e

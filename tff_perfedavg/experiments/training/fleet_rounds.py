@@ -11,6 +11,7 @@ from tff_perfedavg.experiments.assemble.fleet import (
     build_fleet,
     build_protocol,
     build_work,
+    told_by_settings,
 )
 from tff_perfedavg.experiments.files.checkpoints import Saved
 from tff_perfedavg.experiments.files.fleet_rows import ESTIMATES
@@ -46,14 +47,16 @@ class FleetRounds:
         )
         protocol = build_protocol(settings, experiment.cohorts.clients_per_round)
         users = np.asarray(population.training_users)
-        self._simulator = Simulator(fleet, protocol, work, users)
+        with told_by_settings():
+            self._simulator = Simulator(fleet, protocol, work, users)
         self._totals = np.zeros([2 + len(ESTIMATES)])
         self.classes = tuple(device.name for device in fleet.spec.devices)
         self.work = work
 
     def next_round(self, number: int) -> list[ServerStep]:
         """Runs a round until it is not abandoned; returns its attempts."""
-        steps = self._simulator.next_round(number)
+        with told_by_settings():
+            steps = self._simulator.next_round(number)
         for step in steps:
             tasks = step.tasks
             self._totals[0] += tasks["bytes_down"].sum()
