@@ -261,6 +261,23 @@ def test_algorithms_on_two_hosts(tff, hosts, population, algorithm):
 
 
 @needs_networks
+def test_an_ideal_fleet_on_two_hosts_gives_the_run_without_one(tff, hosts, tmp_path):
+    from tff_perfedavg.experiments.files.run_paths import RunPaths
+    from tff_perfedavg.experiments.training.training import train_and_save
+
+    without = dataclasses.replace(EXPERIMENT, total_rounds=3)
+    work = str(ROOT / "tests" / "data" / "fleet.work.json")
+    ideal = dataclasses.replace(without, fleet="ideal", fleet_work=work)
+    users = build_population(without, tmp_path)
+    with pool_of(tff, [host.target for host in hosts], users):
+        expected, found = (
+            train_and_save(experiment, RunPaths(tmp_path, name)).weights
+            for experiment, name in ((without, "without"), (ideal, "ideal"))
+        )
+    assert [w.tobytes() for w in found] == [w.tobytes() for w in expected]
+
+
+@needs_networks
 def test_every_worker_takes_part(tff, hosts, population, monkeypatch):
     from tff_perfedavg.runtime.remote_runtime import Connection
 

@@ -43,6 +43,16 @@ SHORT = Experiment(total_rounds=14, **FLAGS)
 # Of a life that ends, at most this many rounds are done by the fastest of machines.
 ROUNDS_PER_LIFE = 50
 LONG = dataclasses.replace(SHORT, total_rounds=3 * ROUNDS_PER_LIFE)
+# Phones that are late are still at work in the next round, and batteries run down.
+FLEET = {
+    "fleet": "mixed",
+    "fleet_work": str(ROOT / "tests" / "data" / "fleet.work.json"),
+    "over_selection": 1.5,
+    "round_deadline": 20.0,
+    "min_reports": 2,
+    "device_conditions": "idle",
+    "battery_limit": 0.02,
+}
 OPTIONS = TrainingOptions(**WATCHED)
 
 
@@ -131,7 +141,9 @@ def arrays_of(path):
 
 def results_of(paths):
     """All that must not depend on how often a run was disturbed."""
+    fleet = (paths.fleet_tasks, paths.fleet_rounds)
     return {
+        **{path.name: path.read_bytes() for path in fleet if path.is_file()},
         "model": arrays_of(paths.model),
         "best model": arrays_of(paths.best_model),
         "metrics": paths.metrics.read_bytes(),
@@ -160,6 +172,8 @@ def rounds_written(paths):
 
 def arguments_of(paths, experiment):
     flags = {**FLAGS, **WATCHED, "total_rounds": experiment.total_rounds}
+    if experiment.fleet_of_run.is_on:
+        flags |= FLEET
     return [
         f"--experiment_name={paths.name}",
         f"--root_output_dir={paths.root}",
@@ -197,11 +211,15 @@ def is_writing(paths):
     return any(name.startswith(".state_") for name in os.listdir(paths.checkpoints))
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_kills", "fleet"),
+    [(3, {}), (1, FLEET), pytest.param(20, FLEET, marks=pytest.mark.slow)],
+)
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
-    tff, run, root, paths, long_once, num_kills
+    tff, run, root, paths, long_once, num_kills, fleet
 ):
-    experiment = dataclasses.replace(LONG, total_rounds=num_kills * ROUNDS_PER_LIFE)
+    total_rounds = num_kills * ROUNDS_PER_LIFE
+    experiment = dataclasses.replace(LONG, total_rounds=total_rounds, **fleet)
     if experiment == LONG:
         undisturbed = long_once
     else:
