@@ -13,7 +13,9 @@ model if the grid has it, and what users reach by training alone. A method is tr
 once for all values of what it does not use, such as FedAvg for inner learning rates.
 A run that diverges is counted, and what it was trained with is not chosen. Runs that
 are there, under --root_output_dir, are not made again. Writes sweep.table.csv and,
-where methods are compared, sweep.comparison.csv.
+where methods are compared, sweep.comparison.csv. Of runs on a fleet it tells, too, how
+device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what
+was spent when targets were first met (sweep.fleet_targets.csv).
 """
 
 import pathlib
@@ -31,6 +33,8 @@ from tff_perfedavg.experiments.settings import (
 )
 from tff_perfedavg.experiments.settings.experiment import check_axis
 from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 
@@ -100,6 +104,21 @@ def define(flag_values):
         "baselines",
         True,
         "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "rounds_per_evaluation",
+        0,
+        "Rounds between evaluations while runs train, after --adaptation_steps; 0 for "
+        "none.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "targets",
+        "",
+        "Accuracies from 0 to 1 (or losses) of which it is told when runs on a fleet "
+        "first met them; by default 90, 95 and 99 % of the best.",
         flag_values=flag_values,
     )
     common_flags.define_what_moves(flag_values)
@@ -182,6 +201,45 @@ def check_inputs(runs, root, data_dir):
             starting_from(build_model(run.experiment, population), initial)
 
 
+def watching(flag_values, base) -> TrainingOptions:
+    """How runs are watched while they train."""
+    every = flag_values.rounds_per_evaluation
+    if flag_values.targets and not (every and base.fleet_of_run.is_on):
+        raise errors.ConfigError(
+            f"targets is {','.join(flag_values.targets)}, but nothing is told of them "
+            "without a fleet and rounds_per_evaluation; give both, or leave it out."
+        )
+    return TrainingOptions(
+        rounds_per_evaluation=every,
+        adaptation_steps=flag_values.adaptation_steps,
+        num_evaluation_users=0,
+    )
+
+
+def tell_fleet(flag_values, root, runs, per_user):
+    """Prints and writes what runs cost their fleet, and whom they served."""
+    from tff_perfedavg.experiments.study import fleet_study
+
+    steps = flag_values.adaptation_steps
+    targets = command.numbers(flag_values, "targets", float)
+    tables = {
+        "classes": fleet_study.classes_table(root, runs, per_user, steps),
+        "targets": fleet_study.targets_table(root, runs, targets),
+    }
+    for name, said in (
+        ("classes", "Device classes of the fleet, over all seeds"),
+        ("targets", "When targets were first met; medians over the seeds that did"),
+    ):
+        table = tables[name]
+        if table is None:
+            continue
+        print(f"\n{said}:\n{table.to_string(float_format='{:.4g}'.format)}")
+        path = root / f"sweep.fleet_{name}.csv"
+        with atomic_write(path) as file:
+            table.to_csv(file, float_format="%.6g")
+        print(f"Written: {path}")
+
+
 def main(flag_values):
     base = experiment_flags.experiment(flag_values)
     grid = axes(flag_values)
@@ -193,7 +251,8 @@ def main(flag_values):
     choosing = choosing_seeds(flag_values, grid)
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
-    steps = reported_steps(flag_values)
+    steps, watched = reported_steps(flag_values), watching(flag_values, base)
+    command.numbers(flag_values, "targets", float)
     moves = common_flags.what_moves(flag_values)
     changes = {**moves, "rows_per_class": flag_values.adaptation_rows_per_class}
     for rate in rates or [base.local.inner_learning_rate]:
@@ -221,13 +280,13 @@ def main(flag_values):
     choices, tried = None, ""
     if choosing:
         first = sweep.of_seeds(runs, choosing)
-        study.run_all(first, base, root)
+        study.run_all(first, base, root, watched=watched)
         results = sweep.read_results(root, first, grid, chosen, rates)
         results = results._replace(steps=steps)
         choices = sweep.choices_of(sweep.choose(results, seed=seed), results)
         runs = sweep.of_choices(runs, choices)
         tried = sweep.tell_tried(results, choosing)
-    study.run_all(runs, base, root)
+    study.run_all(runs, base, root, watched=watched)
     if flag_values.baselines:
         study_baselines.run_baselines(runs, root)
     results = sweep.read_results(root, runs, grid, chosen, rates)
@@ -252,6 +311,9 @@ def main(flag_values):
     if left_out:
         print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
+    on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
+    if on_fleets and len(test):
+        tell_fleet(flag_values, root, on_fleets, results.per_user)
 
 
 if __name__ == "__main__":

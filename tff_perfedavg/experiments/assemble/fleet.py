@@ -12,7 +12,7 @@ import numpy as np
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.experiments.settings.fleet_settings import METHOD, FleetSettings
 from tff_perfedavg.fleet import draws
 from tff_perfedavg.fleet.cost import Work, read_device_table
 from tff_perfedavg.fleet.devices import find_spec
@@ -122,12 +122,15 @@ def told_by_settings() -> Iterator[None]:
         raise errors.ConfigError(told) from e
 
 
-def build_work(settings: FleetSettings, num_steps: int | None = None) -> Work:
+def build_work(
+    settings: FleetSettings, num_steps: int | None = None, method: str = METHOD
+) -> Work:
     """Returns what a task costs, measured now or earlier.
 
     Args:
       settings: name the exported file, or the earlier measurement.
       num_steps: local steps of a task; None for as many as were measured.
+      method: what stands in the file's name for `{method}`.
 
     Raises:
       ConfigError: if neither is named, or it cannot be read.
@@ -139,7 +142,7 @@ def build_work(settings: FleetSettings, num_steps: int | None = None) -> Work:
             "model with export_tflite and give its file, or a JSON of steps, fixed_s, "
             "step_s, bytes_down and bytes_up."
         )
-    path = pathlib.Path(settings.fleet_work)
+    path = pathlib.Path(settings.fleet_work.replace(METHOD, method))
     if path.suffix == ".tflite":
         # Loads LiteRT, which nothing else here needs.
         from tff_perfedavg.ondevice.runner import OnDeviceModel

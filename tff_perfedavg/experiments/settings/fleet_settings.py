@@ -12,6 +12,9 @@ from tff_perfedavg import errors
 from tff_perfedavg.fleet import names
 from tff_perfedavg.settings import check_choices, setting, settings_of
 
+# In the name of `fleet_work`: the method of the run whose tasks it tells of.
+METHOD = "{method}"
+
 
 @dataclasses.dataclass(frozen=True)
 class FleetSettings:
@@ -28,7 +31,8 @@ class FleetSettings:
     fleet_work: str = setting(
         "",
         "What a task costs: an exported .tflite file, whose meta_update is measured on "
-        "this machine, or the .json of an earlier measurement.",
+        "this machine, or the .json of an earlier measurement. {method} in its name "
+        "stands for the run's.",
     )
     device_table: str = setting(
         "",

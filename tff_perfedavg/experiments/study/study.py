@@ -31,6 +31,7 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
 from tff_perfedavg.experiments.settings.experiment import Experiment, check_axis
+from tff_perfedavg.experiments.settings.fleet_settings import METHOD
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
@@ -43,6 +44,7 @@ _EVALUATIONS = "evaluations"
 # Columns of results, behind those of the runs' settings.
 _LABELS = ("run", "algorithm", "seed", "adaptation_learning_rate", "num_rows")
 _MEASURED = ("users", "user", "step", "loss", "accuracy")
+UNWATCHED = TrainingOptions(rounds_per_evaluation=0)
 
 
 class Run(NamedTuple):
@@ -89,6 +91,17 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
         check_axis(name)
         if not values:
             raise errors.ConfigError(f"The grid's axis {name} has no values.")
+    fleet = base.fleet_of_run
+    if (
+        fleet.is_on
+        and len(axes.get("method", ())) > 1
+        and METHOD not in fleet.fleet_work
+    ):
+        raise errors.ConfigError(
+            f"fleet_work is {fleet.fleet_work!r} for all methods of the grid, whose "
+            f"tasks do not cost the same; write {METHOD} where their files' names "
+            "differ."
+        )
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         changed = dict(settings)
@@ -122,7 +135,12 @@ def option_defaults() -> dict[str, Any]:
 
 
 def run_all(
-    runs: Sequence[Run], base: Experiment, root: pathlib.Path, *, seed: int = 0
+    runs: Sequence[Run],
+    base: Experiment,
+    root: pathlib.Path,
+    *,
+    seed: int = 0,
+    watched: TrainingOptions = UNWATCHED,
 ) -> None:
     """Trains and evaluates what is not there yet, past runs that diverge.
 
@@ -131,6 +149,7 @@ def run_all(
       base: the settings from which the runs' are made.
       root: directory of the study; its runs come from one base.
       seed: of the adaptations' draws.
+      watched: how runs are watched while they train.
 
     Raises:
       ConfigError: if two runs have one name, the directory is of a study with another
@@ -149,7 +168,7 @@ def run_all(
         if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
             try:
-                _finish(run, paths, missing, seed)
+                _finish(run, paths, missing, seed, watched)
             except errors.Diverged as e:
                 print(f"{run.name} diverged: {e}", flush=True)
 
@@ -223,8 +242,10 @@ def _claim(root: pathlib.Path, base: Experiment) -> None:
         )
 
 
-def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
-    weights = _weights(run, paths)
+def _finish(
+    run: Run, paths: RunPaths, missing, seed: int, watched: TrainingOptions
+) -> None:
+    weights = _weights(run, paths, watched)
     population = str(build_population(run.experiment, paths.root).path)
     for adaptation in missing:
         evaluate = _evaluator(run.experiment.model, population, adaptation, seed)
@@ -241,15 +262,14 @@ def _finish(run: Run, paths: RunPaths, missing, seed: int) -> None:
         write_rows(frame, _results_file(paths, adaptation))
 
 
-def _weights(run: Run, paths: RunPaths):
+def _weights(run: Run, paths: RunPaths, watched: TrainingOptions):
     # Training writes even a finished run's model anew: it would be younger than the
     # evaluations that are there.
     if paths.model.is_file():
         weights, trained = trained_model.load(paths.model)
         if not trained.differences(run.experiment):
             return weights
-    options = TrainingOptions(rounds_per_evaluation=0)
-    return train_and_save(run.experiment, paths, options).weights
+    return train_and_save(run.experiment, paths, watched).weights
 
 
 @functools.lru_cache(_MOST_EVALUATORS)

@@ -99,4 +99,5 @@ def work_of(experiment: Experiment, saved: Saved | None = None) -> Work | None:
         return None
     if saved is not None:
         return Work.of_record(saved.notes["fleet"]["work"])
-    return build_work(experiment.fleet_of_run, experiment.local.num_local_steps)
+    local = experiment.local
+    return build_work(experiment.fleet_of_run, local.num_local_steps, local.method)
