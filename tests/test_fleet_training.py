@@ -282,3 +282,52 @@ def test_a_run_that_its_fleet_cannot_do_is_refused_before_it_begins(
     assert code == 1
     assert said in " ".join(capsys.readouterr().err.split())
     assert not [*tmp_path.glob("checkpoints/*/*.ckpt")]
+
+
+def test_a_sweep_tells_what_targets_cost_and_how_classes_fare(
+    commands, capsys, tmp_path
+):
+    for method, steps in (("fed_avg", 1.0), ("first_order", 3.0)):
+        costs = json.dumps({**WORK, "step_s": steps})
+        (tmp_path / f"{method}.json").write_text(costs)
+    root = tmp_path / "sweep"
+    given = (
+        f"--root_output_dir={root}",
+        *("--fleet=mixed", "--over_selection=1.5", "--device_assignment=by_rows"),
+        *("--model=logistic_regression", "--clients_per_round=4"),
+        *("--num_local_steps=2", "--total_rounds=4", "--rounds_per_evaluation=2"),
+        *("--grid=method=fed_avg,first_order", "--grid=base_random_seed=0,1"),
+        *("--nobaselines", "--adaptation_steps=1", "--targets=0.05,2"),
+    )
+    said = f"--fleet_work={tmp_path}/fed_avg.json"
+    assert commands.run("sweep", *given, said) == 1
+    assert "fed_avg.json' for all methods of the grid" in capsys.readouterr().err
+    assert (
+        commands.run("sweep", *given, f"--fleet_work={tmp_path}/{{method}}.json") == 0
+    )
+    targets = pd.read_csv(root / "sweep.fleet_targets.csv", index_col=[0, 1])
+    # All meet the first before any training, and none the second.
+    met = targets.loc[0.05]
+    assert (met["seeds that met it"] == 2).all()
+    assert (met[["rounds", "hours", "kJ"]] == 0).all(axis=None)
+    assert (targets.loc[2.0, "seeds that met it"] == 0).all()
+    assert targets.loc[2.0, "hours"].isna().all()
+    classes = pd.read_csv(root / "sweep.fleet_classes.csv", index_col=[0, 1])
+    runs = [RunPaths(root, f"first_order-base_random_seed{seed}") for seed in (0, 1)]
+    tasks = pd.concat(pd.read_csv(run.fleet_tasks) for run in runs)
+    taken = tasks[tasks["outcome"] == "taken"]["device"].value_counts()
+    for name, mine in tasks.groupby("device"):
+        row = classes.loc[("first_order", name)]
+        assert row["J a report"] == pytest.approx(
+            mine["joules_mid"].sum() / max(taken.get(name, 0), 1), rel=1e-5
+        )
+    # A step three times as long takes phones three times as long.
+    seconds = [
+        pd.read_csv(RunPaths(root, f"{method}-base_random_seed0").fleet_tasks)
+        .groupby("user")["compute_s"]
+        .max()
+        for method in ("fed_avg", "first_order")
+    ]
+    both = pd.concat(seconds, axis=1, join="inner").to_numpy()
+    assert len(both)
+    np.testing.assert_allclose(both[:, 1] / both[:, 0], 6.2 / 2.2)
