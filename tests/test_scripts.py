@@ -595,6 +595,7 @@ def test_a_million_users_are_measured_with_few(run, tmp_path):
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_contenders_are_measured_on_little_work(run, tmp_path):
     figures = tmp_path / "figures.json"
     answer = run(
