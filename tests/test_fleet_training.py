@@ -1,6 +1,7 @@
 """Training on a fleet: who completes, what is spent, and going on to the same bits."""
 
 import json
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ import tff_perfedavg as pfa
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.files import fleet_rows, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.report import fleet_section, run_report
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.devices import find_spec
 
+MIXED_FILE = pathlib.Path(pfa.__file__).parent / "fleet" / "mixed.toml"
 WORK = {
     "steps": 2,
     "fixed_s": 0.2,
@@ -228,6 +231,25 @@ def test_what_a_task_costs_is_measured_once_for_a_run(train, work, tmp_path):
     np.testing.assert_allclose(np.diff(hours), hours[0])
 
 
+def test_compressed_updates_take_the_bits_that_are_given(train):
+    run = train("compressed", "--fleet=ideal", "--upload_bits=3")
+    found = pd.read_csv(run.metrics)
+    # Four phones, 10,000 weights each.
+    assert found["fleet_bytes_down"].iloc[0] == 4 * 40_000
+    assert found["fleet_bytes_up"].iloc[0] == 4 * 3750
+
+
+def test_a_fleet_s_description_that_has_changed_is_refused(train, commands, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    mine = directory / "fleet.toml"
+    mine.write_text(MIXED_FILE.read_text())
+    run = train("own", f"--fleet={directory}", rounds=1)
+    mine.write_text(mine.read_text().replace("value = 0.304", "value = 0.4"))
+    with pytest.raises(errors.ConfigError, match=r"fleet\.toml is not what it was"):
+        check_sources(trained_model.load(run.model)[1], run.model, run.root)
+
+
 def test_classes_may_go_by_the_rows_that_users_hold(train, tmp_path):
     run = train(
         "tied",
@@ -251,6 +273,8 @@ def test_classes_may_go_by_the_rows_that_users_hold(train, tmp_path):
             {"aggregator": "dp_fixed", "clipping_norm": 1.0, "noise_multiplier": 1.0},
             "no epsilon would be right",
         ),
+        ({"aggregator": "compression"}, "say by upload_bits"),
+        ({"upload_bits": 33.0}, "upload_bits is 33; it must be above 0, at most 32"),
         ({"device_conditions": "wifi"}, "device_conditions is 'wifi'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -153,6 +154,10 @@ def build_work(
         work = Work.load(path)
     if num_steps is not None:
         work = dataclasses.replace(work, steps=num_steps)
+    if settings.upload_bits is not None:
+        # As many weights go up as come down, and these come as float32.
+        bits = work.bytes_down / 4 * settings.upload_bits
+        work = dataclasses.replace(work, bytes_up=max(1, math.ceil(bits / 8)))
     if settings.device_table:
         table = read_device_table(settings.device_table)
         work = dataclasses.replace(work, by_class=table)

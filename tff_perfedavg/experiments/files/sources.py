@@ -54,7 +54,7 @@ def check_sources(
       DataError: if a file of the store is not what was written.
     """
     was, found = trained_model.load_sources(model), {}
-    files = [experiment.initial]
+    files = [experiment.initial, *map(str, experiment.fleet_of_run.files)]
     if experiment.has_own_model:
         files.append(experiment.model.rpartition(":")[0])
     for path in map(pathlib.Path, filter(None, files)):

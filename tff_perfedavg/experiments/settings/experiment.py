@@ -15,6 +15,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import LocalSettings, methods, options
 from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
 from tff_perfedavg.experiments.settings.parts import (
+    COMPRESSION,
     DP_ADAPTIVE,
     DP_FIXED,
     FIXED,
@@ -243,6 +244,12 @@ class Experiment:
                 f"fleet is {fleet.fleet}, and aggregator {self.aggregation.aggregator} "
                 "is private: who is on and who comes first is no random sample of the "
                 "users, so no epsilon would be right. Leave out one of the two."
+            )
+        if self.aggregation.aggregator == COMPRESSION and fleet.upload_bits is None:
+            raise errors.ConfigError(
+                f"fleet is {fleet.fleet}, and aggregator {COMPRESSION}, whose updates "
+                "are as long as what is in them; say by upload_bits how many bits a "
+                "weight takes."
             )
 
     def _check_private_cohorts(self) -> None:

@@ -34,6 +34,11 @@ class FleetSettings:
         "this machine, or the .json of an earlier measurement. {method} in its name "
         "stands for the run's.",
     )
+    upload_bits: float | None = setting(
+        None,
+        "Bits that a phone sends for each weight of its update; by default the 32 of "
+        "float32, or what fleet_work says. Needed where updates are compressed.",
+    )
     device_table: str = setting(
         "",
         "CSV of milliseconds measured on phones (class, fixed_ms, step_ms), in the "
@@ -73,6 +78,11 @@ class FleetSettings:
 
     def __post_init__(self):
         check_choices(self)
+        bits = self.upload_bits
+        if bits is not None and not 0 < bits <= 32:
+            raise errors.ConfigError(
+                f"upload_bits is {bits:g}; it must be above 0, at most 32."
+            )
         for need in self.needs:
             errors.check_known("device_conditions", need, names.CONDITIONS)
         if self.is_on:
