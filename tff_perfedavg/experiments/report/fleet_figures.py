@@ -43,7 +43,7 @@ def timeline(step: ServerStep, classes: Sequence[str]) -> matplotlib.figure.Figu
         tasks = tasks[chosen]
     rows = np.arange(len(tasks))
     with matplotlib.rc_context(SETTINGS):
-        figure = matplotlib.figure.Figure(figsize=(8, 1.2 + 0.09 * len(tasks)))
+        figure = matplotlib.figure.Figure(figsize=(9.6, 1.2 + 0.09 * len(tasks)))
         panel = figure.subplots()
         left = np.zeros(len(tasks))
         for name, _, colour in _PHASES:
@@ -98,7 +98,7 @@ def day(
     """
     hours = np.arange(24)
     with matplotlib.rc_context(SETTINGS):
-        figure = matplotlib.figure.Figure(figsize=(8, 4.2))
+        figure = matplotlib.figure.Figure(figsize=(9.6, 4.6))
         upper, lower = figure.subplots(2, 1, sharex=True)
         upper.bar(hours + 0.5, 100 * share_on, width=0.9, color="#56B4E9")
         upper.set_ylim(bottom=0)
@@ -119,21 +119,21 @@ def day(
     return figure
 
 
-def batteries(shares: pd.DataFrame) -> matplotlib.figure.Figure:
+def batteries(shares: pd.DataFrame, classes: Sequence[str]) -> matplotlib.figure.Figure:
     """Draws what a day's tasks take of a full battery, by device class.
 
     Args:
       shares: one row per user and day with a task: `device`, `share`.
+      classes: names of the device classes.
     """
     with matplotlib.rc_context(SETTINGS):
-        figure = matplotlib.figure.Figure(figsize=(8, 3.6))
+        figure = matplotlib.figure.Figure(figsize=(9.6, 3.6))
         panel = figure.subplots()
         values = 100 * np.maximum(shares["share"], 1e-9)
         edges = np.geomspace(values.min() * 0.99, values.max() * 1.01, 30)
-        looks = zip(shares.groupby("device"), itertools.cycle(_CLASS_COLOURS))
-        for (name, mine), colour in looks:
+        for name, colour in zip(classes, itertools.cycle(_CLASS_COLOURS)):
             panel.hist(
-                100 * mine["share"],
+                100 * shares["share"][shares["device"] == name],
                 edges.tolist(),
                 histtype="step",
                 linewidth=1.8,

@@ -16,11 +16,12 @@ from tff_perfedavg.fleet.availability import DAY, HOUR
 from tff_perfedavg.fleet.fleet import Fleet
 from tff_perfedavg.fleet.schedule import OUTCOMES, gini
 
-# Columns of the metrics over which learning is drawn, and what they are called.
+# Columns of the metrics over which learning is drawn, what they are called, and the
+# unit that they are told in.
 SPENT = {
-    "fleet_hours": "hours of the fleet",
-    "fleet_bytes_up": "bytes sent by phones (number)",
-    "fleet_joules_mid": "joules, middle estimate (J)",
+    "fleet_hours": ("hours of the fleet", 1),
+    "fleet_bytes_up": ("megabytes sent by phones", 1e6),
+    "fleet_joules_mid": ("kilojoules, middle estimate", 1e3),
 }
 _BUSIEST = 0.3
 # Targets, of the best that any of the runs reached.
@@ -101,7 +102,10 @@ def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
     column = quantity(per_user)
     last = per_user[per_user["step"] == per_user["step"].max()].set_index("user")
     rows = {}
-    for name, mine in tasks.groupby("device"):
+    for name in record.classes:
+        mine = tasks[tasks["device"] == name]
+        if mine.empty:
+            continue
         users = mine["user"].unique()
         shares = mine["outcome"].value_counts(normalize=True)
         reached = last[column].reindex(users).dropna()
@@ -192,7 +196,7 @@ def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figur
     last = last_step(tasks, record.rounds, record.classes)
     return {
         "fleet_day": (
-            "Over the day: how many users' phones may work, and when tasks began.",
+            "how many users' phones may work over the day, and when tasks began.",
             fleet_figures.day(
                 record.fleet.share_on(record.needs, middles.tolist()),
                 tasks["begin_s"].to_numpy(),
@@ -200,15 +204,20 @@ def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figur
             ),
         ),
         "fleet_batteries": (
-            "What a user's tasks of a day took of a full battery, of users and days "
+            "what a user's tasks of a day took of a full battery, of users and days "
             "with a task; middle estimates.",
-            fleet_figures.batteries(record.batteries()),
+            fleet_figures.batteries(record.batteries(), record.classes),
         ),
         "fleet_timeline": (
-            f"Timeline of round {last.number}, the last.",
+            f"timeline of the last round, {last.number}.",
             fleet_figures.timeline(last, record.classes),
         ),
     }
+
+
+def told(value: float) -> str:
+    """Returns a number as the fleet's tables show it: three digits, or whole."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _battery(shares: pd.Series) -> dict[str, float]:

@@ -225,10 +225,14 @@ def draw_figures(
             figures.learning_curves(curves),
         )
     if curves and all("fleet_hours" in rows for rows in curves.values()):
-        for column, name in fleet_section.SPENT.items():
+        for column, (name, unit) in fleet_section.SPENT.items():
+            scaled = {
+                label: rows.assign(**{column: rows[column] / unit})
+                for label, rows in curves.items()
+            }
             drawn[f"learning_by_{column}"] = (
                 f"The same curves over {name}.",
-                figures.learning_curves(curves, column, name),
+                figures.learning_curves(scaled, column, name),
             )
     drawn["adaptation_curves"] = (
         "Adaptation, step by step, of the model after the last round"
@@ -407,27 +411,26 @@ def _fleet_tables(records: Sequence[RunRecord]) -> list[dict]:
                 "What was spent when a target was first met in an evaluation: 90, 95 "
                 "and 99 % of the best that any of these runs reached by adapting."
             )
-            html = _html(targets, report.fixed, missing="never")
+            html = _html(targets, fleet_section.told, missing="never")
             tables.append({"caption": caption, "html": html})
     for record in records:
         if record.fleet is None:
             continue
         classes = fleet_section.classes_table(record.fleet, record.per_user)
-        causes = fleet_section.causes_table(record.fleet.tasks)
-        tables += [
+        tables.append(
             {
                 "caption": f"{record.label}: device classes of the fleet, what became "
                 "of their tasks, what these cost, and what users who had one make of "
                 "the model.",
                 # Side by side is too wide for a page.
-                "html": _html(classes.T, report.fixed, missing="-"),
-            },
-            {
-                "caption": f"{record.label}: work that came to nothing, by outcome and "
-                "cause.",
-                "html": _html(causes, report.fixed),
-            },
-        ]
+                "html": _html(classes.T, fleet_section.told, missing="-"),
+            }
+        )
+        causes = fleet_section.causes_table(record.fleet.tasks)
+        if len(causes):
+            caption = f"{record.label}: work that came to nothing, by cause."
+            html = _html(causes, fleet_section.told)
+            tables.append({"caption": caption, "html": html})
     return tables
 
 
