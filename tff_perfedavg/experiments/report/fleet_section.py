@@ -23,6 +23,12 @@ SPENT = {
     "fleet_bytes_up": ("megabytes sent by phones", 1e6),
     "fleet_joules_mid": ("kilojoules, middle estimate", 1e3),
 }
+_SPENT_UNTIL = {
+    "rounds": ("round_num", 1),
+    "hours": ("fleet_hours", 1),
+    "MB up": ("fleet_bytes_up", 1e6),
+    "kJ": ("fleet_joules_mid", 1e3),
+}
 _BUSIEST = 0.3
 # Targets, of the best that any of the runs reached.
 _TARGETS = (0.9, 0.95, 0.99)
@@ -168,25 +174,40 @@ def targets_table(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
     if last.nunique() != 1:
         return None
     reached = of_group[of_group["step"] == last.iloc[0]]
-    is_share = column == "accuracy"
-    best = reached[column].max() if is_share else reached[column].min()
     rows = {}
-    for part in _TARGETS:
-        target = best * part if is_share else best / part
-        told = f"{100 * target:.1f} %" if is_share else f"{target:.3g}"
+    for target in default_targets(reached[column], column):
+        value = f"{100 * target:.1f} %" if column == "accuracy" else f"{target:.3g}"
         for label in curves:
-            mine = reached.loc[label].sort_values("fleet_hours")
-            there = mine[column] >= target if is_share else mine[column] <= target
-            first = mine[there].iloc[0] if there.any() else pd.Series(dtype=float)
-            rows[f"{told} of {group} users' {column}", label] = {
-                "rounds": first.get("round_num", np.nan),
-                "hours": first.get("fleet_hours", np.nan),
-                "MB up": first.get("fleet_bytes_up", np.nan) / 1e6,
-                "kJ": first.get("fleet_joules_mid", np.nan) / 1000,
-            }
+            key = f"{value} of {group} users' {column}", label
+            rows[key] = spent_until(reached.loc[[label]], column, target)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(rows, names=["target", "run"])
     return table
+
+
+def default_targets(values: pd.Series, column: str) -> list[float]:
+    """Returns shares of the best accuracy (of a loss, the best over shares)."""
+    if column == "accuracy":
+        return [values.max() * part for part in _TARGETS]
+    return [values.min() / part for part in _TARGETS]
+
+
+def spent_until(curve: pd.DataFrame, column: str, target: float) -> dict[str, float]:
+    """Returns what a run had spent when it first met a target; nan if it never did.
+
+    Args:
+      curve: a run's evaluations, one row each.
+      column: an accuracy, that is to reach the target, or a loss, to fall to it.
+      target: the target.
+    """
+    values = curve[column]
+    is_met = values >= target if column == "accuracy" else values <= target
+    met = curve[is_met].sort_values("round_num")
+    first = met.iloc[0] if len(met) else pd.Series(dtype=float)
+    return {
+        name: first.get(spent, np.nan) / unit
+        for name, (spent, unit) in _SPENT_UNTIL.items()
+    }
 
 
 def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figure]]:

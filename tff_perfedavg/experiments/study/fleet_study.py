@@ -13,19 +13,11 @@ from tff_perfedavg.experiments.assemble.fleet import build_fleet
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN, quantity
 from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.report import fleet_section
 from tff_perfedavg.experiments.study.study import Run, diverged
 from tff_perfedavg.fleet.schedule import OUTCOMES
 
 _SEED = "base_random_seed"
-# Of the best that was ever reached.
-_PARTS = (0.9, 0.95, 0.99)
-_COLUMNS = {
-    "round_num": "rounds",
-    "fleet_hours": "hours",
-    "fleet_bytes_up": "MB up",
-    "fleet_joules_mid": "kJ",
-}
-_UNITS = {"MB up": 1e6, "kJ": 1e3}
 
 
 def targets_table(
@@ -52,25 +44,20 @@ def targets_table(
         return None
     everything = pd.concat(found)
     column = quantity(everything)
-    is_share = column == "accuracy"
-    if not targets:
-        best = everything[column].max() if is_share else everything[column].min()
-        targets = [best * part if is_share else best / part for part in _PARTS]
+    targets = targets or fleet_section.default_targets(everything[column], column)
     rows = {}
     for target, (key, mine) in itertools.product(targets, _combinations(runs).items()):
-        met = [
-            first
-            for run in mine
-            if (first := _first(curves[run.name], column, target)) is not None
-        ]
-        table = pd.DataFrame(met, columns=[*_COLUMNS]).rename(columns=_COLUMNS)
-        table = table.assign(
-            **{name: table[name] / unit for name, unit in _UNITS.items()}
-        )
+        met = pd.DataFrame(
+            [
+                fleet_section.spent_until(curve, column, target)
+                for run in mine
+                if (curve := curves[run.name]) is not None
+            ]
+        ).dropna(how="all")
         rows[(target, *key)] = {
-            **table.median(),
-            "least hours": table["hours"].min(),
-            "most hours": table["hours"].max(),
+            **met.median(),
+            "least hours": met["hours"].min() if len(met) else np.nan,
+            "most hours": met["hours"].max() if len(met) else np.nan,
             "seeds that met it": len(met),
             "seeds": len(mine),
         }
@@ -147,17 +134,7 @@ def _curve(root: pathlib.Path, run: Run) -> pd.DataFrame | None:
     rows = pd.read_csv(path)
     group = NEW if NEW in rows["users"].unique() else SEEN
     rows = rows[(rows["users"] == group) & (rows["step"] == rows["step"].max())]
-    return rows.sort_values("round_num")
-
-
-def _first(curve: pd.DataFrame | None, column: str, target: float) -> pd.Series | None:
-    """What was spent at the first evaluation that meets a target."""
-    if curve is None:
-        return None
-    is_met = (
-        curve[column] >= target if column == "accuracy" else curve[column] <= target
-    )
-    return curve[is_met].iloc[0][[*_COLUMNS]] if is_met.any() else None
+    return rows
 
 
 def _of_run(root: pathlib.Path, run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
