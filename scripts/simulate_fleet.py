@@ -147,7 +147,7 @@ def compare(flag_values, compared, fleet, work):
     given = steps[protocols.AS_GIVEN]
     files = {
         "fleet.protocols.csv": table,
-        "fleet.rounds.csv": fleet_rows.rounds_table(given, classes).set_index("step"),
+        "fleet.rounds.csv": fleet_rows.rounds_table(given).set_index("step"),
         "fleet.tasks.csv": fleet_rows.tasks_table(given, classes).set_index("step"),
     }
     output_dir.mkdir(parents=True, exist_ok=True)

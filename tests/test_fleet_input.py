@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests import fleets
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.files import fleet_rows
 from tff_perfedavg.fleet import availability, devices, draws, population, schedule
 from tff_perfedavg.fleet import simulator as simulator_module
 from tff_perfedavg.fleet.cost import Costs, Work, read_device_table
@@ -408,6 +409,28 @@ def test_a_schedule_is_read_as_it_was_written(tmp_path):
     (tmp_path / "s.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(errors.DataError, match="could not be read as a schedule"):
         schedule.Schedule.load(tmp_path / "s.npz")
+
+
+def test_rows_of_rounds_sum_their_tasks_up():
+    spec = devices.find_spec("mixed")
+    protocol = SyncRound(20, 1.5, deadline_s=25.0, min_reports=15)
+    fleet = fleets.fleet_of(spec, 500)
+    steps = fleets.run(Simulator(fleet, protocol, fleets.WORK, np.arange(500)), 12)
+    classes = [device.name for device in spec.devices]
+    assert len(steps) > 12, "no round is abandoned"
+    rows = fleet_rows.rounds_table(steps)
+    for step, row in zip(steps, rows.to_dict("records"), strict=True):
+        found = schedule.summarize([step], len(classes))
+        assert [row[name] for name in schedule.OUTCOMES] == found.tasks.tolist()
+        assert row["bytes_down"] == found.bytes_down
+        assert row["bytes_up"] == found.bytes_up
+        spent = [row[f"joules_{name}"] for name in fleet_rows.ESTIMATES]
+        assert spent == pytest.approx(found.joules.tolist())
+        assert row["wasted_compute"] == pytest.approx(found.wasted[0])
+        assert (row["begin_s"], row["end_s"]) == (step.begin_s, step.end_s)
+    again = fleet_rows.last_step(fleet_rows.tasks_table(steps, classes), rows, classes)
+    assert again[:-1] == steps[-1][:-1]
+    assert again.tasks.tobytes() == steps[-1].tasks.tobytes()
 
 
 def test_gini_of_equals_is_nothing_and_of_one_for_all_nearly_one():

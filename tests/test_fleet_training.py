@@ -180,7 +180,7 @@ def test_the_last_round_is_read_as_it_was_written(train):
         tasks[tasks["step"] == tasks["step"].max()].fillna("").reset_index(drop=True),
         check_dtype=False,
     )
-    assert fleet_rows.rounds_table([step], classes).loc[0].tolist() == pytest.approx(
+    assert fleet_rows.rounds_table([step]).loc[0].tolist() == pytest.approx(
         rounds.iloc[-1].tolist()
     )
 

@@ -200,7 +200,7 @@ class Simulator:
                 seed, (number, attempt), len(self._users), place + np.arange(chunk)
             )
             others = self._users[order]
-            found = self._free(others[~np.isin(others, drawn)])[:missing]
+            found = self._free(others[~_is_among(others, drawn)])[:missing]
             rate = max(len(found) / chunk, rate / 10, 1e-4)
             chosen.append(found)
             place, missing = place + chunk, missing - len(found)
@@ -210,7 +210,7 @@ class Simulator:
         """Returns those that are on, at work on nothing, and not short of energy."""
         now = np.full(len(users), self.clock_s)
         busy = self._busy[self._busy_until > self.clock_s]
-        free = self._available.is_on(users, now) & ~np.isin(users, busy)
+        free = self._available.is_on(users, now) & ~_is_among(users, busy)
         if self._protocol.most_battery < 1:
             spent = self._spent if self._day == self.clock_s // DAY else {}
             taken = np.array([spent.get(user, 0.0) for user in users.tolist()])
@@ -341,6 +341,15 @@ class Simulator:
             tasks["user"].tolist(), tasks["joules"][:, 1].tolist(), strict=True
         ):
             self._spent[user] = self._spent.get(user, 0.0) + joules
+
+
+def _is_among(users: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns which users are among others; for few, faster than `np.isin`."""
+    if not len(others):
+        return np.zeros(len(users), bool)
+    ordered = np.sort(others)
+    places = np.searchsorted(ordered, users)
+    return ordered[np.minimum(places, len(ordered) - 1)] == users
 
 
 class _Timing(NamedTuple):

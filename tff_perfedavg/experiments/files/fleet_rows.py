@@ -10,16 +10,19 @@ import pandas as pd
 from tff_perfedavg.fleet.schedule import (
     CAUSES,
     OUTCOMES,
+    TAKEN,
     TASK,
     ServerStep,
-    summarize,
 )
 
 ESTIMATES = ("low", "mid", "high")
 
 
-def tasks_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.DataFrame:
-    """Returns one row per task: where, who, when, what became of it, and its cost.
+Columns = dict[str, list]
+
+
+def tasks_columns(steps: Sequence[ServerStep], classes: Sequence[str]) -> Columns:
+    """Returns one row per task, by column: where, who, when, its fate and its cost.
 
     Args:
       steps: of a schedule.
@@ -27,43 +30,65 @@ def tasks_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.DataF
     """
     tasks = np.concatenate([step.tasks for step in steps])
     # The columns before those that are words.
-    table = pd.DataFrame({name: tasks[name] for name in ("step", "attempt", "user")})
-    table["device"] = np.array(classes)[tasks["device"]]
+    found = {name: tasks[name] for name in ("step", "attempt", "user")}
+    found["device"] = np.array(classes)[tasks["device"]]
     for name in ("begin_s", "down_s", "compute_s", "up_s", "end_s"):
-        table[name] = tasks[name]
-    table["outcome"] = np.array(OUTCOMES)[tasks["outcome"]]
-    table["cause"] = np.array(CAUSES)[tasks["cause"]]
+        found[name] = tasks[name]
+    found["outcome"] = np.array(OUTCOMES)[tasks["outcome"]]
+    found["cause"] = np.array(CAUSES)[tasks["cause"]]
     for name in ("lag", "draw", "steps", "bytes_down", "bytes_up"):
-        table[name] = tasks[name]
+        found[name] = tasks[name]
     for place, name in enumerate(ESTIMATES):
-        table[f"joules_{name}"] = tasks["joules"][:, place]
-    return table
+        found[f"joules_{name}"] = tasks["joules"][:, place]
+    return {name: values.tolist() for name, values in found.items()}
 
 
-def rounds_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.DataFrame:
-    """Returns one row per server step: its times, outcomes, bytes and joules."""
-    rows = []
-    for step in steps:
-        found = summarize([step], len(classes))
-        rows.append(
-            {
-                "step": step.number,
-                "attempt": step.attempt,
-                "waited_s": step.waited_s,
-                "begin_s": step.begin_s,
-                "end_s": step.end_s,
-                "is_taken": step.is_taken,
-                **dict(zip(OUTCOMES, found.tasks.tolist(), strict=True)),
-                "bytes_down": found.bytes_down,
-                "bytes_up": found.bytes_up,
-                **{
-                    f"joules_{name}": joules
-                    for name, joules in zip(ESTIMATES, found.joules, strict=True)
-                },
-                "wasted_compute": found.wasted[0],
-            }
-        )
-    return pd.DataFrame(rows)
+def rounds_columns(steps: Sequence[ServerStep]) -> Columns:
+    """Returns one row per server step, by column: times, outcomes, bytes and joules.
+
+    Args:
+      steps: of a schedule.
+    """
+    tasks = np.concatenate([step.tasks for step in steps])
+    count, sizes = len(steps), [len(step.tasks) for step in steps]
+    of_step = np.repeat(np.arange(count), sizes)
+
+    def total(values):
+        return np.bincount(of_step, values, minlength=count)
+
+    # Not through floating point numbers, which bytes may outgrow.
+    ends = np.cumsum([0, *sizes])
+    outcomes = np.bincount(
+        of_step * len(OUTCOMES) + tasks["outcome"], minlength=count * len(OUTCOMES)
+    ).reshape(count, len(OUTCOMES))
+    found = {
+        "step": [step.number for step in steps],
+        "attempt": [step.attempt for step in steps],
+        "waited_s": [step.waited_s for step in steps],
+        "begin_s": [step.begin_s for step in steps],
+        "end_s": [step.end_s for step in steps],
+        "is_taken": [step.is_taken for step in steps],
+        **dict(zip(OUTCOMES, outcomes.T.tolist(), strict=True)),
+    }
+    for name in ("bytes_down", "bytes_up"):
+        sums = np.concatenate([[0], np.cumsum(tasks[name])])[ends]
+        found[name] = np.diff(sums).tolist()
+    for place, name in enumerate(ESTIMATES):
+        found[f"joules_{name}"] = total(tasks["joules"][:, place]).tolist()
+    training = total(tasks["compute_s"])
+    lost = total(np.where(tasks["outcome"] == TAKEN, 0, tasks["compute_s"]))
+    found["wasted_compute"] = (lost / np.where(training > 0, training, 1)).tolist()
+    return found
+
+
+def tasks_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.DataFrame:
+    """As `tasks_columns`."""
+    return pd.DataFrame(tasks_columns(steps, classes))
+
+
+def rounds_table(steps: Sequence[ServerStep]) -> pd.DataFrame:
+    """As `rounds_columns`."""
+    return pd.DataFrame(rounds_columns(steps))
 
 
 def last_step(
