@@ -959,6 +959,7 @@ def check_paper_baselines(table, root):
         assert line["num_seeds"] == 2
 
 
+@pytest.mark.slow
 def test_the_smoke_setting_gives_the_committed_table(command, tmp_path):
     flagfile = ROOT / "scripts/configs/paper_smoke.flags"
     command(

@@ -21,7 +21,13 @@ from tff_perfedavg.settings import kind_of, settings_of
 
 AS_GIVEN = "as given"
 # What no protocol is: the fleet, and what its tasks cost.
-_SHARED = ("fleet", "fleet_work", "device_table", "device_assignment")
+_SHARED = (
+    "fleet",
+    "fleet_work",
+    "upload_bits",
+    "device_table",
+    "device_assignment",
+)
 
 
 def variants(
