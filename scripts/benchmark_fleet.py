@@ -6,6 +6,7 @@ time of a round, and measures how many updates a worker adds up in a second. Pri
 tables and writes them as JSON.
 """
 
+import itertools
 import json
 import pathlib
 import resource
@@ -34,7 +35,10 @@ _TRAINED = (
     ("10 users, MLP, 10 steps", 10, "mlp", 10),
     ("100 users, MLP, 10 steps", 100, "mlp", 10),
 )
-_FLEETS = ("none", "mixed")
+_FLEETS = {
+    "none": {},
+    "mixed": {"fleet": "mixed", "over_selection": 1.3, "round_deadline": 600.0},
+}
 _TURNS = 3
 
 
@@ -138,34 +142,39 @@ def train(flag_values):
         root = pathlib.Path(directory)
         work = root / "work.json"
         work.write_text(json.dumps(_WORK))
+
+        def rounds(name, turn, **settings):
+            """Seconds of the rounds of a run."""
+            times = []
+            experiment = Experiment(
+                dataset="synthetic",
+                num_new_users=0,
+                total_rounds=flag_values.trained_rounds,
+                **settings,
+            )
+            train_and_save(
+                experiment,
+                RunPaths(root, f"{experiment.model}{name}{turn}"),
+                TrainingOptions(rounds_per_evaluation=0),
+                on_round=lambda done: times.append(time.perf_counter()),
+            )
+            # Not the first rounds, which trace and load.
+            return np.diff(times)[5:].tolist()
+
         for label, num_users, model, num_steps in _TRAINED:
             seconds = {fleet: [] for fleet in _FLEETS}
-            for turn in range(_TURNS):
-                for fleet in _FLEETS:
-                    experiment = Experiment(
-                        model=model,
-                        num_local_steps=num_steps,
-                        clients_per_round=num_users,
-                        dataset="synthetic",
-                        num_users=10 * num_users,
-                        num_new_users=0,
-                        total_rounds=flag_values.trained_rounds,
-                        fleet=fleet,
-                        fleet_work=str(work) if fleet != "none" else "",
-                        over_selection=1.3 if fleet != "none" else 1.0,
-                        round_deadline=600.0 if fleet != "none" else None,
-                    )
-                    times = []
-                    train_and_save(
-                        experiment,
-                        RunPaths(root, f"{model}{num_users}{fleet}{turn}"),
-                        TrainingOptions(rounds_per_evaluation=0),
-                        on_round=lambda done, times=times: times.append(
-                            time.perf_counter()
-                        ),
-                    )
-                    # Not the first rounds, which trace and load.
-                    seconds[fleet] += np.diff(times)[5:].tolist()
+            trained = {
+                "model": model,
+                "num_local_steps": num_steps,
+                "clients_per_round": num_users,
+                "num_users": 10 * num_users,
+            }
+            for turn, (fleet, given) in itertools.product(
+                range(_TURNS), _FLEETS.items()
+            ):
+                on = {"fleet_work": str(work), **given} if given else {}
+                name = f"{num_users}{fleet}"
+                seconds[fleet] += rounds(name, turn, **trained, **on)
             without, with_fleet = (1e3 * np.median(seconds[f]) for f in _FLEETS)
             found.append(
                 {

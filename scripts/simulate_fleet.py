@@ -131,7 +131,7 @@ def compare(flag_values, compared, fleet, work):
     steps = protocols.simulate(
         fleet, compared, work, flag_values.clients_per_round, flag_values.total_rounds
     )
-    classes = [device.name for device in fleet.spec.devices]
+    classes = fleet.spec.classes
     table = fleet_tables.protocols_table(
         {label: summarize(found, len(classes)) for label, found in steps.items()},
         {device.name: device.share for device in fleet.spec.devices},
@@ -153,7 +153,7 @@ def compare(flag_values, compared, fleet, work):
     output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         rows.to_csv(output_dir / name)
-    Schedule(tuple(classes), tuple(given)).save(output_dir / "schedule.npz")
+    Schedule(classes, tuple(given)).save(output_dir / "schedule.npz")
     figures.save(
         fleet_figures.timeline(given[-1], classes), output_dir / "fleet.timeline.png"
     )

@@ -216,12 +216,10 @@ def watching(flag_values, base) -> TrainingOptions:
     )
 
 
-def tell_fleet(flag_values, root, runs, per_user):
+def tell_fleet(root, runs, per_user, steps, targets):
     """Prints and writes what runs cost their fleet, and whom they served."""
     from tff_perfedavg.experiments.study import fleet_study
 
-    steps = flag_values.adaptation_steps
-    targets = command.numbers(flag_values, "targets", float)
     tables = {
         "classes": fleet_study.classes_table(root, runs, per_user, steps),
         "targets": fleet_study.targets_table(root, runs, targets),
@@ -252,7 +250,7 @@ def main(flag_values):
     rates = command.numbers(flag_values, "adaptation_learning_rates", float)
     rows = command.numbers(flag_values, "adaptation_rows", int)
     steps, watched = reported_steps(flag_values), watching(flag_values, base)
-    command.numbers(flag_values, "targets", float)
+    targets = command.numbers(flag_values, "targets", float)
     moves = common_flags.what_moves(flag_values)
     changes = {**moves, "rows_per_class": flag_values.adaptation_rows_per_class}
     for rate in rates or [base.local.inner_learning_rate]:
@@ -313,7 +311,8 @@ def main(flag_values):
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
     on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
     if on_fleets and len(test):
-        tell_fleet(flag_values, root, on_fleets, results.per_user)
+        most = flag_values.adaptation_steps
+        tell_fleet(root, on_fleets, results.per_user, most, targets)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,8 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.devices import find_spec
 
 MIXED_FILE = pathlib.Path(pfa.__file__).parent / "fleet" / "mixed.toml"
-WORK = {
-    "steps": 2,
-    "fixed_s": 0.2,
-    "step_s": 1.5,
-    "bytes_down": 40_000,
-    "bytes_up": 40_000,
-}
+WORK_FILE = pathlib.Path(__file__).parent / "data" / "fleet.work.json"
+WORK = json.loads(WORK_FILE.read_text())
 MIXED = (
     "--fleet=mixed",
     "--over_selection=1.5",
@@ -36,10 +31,8 @@ FORMS = ("users", "blocks_loop", "blocks_vectorized")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    path = tmp_path_factory.mktemp("work") / "work.json"
-    path.write_text(json.dumps(WORK))
-    return path
+def work():
+    return WORK_FILE
 
 
 @pytest.fixture

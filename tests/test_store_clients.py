@@ -189,8 +189,7 @@ def test_blocks_of_any_size_and_order_equal_users_one_by_one(
     assert expected_metrics["num_users_excluded"] == 1
     # The transform acts on each user's update: most exceed its norm.
     assert 0.05 < expected_metrics["update_norm"] < 0.1001
-    # A block of one, and blocks that the last does not fill.
-    for size in (1, 7):
+    for size in (1, 7, 64):
         blocks = pfa.BlockClientData(many_users, MODEL, size, layout)
         found, metrics = one_round(blocks, shuffled, config, weighting)
         change = [f - w for f, w in zip(found, MODEL.init(0), strict=True)]

@@ -173,7 +173,7 @@ class Costs:
           ConfigError: if measured seconds name a class that the fleet has not, or leave
             out one that it has.
         """
-        names = [device.name for device in spec.devices]
+        names = spec.classes
         if work.by_class and {*work.by_class} != {*names}:
             raise errors.ConfigError(
                 f"Seconds were measured for {', '.join(sorted(work.by_class))}, but "

@@ -114,6 +114,11 @@ class FleetSpec:
     drop_outs_per_hour: float
     sources: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the device classes."""
+        return tuple(device.name for device in self.devices)
+
 
 def find_spec(name: str) -> FleetSpec:
     """Returns a fleet that comes with the toolkit, or that of a directory.

@@ -13,6 +13,7 @@ import numpy as np
 
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
+from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.settings.fleet_settings import METHOD, FleetSettings
 from tff_perfedavg.fleet import draws
 from tff_perfedavg.fleet.cost import Work, read_device_table
@@ -32,6 +33,16 @@ _SETTINGS = {
     "needs": "device_conditions",
     "most_battery": "battery_limit",
 }
+
+
+@contextlib.contextmanager
+def told_by_settings() -> Iterator[None]:
+    """Names, in an error of a protocol, settings in the place of its fields."""
+    try:
+        yield
+    except errors.ConfigError as e:
+        told = re.sub(r"SyncRound\.(\w+)", lambda m: _SETTINGS.get(m[1], m[1]), str(e))
+        raise errors.ConfigError(told) from e
 
 
 def build_fleet(
@@ -68,6 +79,12 @@ def build_fleet(
     return Fleet(spec, users, seed, available)
 
 
+def build_fleet_of_run(experiment: Experiment, population: UserStore) -> Fleet:
+    """Draws the devices of a run's users; raises the errors of `build_fleet`."""
+    num_users, seed = len(population.users), experiment.base_random_seed
+    return build_fleet(experiment.fleet_of_run, num_users, seed, population)
+
+
 def _ranks(population: UserStore, by: str, seed: int) -> np.ndarray:
     """Returns where users stand by their data, from 0 to 1; ties by chance."""
     bounds = np.asarray(population.users)
@@ -93,6 +110,7 @@ def _ranks(population: UserStore, by: str, seed: int) -> np.ndarray:
     return ranks
 
 
+@told_by_settings()
 def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
     """Returns the protocol of the settings, for so many reports a round.
 
@@ -100,27 +118,16 @@ def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
       ConfigError: naming the setting that is out of range.
     """
     deadline = settings.round_deadline
-    with told_by_settings():
-        return SyncRound(
-            goal,
-            over_selection=settings.over_selection,
-            deadline_s=np.inf if deadline is None else deadline,
-            min_reports=settings.min_reports,
-            late=settings.late_reports,
-            leaving=settings.leaving_devices,
-            needs=settings.needs,
-            most_battery=settings.battery_limit,
-        )
-
-
-@contextlib.contextmanager
-def told_by_settings() -> Iterator[None]:
-    """Names, in an error of a protocol, settings in the place of its fields."""
-    try:
-        yield
-    except errors.ConfigError as e:
-        told = re.sub(r"SyncRound\.(\w+)", lambda m: _SETTINGS.get(m[1], m[1]), str(e))
-        raise errors.ConfigError(told) from e
+    return SyncRound(
+        goal,
+        over_selection=settings.over_selection,
+        deadline_s=np.inf if deadline is None else deadline,
+        min_reports=settings.min_reports,
+        late=settings.late_reports,
+        leaving=settings.leaving_devices,
+        needs=settings.needs,
+        most_battery=settings.battery_limit,
+    )
 
 
 def build_work(

@@ -17,7 +17,6 @@ from tff_perfedavg.fleet.schedule import (
 
 ESTIMATES = ("low", "mid", "high")
 
-
 Columns = dict[str, list]
 
 
@@ -50,29 +49,24 @@ def rounds_columns(steps: Sequence[ServerStep]) -> Columns:
       steps: of a schedule.
     """
     tasks = np.concatenate([step.tasks for step in steps])
-    count, sizes = len(steps), [len(step.tasks) for step in steps]
-    of_step = np.repeat(np.arange(count), sizes)
+    # No step is without tasks.
+    starts = np.cumsum([0, *(len(step.tasks) for step in steps[:-1])])
 
     def total(values):
-        return np.bincount(of_step, values, minlength=count)
+        return np.add.reduceat(values, starts)
 
-    # Not through floating point numbers, which bytes may outgrow.
-    ends = np.cumsum([0, *sizes])
-    outcomes = np.bincount(
-        of_step * len(OUTCOMES) + tasks["outcome"], minlength=count * len(OUTCOMES)
-    ).reshape(count, len(OUTCOMES))
-    found = {
+    found: Columns = {
         "step": [step.number for step in steps],
         "attempt": [step.attempt for step in steps],
         "waited_s": [step.waited_s for step in steps],
         "begin_s": [step.begin_s for step in steps],
         "end_s": [step.end_s for step in steps],
         "is_taken": [step.is_taken for step in steps],
-        **dict(zip(OUTCOMES, outcomes.T.tolist(), strict=True)),
     }
+    for place, name in enumerate(OUTCOMES):
+        found[name] = total((tasks["outcome"] == place).astype(int)).tolist()
     for name in ("bytes_down", "bytes_up"):
-        sums = np.concatenate([[0], np.cumsum(tasks[name])])[ends]
-        found[name] = np.diff(sums).tolist()
+        found[name] = total(tasks[name]).tolist()
     for place, name in enumerate(ESTIMATES):
         found[f"joules_{name}"] = total(tasks["joules"][:, place]).tolist()
     training = total(tasks["compute_s"])

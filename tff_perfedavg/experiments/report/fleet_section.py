@@ -50,11 +50,6 @@ class FleetRecord:
     tasks: pd.DataFrame
     rounds: pd.DataFrame
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the device classes."""
-        return [device.name for device in self.fleet.spec.devices]
-
     def batteries(self) -> pd.DataFrame:
         """Returns what a day's tasks took of a full battery.
 
@@ -108,7 +103,7 @@ def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
     column = quantity(per_user)
     last = per_user[per_user["step"] == per_user["step"].max()].set_index("user")
     rows = {}
-    for name in record.classes:
+    for name in record.fleet.spec.classes:
         mine = tasks[tasks["device"] == name]
         if mine.empty:
             continue
@@ -214,7 +209,7 @@ def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figur
     """Returns a run's figures with their captions, by name."""
     middles = (np.arange(24) + 0.5) * HOUR
     tasks = record.tasks
-    last = last_step(tasks, record.rounds, record.classes)
+    last = last_step(tasks, record.rounds, record.fleet.spec.classes)
     return {
         "fleet_day": (
             "how many users' phones may work over the day, and when tasks began.",
@@ -227,11 +222,11 @@ def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figur
         "fleet_batteries": (
             "what a user's tasks of a day took of a full battery, of users and days "
             "with a task; middle estimates.",
-            fleet_figures.batteries(record.batteries(), record.classes),
+            fleet_figures.batteries(record.batteries(), record.fleet.spec.classes),
         ),
         "fleet_timeline": (
             f"timeline of the last round, {last.number}.",
-            fleet_figures.timeline(last, record.classes),
+            fleet_figures.timeline(last, record.fleet.spec.classes),
         ),
     }
 

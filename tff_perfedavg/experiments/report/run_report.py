@@ -15,7 +15,7 @@ import pandas as pd
 from tff_perfedavg import __version__, errors
 from tff_perfedavg.data import heterogeneity
 from tff_perfedavg.data.user_store import UserStore
-from tff_perfedavg.experiments.assemble.fleet import build_fleet
+from tff_perfedavg.experiments.assemble.fleet import build_fleet_of_run
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import combine
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
@@ -126,9 +126,8 @@ def _read_fleet(
     settings = experiment.fleet_of_run
     if not settings.is_on:
         return None
-    seed = experiment.base_random_seed
     return fleet_section.FleetRecord(
-        build_fleet(settings, len(population.users), seed, population),
+        build_fleet_of_run(experiment, population),
         settings.needs,
         _read_csv(run.fleet_tasks),
         _read_csv(run.fleet_rounds),

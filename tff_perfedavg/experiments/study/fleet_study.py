@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from tff_perfedavg.experiments.assemble.fleet import build_fleet
+from tff_perfedavg.experiments.assemble.fleet import build_fleet_of_run
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN, quantity
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -140,13 +140,9 @@ def _curve(root: pathlib.Path, run: Run) -> pd.DataFrame | None:
 def _of_run(root: pathlib.Path, run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A run's tasks, and the device class of each of its users."""
     paths, experiment = RunPaths(root, run.name), run.experiment
-    population = build_population(experiment, root)
-    fleet = build_fleet(
-        *(experiment.fleet_of_run, len(population.users)),
-        *(experiment.base_random_seed, population),
-    )
-    names = np.array([device.name for device in fleet.spec.devices])
-    users = pd.DataFrame({"device": names[fleet.records["device"]]})
+    fleet = build_fleet_of_run(experiment, build_population(experiment, root))
+    devices = np.array(fleet.spec.classes)[fleet.records["device"]]
+    users = pd.DataFrame({"device": devices})
     users = users.rename_axis("user").reset_index().assign(run=run.name)
     return pd.read_csv(paths.fleet_tasks), users
 

@@ -102,6 +102,7 @@ def simulate(
     return found
 
 
+@told_by_settings()
 def simulate_hours(
     fleet: Fleet, settings: FleetSettings, work: Work, goal: int, num_rounds: int
 ) -> list[list[ServerStep]]:
@@ -123,13 +124,9 @@ def simulate_hours(
     """
     users = np.arange(len(fleet.records))
     protocol = build_protocol(settings, goal)
-    with told_by_settings():
-        simulator = Simulator(fleet, protocol, work, users)
+    simulator = Simulator(fleet, protocol, work, users)
     hours = []
-    with (
-        told_by_settings(),
-        progress(total=24, desc="hours", unit="hour") as bar,
-    ):
+    with progress(total=24, desc="hours", unit="hour") as bar:
         for hour in range(24):
             # Rounds may take longer than hours.
             day = np.ceil(simulator.clock_s / DAY)

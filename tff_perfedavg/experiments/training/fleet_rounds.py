@@ -8,7 +8,7 @@ import numpy as np
 
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.fleet import (
-    build_fleet,
+    build_fleet_of_run,
     build_protocol,
     build_work,
     told_by_settings,
@@ -42,21 +42,19 @@ class FleetRounds:
           DataError: if its trace cannot be read.
         """
         settings = experiment.fleet_of_run
-        fleet = build_fleet(
-            settings, len(population.users), experiment.base_random_seed, population
-        )
+        fleet = build_fleet_of_run(experiment, population)
         protocol = build_protocol(settings, experiment.cohorts.clients_per_round)
         users = np.asarray(population.training_users)
         with told_by_settings():
             self._simulator = Simulator(fleet, protocol, work, users)
         self._totals = np.zeros([2 + len(ESTIMATES)])
-        self.classes = tuple(device.name for device in fleet.spec.devices)
+        self.classes = fleet.spec.classes
         self.work = work
 
+    @told_by_settings()
     def next_round(self, number: int) -> list[ServerStep]:
         """Runs a round until it is not abandoned; returns its attempts."""
-        with told_by_settings():
-            steps = self._simulator.next_round(number)
+        steps = self._simulator.next_round(number)
         for step in steps:
             tasks = step.tasks
             self._totals[0] += tasks["bytes_down"].sum()
