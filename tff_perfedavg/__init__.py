@@ -21,6 +21,7 @@ _HOMES = {
     "LocalAlgorithm": "optimization.local_algorithm",
     "Model": "models.model",
     "OnDeviceModel": "ondevice.runner",
+    "PersonalModel": "ondevice.personal",
     "PerFedAvgConfig": "algorithms.per_fed_avg",
     "PerFedAvgError": "errors",
     "Rows": "data.user_store",

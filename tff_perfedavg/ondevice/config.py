@@ -30,10 +30,9 @@ MAX_ADAPT_STEPS = 10_000
 class ExportConfig:
     """How a model is exported. Shapes are fixed in the file.
 
-    A batch of `adapt`, `adapt_steps` and `meta_update` that is shorter than
-    `batch_size` is padded with label -1 (NaN where labels are no classes). Rows of all
-    batches of all steps of `meta_update` are at most 1,000,000. The arithmetic is
-    float32 whatever the storage.
+    A batch that is shorter than `batch_size` is padded with label -1 (NaN where labels
+    are no classes). Rows of all batches of all steps of `meta_update` are at most
+    1,000,000. The arithmetic is float32 whatever the storage.
 
     Attributes:
       trained: what the model was trained by: users adapt as it says, and `meta_update`
@@ -53,6 +52,9 @@ class ExportConfig:
     max_local_steps: int = setting(
         10, "The most steps of `meta_update`; 0 leaves it out."
     )
+    max_guarded_steps: int = setting(
+        20, "The most steps of `adapt_guarded`; 0 leaves it out."
+    )
     storage: str = setting(FLOAT32, "How the initial weights are kept.", STORAGES)
     num_trainable: int | None = setting(
         None,
@@ -60,6 +62,10 @@ class ExportConfig:
         "training.",
     )
     quantize_frozen: bool = setting(False, "Keep frozen weights as 8-bit integers.")
+    family: str = setting(
+        "", "A name that versions of a model share; a device adopts later ones."
+    )
+    version: int = setting(1, "Of the model, within its family.")
     trained: LocalSettings | None = None
     num_tensors: int | None = None
 
@@ -68,6 +74,8 @@ class ExportConfig:
         check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         check_at_least(self, "infer_batch_size", 1, MOST_BATCH_ROWS)
         check_at_least(self, "max_local_steps", 0)
+        check_at_least(self, "max_guarded_steps", 0, MAX_ADAPT_STEPS)
+        check_at_least(self, "version", 1)
         if self.num_trainable is not None:
             check_at_least(self, "num_trainable", 1)
             self._check_num_trainable()

@@ -18,11 +18,17 @@ from absl import logging
 from tff_perfedavg import __version__, errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.models.model import Model
-from tff_perfedavg.ondevice import flatbuffer, parity, seal
+from tff_perfedavg.ondevice import flatbuffer, parity, rewriting, seal
 from tff_perfedavg.ondevice.config import FLOAT16, MAX_ADAPT_STEPS, ExportConfig
+from tff_perfedavg.ondevice.gradients import layer_of
 from tff_perfedavg.ondevice.signatures import DeviceModule, FixedModule
+from tff_perfedavg.ondevice.supported import remedy
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.optimization.moves import ALL
+
+# Of the converter's errors: the operation and where it is, and what is wrong with it.
+_PLACE = re.compile(r'"(\w+):", "([^"@]+)@')
+_REASON = re.compile(r"'tfl?\.\w+' op [^\n<]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +253,7 @@ def _converted(
     with tempfile.TemporaryDirectory() as directory, _quiet_converter():
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, directory, signatures, options)
+        rewriting.rewrite(directory)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             directory, signature_keys=list(signatures)
         )
@@ -259,9 +266,7 @@ def _converted(
         try:
             content = converter.convert()
         except Exception as e:  # The converter raises what its passes raise.
-            raise errors.ModelError(
-                f"{module.model_name!r} cannot be converted to TensorFlow Lite: {e}"
-            ) from e
+            raise errors.ModelError(_not_converted(module.model_name, str(e))) from e
     model = flatbuffer.read(content)
     operations = flatbuffer.operations(model)
     custom = [name for name in operations if name.startswith("CUSTOM")]
@@ -273,6 +278,19 @@ def _converted(
     flatbuffer.add_metadata(model, flatbuffer.CARD, card)
     flatbuffer.shrink(model)
     return seal.sealed(flatbuffer.pack(model)), operations
+
+
+def _not_converted(model_name: str, message: str) -> str:
+    """What the converter says of an operation, without its dump of the program."""
+    place = _PLACE.search(message)
+    reason = _REASON.search(message)
+    if place is None or reason is None:
+        return f"{model_name!r} cannot be converted to TensorFlow Lite: {message}"
+    op_type, name = place.groups()
+    return (
+        f"{model_name!r}: layer {layer_of(name)!r} ({op_type}) cannot be converted to "
+        f"TensorFlow Lite: {reason.group(0).strip()}. {remedy(op_type)}."
+    )
 
 
 def _write(

@@ -160,6 +160,14 @@ def _replay(call: Call, deployed: Deployment, config: ExportConfig, rows):
     found["weights after reset"] = in_order(
         call("get_weights", unused=unused), "weight"
     )
+    if config.max_guarded_steps:
+        answer = call(
+            "adapt_guarded", **batch, **_to_check(x, y), num_steps=_few(config)
+        )
+        found["guarded losses"] = [answer["losses"][: _few(config)[0] + 1]]
+        found["guarded weights"] = in_order(
+            call("get_weights", unused=unused), "weight"
+        )
     shifted = {
         f"weight_{i}": w + np.float32(0.01) for i, w in enumerate(deployed.weights)
     }
@@ -180,6 +188,16 @@ def _replay(call: Call, deployed: Deployment, config: ExportConfig, rows):
         measures = config.algorithm.build().measures
         found["meta_update losses"] = [answer[name] for name in measures]
     return found
+
+
+def _to_check(x, y) -> dict[str, np.ndarray]:
+    """Rows to check on, other ones than those to learn from if there are any."""
+    return {"x_check": x[-1, -1], "y_check": y[-1, -1]}
+
+
+def _few(config: ExportConfig) -> np.ndarray:
+    """How many steps are guarded."""
+    return np.array([min(_NUM_STEPS, config.max_guarded_steps)], np.int32)
 
 
 def _rows_to_infer(x, config: ExportConfig) -> np.ndarray:
@@ -220,6 +238,10 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
         return adaptation.step(loss, trainable, batch_at(0, 0), start)
 
     @tf.function
+    def check_loss(trainable):
+        return deployed.model.batch_loss(trainable, batch_at(-1, -1))
+
+    @tf.function
     def update():
         algorithm = config.algorithm.build(
             **dict.fromkeys(config.algorithm.RATES.values(), _RATE)
@@ -241,6 +263,13 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
     expected["adapted weights"] = adapted
     expected["infer when adapted"] = [infer(adapted)]
     expected["weights after reset"] = head
+    if config.max_guarded_steps:
+        tried = [head]
+        for _ in range(_few(config)[0]):
+            tried.append(adapt(tried[-1])[1])
+        on_check = [check_loss(weights) for weights in tried]
+        expected["guarded losses"] = [np.array(on_check)]
+        expected["guarded weights"] = tried[int(np.argmin(on_check))]
     expected["infer with weights set"] = [infer([w + 0.01 for w in head])]
     if config.max_local_steps:
         expected["meta_update"], expected["meta_update losses"] = update()

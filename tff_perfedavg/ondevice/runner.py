@@ -5,6 +5,7 @@ An app does the same with its platform's LiteRT; docs/on_device.md shows how.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.ondevice import flatbuffer, seal
+from tff_perfedavg.ondevice.examples import Labelled, held_back, in_turns
 
 # A file of personal weights: this, the model's identity, the number of weights as a
 # little-endian uint64, the weights as little-endian float32 in their order, and the
@@ -32,6 +34,27 @@ _UNUSED = np.zeros([1], np.float32)
 _MAX_INT32 = 2**31 - 1
 # The first format of files whose `applied` says that the model can answer afterwards.
 _CHECKED_FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardedAdaptation:
+    """What became of a guarded adaptation.
+
+    Attributes:
+      steps_kept: after how many steps the weights are taken; 0 if they are as before.
+      steps_taken: how many were tried.
+      num_rows: learned from.
+      num_check_rows: held back.
+      loss_before: the mean loss of the rows held back, before the first step.
+      loss_after: the same with the weights kept; at most `loss_before`.
+    """
+
+    steps_kept: int
+    steps_taken: int
+    num_rows: int
+    num_check_rows: int
+    loss_before: float
+    loss_after: float
 
 
 class OnDeviceModel:
@@ -117,12 +140,14 @@ class OnDeviceModel:
         """Returns probabilities `[rows, classes]`, or outputs of a regressor.
 
         Args:
-          x: `[rows, ...]` features, scaled as in training.
+          x: `[rows, ...]` features, scaled as in training; or one row's, whose answer
+            is `[classes]`.
 
         Raises:
           DataError: if the shape is wrong, or a number or an answer is not finite.
           ModelError: if the personal weights leave no finite answer.
         """
+        is_one = np.shape(x) == tuple(self.card["input_shape"])
         x = self._features(x)
         if not len(x):
             raise errors.DataError("infer: no row was given; give at least one.")
@@ -130,7 +155,7 @@ class OnDeviceModel:
             outputs = self._infer(x)
             is_finite = _is_finite(outputs)
             if is_finite.all():
-                return outputs
+                return outputs[0] if is_one else outputs
             self._check_alive()
         raise errors.DataError(
             f"infer: the answer for row {int(np.argmin(is_finite))} is not finite; its "
@@ -157,16 +182,7 @@ class OnDeviceModel:
             no whole number from 1 to `max_adapt_steps`.
         """
         _check_rate("learning_rate", learning_rate)
-        most = self.card.get("max_adapt_steps", _MAX_INT32)
-        try:
-            is_whole = bool(1 <= num_steps <= most and num_steps % 1 == 0)
-        except (TypeError, ValueError):
-            is_whole = False
-        if not is_whole:
-            raise errors.ConfigError(
-                f"num_steps is {num_steps!r}; it must be a whole number from 1 to "
-                f"{most}."
-            )
+        _check_steps(num_steps, self.card.get("max_adapt_steps", _MAX_INT32))
         inputs = self._batch(x, y, "")
         with self._lock:
             before = None if self._is_checked else self.weights
@@ -189,6 +205,145 @@ class OnDeviceModel:
                 "not finite; the weights are as before. Take a smaller learning rate."
             )
         return float(answer["loss"][0])
+
+    def adapt_guarded(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        check: tuple[np.ndarray, np.ndarray] | None = None,
+        learning_rate: float | None = None,
+        num_steps: int | None = None,
+    ) -> GuardedAdaptation:
+        """Adapts as far as it helps rows that are not learned from.
+
+        After each step the loss on the rows to check is looked at; the weights are then
+        those with which it was lowest, as they were before the first step perhaps. More
+        rows than `batch_size` are taken in batches, in turns of the classes, one a
+        step; a step that does not help is undone.
+
+        Args:
+          x: `[rows, ...]` features, as many as there are.
+          y: `[rows]` class numbers, or `[rows, ...]` numbers of a regressor.
+          check: rows (x, y) to check on. By default, of each class of y the second row,
+            the fifth and so on are held back for it. Of more than `batch_size` those
+            that come first in turns of the classes.
+          learning_rate: alpha; by default the card's.
+          num_steps: the most steps; by default as many as the file takes, and at most
+            that.
+
+        Raises:
+          ModelError: if the file was exported without this signature.
+          DataError: if rows are of wrong shape, class or value, or there is none to
+            learn from or to check on. The weights are as before.
+          ConfigError: if the rate or `num_steps` is none, or is missing in the card.
+        """
+        most = self._most_guarded_steps(num_steps)
+        rate = self._rate(learning_rate)
+        learn = self.checked(x, y)
+        if check is None:
+            is_check = held_back(learn.y)
+            check = learn.x[is_check], learn.y[is_check]
+            learn = Labelled(learn.x[~is_check], learn.y[~is_check])
+        check = self.checked(*check)
+        for rows, purpose in ((learn, "learn from"), (check, "check on")):
+            if not len(rows.y):
+                raise errors.DataError(
+                    f"adapt_guarded: there is no row to {purpose}. Give two rows of a "
+                    "class at least, or rows (x, y) as `check`."
+                )
+        return self._adapt_guarded(learn, check, rate, most)
+
+    def _adapt_guarded(
+        self, learn: Labelled, check: Labelled, rate: float, most: int
+    ) -> GuardedAdaptation:
+        """In one call where the rows fit a batch, else in a call a step."""
+        size = self.batch_size
+        kept = in_turns(check.y)[:size]
+        to_check = self._batch(check.x[kept], check.y[kept], "")
+        order = in_turns(learn.y)
+        batches = [
+            self._batch(learn.x[rows], learn.y[rows], "")
+            for rows in np.array_split(order, math.ceil(len(order) / size))
+        ]
+        with self._lock:
+            if len(batches) == 1:
+                answers = [self._guarded_call(batches[0], to_check, rate, most)]
+            else:
+                answers = [
+                    self._guarded_call(batches[step % len(batches)], to_check, rate, 1)
+                    for step in range(most)
+                ]
+        return GuardedAdaptation(
+            steps_kept=int(sum(answer["steps_kept"][0] for answer in answers)),
+            steps_taken=most,
+            num_rows=len(order),
+            num_check_rows=len(kept),
+            loss_before=float(answers[0]["loss_before"][0]),
+            loss_after=float(answers[-1]["loss_after"][0]),
+        )
+
+    def checked(self, x: np.ndarray, y: np.ndarray) -> Labelled:
+        """Returns rows as the model takes them.
+
+        Args:
+          x: `[rows, ...]` features, or one row's.
+          y: `[rows]` class numbers, or `[rows, ...]` numbers of a regressor, or one
+            row's.
+
+        Raises:
+          DataError: if a shape, class or number is none of the model's.
+        """
+        rows = Labelled(self._features(x), self._labels(y))
+        _check_lengths(*rows)
+        return rows
+
+    def check_loss(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Returns the mean loss on some rows, with the weights as they are.
+
+        Args:
+          x: `[rows, ...]` features, at most `batch_size` rows.
+          y: `[rows]` class numbers, or `[rows, ...]` numbers of a regressor.
+
+        Raises:
+          ModelError: if the file was exported without `adapt_guarded`.
+          DataError: if rows are too many, or of wrong shape, class or value.
+        """
+        self._most_guarded_steps(None)
+        rows = self._batch(x, y, "")
+        answer = self._guarded_call(rows, rows, 1.0, 0)
+        return float(answer["loss_before"][0])
+
+    def _guarded_call(self, learn, check, rate: float, num_steps: int):
+        return self.call(
+            "adapt_guarded",
+            **learn,
+            **{f"{name}_check": value for name, value in check.items()},
+            learning_rate=np.array([rate], np.float32),
+            num_steps=np.array([num_steps], np.int32),
+        )
+
+    def _most_guarded_steps(self, asked: int | None) -> int:
+        most = self.card.get("max_guarded_steps", 0)
+        if not most:
+            raise errors.ModelError(
+                f"{self._path} was exported without adapt_guarded; export it with "
+                "max_guarded_steps of at least 1."
+            )
+        if asked is None:
+            return most
+        _check_steps(asked, most)
+        return int(asked)
+
+    def _rate(self, asked: float | None) -> float:
+        rate = self.card.get("inner_learning_rate") if asked is None else asked
+        if rate is None:
+            raise errors.ConfigError(
+                f"The card of {self._path} tells no inner_learning_rate; give "
+                "learning_rate."
+            )
+        _check_rate("learning_rate", rate)
+        return float(rate)
 
     def reset(self) -> None:
         """Puts the file's initial weights back."""
@@ -412,6 +567,8 @@ class OnDeviceModel:
     def _features(self, x) -> np.ndarray:
         x = _numbers("x", x)
         shape = tuple(self.card["input_shape"])
+        if x.shape == shape:
+            x = x[np.newaxis]
         if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
             raise errors.DataError(
                 f"x has shape {x.shape}; the model takes [rows, "
@@ -432,6 +589,8 @@ class OnDeviceModel:
     def _labels(self, y) -> np.ndarray:
         y = _numbers("y", y)
         shape = tuple(self.card["label_shape"])
+        if y.shape == shape:
+            y = y[np.newaxis]
         if y.ndim != len(shape) + 1 or y.shape[1:] != shape:
             raise errors.DataError(
                 f"y has shape {y.shape}; the model takes "
@@ -478,8 +637,7 @@ class OnDeviceModel:
 
     def _batch(self, x, y, suffix: str) -> dict[str, np.ndarray]:
         x, y = self._features(x), self._labels(y)
-        if len(x) != len(y):
-            raise errors.DataError(f"x has {len(x)} rows and y has {len(y)}.")
+        _check_lengths(x, y)
         if not 1 <= len(x) <= self.batch_size:
             raise errors.DataError(
                 f"{len(x)} rows were given; the file takes 1 to {self.batch_size}. "
@@ -585,6 +743,22 @@ def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     """Returns `prefix_0`, `prefix_1`, ... of a signature's outputs."""
     count = sum(name.startswith(f"{prefix}_") for name in answer)
     return [answer[f"{prefix}_{i}"] for i in range(count)]
+
+
+def _check_steps(value, most: int) -> None:
+    try:
+        is_whole = bool(1 <= value <= most and value % 1 == 0)
+    except (TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise errors.ConfigError(
+            f"num_steps is {value!r}; it must be a whole number from 1 to {most}."
+        )
+
+
+def _check_lengths(x: np.ndarray, y: np.ndarray) -> None:
+    if len(x) != len(y):
+        raise errors.DataError(f"x has {len(x)} rows and y has {len(y)}.")
 
 
 def _check_rate(name: str, value: float) -> None:

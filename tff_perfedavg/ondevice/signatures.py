@@ -152,6 +152,10 @@ class DeviceModule(FixedModule):
             "get_weights": (self.get_weights, {"unused": _UNUSED}),
             "set_weights": (self.set_weights, weights),
         }
+        if config.max_guarded_steps:
+            guarded = {"x": x, "y": y, "x_check": x, "y_check": y}
+            guarded |= {"learning_rate": _RATE, "num_steps": _COUNT}
+            functions["adapt_guarded"] = (self.adapt_guarded, guarded)
         if config.max_local_steps:
             batches = {}
             for role in config.algorithm.roles:
@@ -200,6 +204,57 @@ class DeviceModule(FixedModule):
                 (tf.constant(0), first, tf.zeros([])),
             )
         return self._keep(batch, loss, first, adapted, count)
+
+    def adapt_guarded(self, x, y, x_check, y_check, learning_rate, num_steps):
+        """Takes gradient steps on one batch; keeps those best for other rows.
+
+        The weights become those after the step, none included, with which the loss on
+        the rows to check is lowest. Returns that loss before and with the weights
+        kept, the number of steps kept, whether there are any, and the loss after each
+        step: `_LARGEST` where it or a weight is not finite, -1 for a step not taken.
+        No step is taken if `num_steps` is not from 1 to `max_guarded_steps`, or if no
+        row counts to learn from or to check on.
+        """
+        batch, check = self._batch(x, y), self._batch(x_check, y_check)
+        first, model = self._read(), self._model
+        adaptation, start = self._adaptation(learning_rate)
+        asked, most = num_steps[0], self._config.max_guarded_steps
+        have_rows = [tf.reduce_max(rows.mask) > 0.0 for rows in (batch, check)]
+        is_sound = tf.logical_and(asked <= most, tf.reduce_all(tf.stack(have_rows)))
+        count = tf.where(is_sound, asked, 0)
+
+        def checked(weights):
+            outputs = model.apply(weights, check.x)
+            loss = model.loss(outputs, check.y, check.mask)
+            return tf.where(_is_finite([*weights, outputs, loss]), loss, _LARGEST)
+
+        def body(number, weights, best, kept, losses):
+            _, weights = adaptation.step(model.batch_loss, weights, batch, start)
+            number += 1
+            loss = checked(weights)
+            best_loss = tf.gather(losses, kept)
+            is_best = loss < best_loss
+            losses = tf.where(tf.equal(tf.range(most + 1), number), loss, losses)
+            kept = tf.where(is_best, number, kept)
+            return number, weights, _chosen(is_best, weights, best), kept, losses
+
+        losses = tf.concat([checked(first)[tf.newaxis], tf.fill([most], -1.0)], 0)
+        with replaced_gradients(gradients.OVERRIDES):
+            _, _, best, kept, losses = tf.while_loop(
+                lambda number, *_: number < count,
+                body,
+                (tf.constant(0), first, first, tf.constant(0), losses),
+            )
+        # The rows learned from have to have an answer, too.
+        applied = self._keep(batch, losses[0], first, best, kept)["applied"]
+        kept *= applied[0]
+        return {
+            "loss_before": losses[:1],
+            "loss_after": tf.gather(losses, kept)[tf.newaxis],
+            "steps_kept": kept[tf.newaxis],
+            "applied": applied,
+            "losses": losses,
+        }
 
     def reset(self, unused):
         """Puts the initial weights back."""

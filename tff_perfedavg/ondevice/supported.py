@@ -8,32 +8,19 @@ import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.ondevice.gradients import FREEZE, layer_of
+from tff_perfedavg.ondevice.rewriting import REWRITTEN
 
-_IMAGES_AS_SEQUENCES = (
-    "reshape images to [height * width, channels] before a GroupNormalization and back "
-    "behind it, which normalizes the same numbers"
-)
+_UNROLL = f"Build recurrent layers with unroll=True, use Conv1D layers, or {FREEZE}"
 # What to do about layers known to be out of a device's reach. A test holds that each
 # works.
 _ALTERNATIVES = {
-    "FusedBatchNorm": "use GroupNormalization in the place of LayerNormalization "
-    f"({_IMAGES_AS_SEQUENCES}), and freeze BatchNormalization with layer.trainable = "
-    "False",
-    "TensorList": "use Conv1D layers, or an LSTM or SimpleRNN with unroll=True",
-    "SplitV": "use an LSTM or SimpleRNN with unroll=True in the place of a GRU",
-    "Erf": "use tf.keras.activations.gelu with approximate=True",
-    "Softplus": "use elu or relu",
-    "Softsign": "use tanh",
-    "Selu": "use elu",
-    "Sum": f"a device sums over at most four axes: {_IMAGES_AS_SEQUENCES}",
-    "Einsum": "use Attention in the place of MultiHeadAttention, and Dense in that of "
-    "EinsumDense",
-    "NotEqual": "leave out Masking and mask_zero",
-    "ShapeN": "use a convolution without groups",
-    "Conv3D": "use Conv2D layers",
-    "SpaceToBatchND": "use a convolution without dilation",
-    "ResizeNearestNeighborGrad": "use Conv2DTranspose with a stride",
-    "ResizeBilinearGrad": "use Conv2DTranspose with a stride",
+    "EmptyTensorList": _UNROLL,
+    "TensorListPop": _UNROLL,
+    "Squeeze": "Multiply vectors by a Multiply layer and "
+    "Lambda(lambda x: tf.reduce_sum(x, -1, keepdims=True)) in the place of Dot",
+    "Sum": "A device sums over tensors of at most six axes: reshape to fewer before it",
+    "ResizeNearestNeighborGrad": "Use Conv2DTranspose with a stride",
+    "ResizeBilinearGrad": "Use Conv2DTranspose with a stride",
 }
 
 
@@ -54,27 +41,31 @@ def check_operations(
     for operation, name in _all_operations(function):
         if _is_convertible(operation):
             continue
-        remedy = next(
-            (
-                text
-                for start, text in _ALTERNATIVES.items()
-                if operation.type.startswith(start)
-            ),
-            "replace the layer" if is_forward else f"replace the layer, or {FREEZE}",
-        )
+        instead = remedy(operation.type, is_forward=is_forward)
         raise errors.ModelError(
             f"{model_name!r}: layer {layer_of(name)!r} needs the operation "
-            f"{operation.type}, which a device's runtime lacks; {remedy}."
+            f"{operation.type}, which a device's runtime lacks. {instead}."
         )
+
+
+def remedy(op_type: str, *, is_forward: bool = False) -> str:
+    """Returns what to do about a layer that needs an operation, a sentence.
+
+    Args:
+      op_type: the operation's.
+      is_forward: whether a frozen layer needs it all the same.
+    """
+    for start, text in _ALTERNATIVES.items():
+        if op_type.startswith(start):
+            return text
+    return "Replace the layer" if is_forward else f"Replace the layer, or {FREEZE}"
 
 
 def _is_convertible(operation: tf.Operation) -> bool:
-    if operation.type == "FusedBatchNormV3":
-        return not operation.get_attr("is_training")
     if operation.type == "Sum":
         # XNNPACK, which LiteRT uses, fails to take over sums of more axes.
-        return operation.inputs[0].shape.rank <= 4
-    return operation.type in _CONVERTIBLE
+        return operation.inputs[0].shape.rank <= 6
+    return operation.type in _CONVERTIBLE or operation.type in REWRITTEN
 
 
 def _all_operations(function) -> Iterator[tuple[tf.Operation, str]]:
@@ -95,17 +86,19 @@ def _all_operations(function) -> Iterator[tuple[tf.Operation, str]]:
 # What TensorFlow's converter turns into built-in operations, or into none.
 _CONVERTIBLE = frozenset(
     """
-    Abs AddN AddV2 All AssignVariableOp AvgPool BatchMatMulV2 BiasAdd
-    BroadcastGradientArgs BroadcastTo Cast ConcatOffset ConcatV2 Const Conv2D
-    Conv2DBackpropInput DepthwiseConv2dNative DivNoNan DynamicStitch Elu Equal Exp
-    ExpandDims Fill FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity
-    IdentityN InvertPermutation LeakyRelu Less LessEqual Log LogSoftmax LogicalAnd
-    LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean Min Minimum MirrorPad Mul
-    Neg NoOp OneHot OnesLike Pack Pad PadV2 PartitionedCall Placeholder Pow
-    PreventGradient Prod Range Rank ReadVariableOp RealDiv Relu Relu6 Reshape
-    ResizeBilinear ResizeNearestNeighbor Rsqrt Select SelectV2 Shape Sigmoid Sign
-    Size Slice Softmax Split Sqrt Square SquaredDifference Squeeze
-    StatefulPartitionedCall StatelessWhile StopGradient StridedSlice Sub Sum Tanh
-    Tile Transpose Unpack VarHandleOp While ZerosLike
+    Abs AddN AddV2 All Any AssignVariableOp AvgPool BatchMatMulV2 BatchToSpaceND
+    BiasAdd BroadcastGradientArgs BroadcastTo Cast ConcatOffset ConcatV2 Const Conv2D
+    Conv2DBackpropInput Conv3D DepthwiseConv2dNative DivNoNan DynamicStitch Einsum Elu
+    Equal Exp ExpandDims Fill FloorDiv FloorMod FusedBatchNormV3 GatherV2 Greater
+    GreaterEqual Identity IdentityN InvertPermutation LeakyRelu Less LessEqual Log
+    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean Min
+    Minimum MirrorPad Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2
+    PartitionedCall Placeholder Pow PreventGradient Prod Range Rank ReadVariableOp
+    RealDiv Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor ReverseV2 Rsqrt
+    Select SelectV2 Selu Shape Sigmoid Sign Size Slice Softmax Softplus SpaceToBatchND
+    Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall
+    StatelessWhile StopGradient StridedSlice Sub Sum Tanh TensorListFromTensor
+    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile
+    Transpose Unpack VarHandleOp While ZerosLike
     """.split()  # noqa: SIM905 - a hundred lines otherwise
 )

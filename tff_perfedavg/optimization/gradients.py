@@ -190,12 +190,19 @@ def _cross_entropy(op, of_loss, of_derivative):
     return gradient, None
 
 
+@tf.RegisterGradient("TffPerfedavgSoftsignTwice")
+def _softsign(op, gradient):
+    """TensorFlow's own, by operations that have a second derivative."""
+    return gradient / tf.square(1 + tf.abs(op.inputs[0]))
+
+
 @functools.cache
 def _own_gradients() -> dict[str, str]:
     """From an operation's type to the registered gradient function used for it."""
-    if not _marks_zeros():
-        return {}
-    return {"SparseSoftmaxCrossEntropyWithLogits": "TffPerfedavgCrossEntropy"}
+    own = {"Softsign": "TffPerfedavgSoftsignTwice"}
+    if _marks_zeros():
+        own["SparseSoftmaxCrossEntropyWithLogits"] = "TffPerfedavgCrossEntropy"
+    return own
 
 
 def _marks_zeros() -> bool:
@@ -213,6 +220,7 @@ def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     # a product with the gradient would be another pass over all weights.
     if not isinstance(factor, (list, tuple)):
         factor = tf.convert_to_tensor(factor, value.dtype)
+    _let_calls_be_replaced(tf.compat.v1.get_default_graph())
     # tf.gradients and not a tape: the device export replaces gradient functions
     # by graph, which tapes ignore. Not under its default name "gradients": there,
     # Grappler as TFF configures it would compute forward passes anew to save
@@ -226,3 +234,18 @@ def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     )
     # An embedding's is a slice of rows, which does not differentiate again.
     return [tf.convert_to_tensor(g) for g in gradients]
+
+
+def _let_calls_be_replaced(graph: tf.Graph) -> None:
+    """Has called functions differentiated by the replacement, where there is one.
+
+    A `tf.function` that a layer calls brings a gradient of its own along, which goes
+    before those of the graph. The attribute that holds it is private.
+    """
+    replaced = _REPLACED.get() or {}
+    for operation in graph.get_operations():
+        if operation.type in _CALLS and operation.type in replaced:
+            operation._gradient_function = None
+
+
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
