@@ -1,7 +1,8 @@
 """Measures exported files against Flex exports and against TensorFlow.
 
-For an MLP and a CNN: the size of the file, and the median time of infer, adapt and
-meta_update, in turn with
+For an MLP and a CNN, and on demand (--model) for what phones use otherwise, the size of
+the file, and the median time of infer, adapt and, of the first two, of meta_update, in
+turn with
 
   flex      the same model exported as TensorFlow's guide to on-device training does,
             with select TensorFlow operations, in TensorFlow's interpreter
@@ -22,14 +23,17 @@ from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.files import atomic_write
 
 _RATE = 0.01
+_MODELS = ["mlp", "cnn", "mobilenet_v2", "transformer", "gru"]
 
 
 def define(flag_values):
     flags.DEFINE_multi_enum(
         "model",
         ["mlp", "cnn"],
-        ["mlp", "cnn"],
-        "Models measured.",
+        _MODELS,
+        "Models measured: mobilenet_v2 has a width of 0.35 and takes images of 96x96, "
+        "with its normalization frozen; transformer has two blocks of four heads on 32 "
+        "vectors of 64; gru has 64 units and takes 16 vectors of 32.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -53,15 +57,46 @@ def define(flag_values):
     )
 
 
+def build(name):
+    """The model of a name."""
+    import tensorflow as tf
+
+    import tff_perfedavg as pfa
+
+    layers = tf.keras.layers
+    if name in ("mlp", "cnn"):
+        return {"mlp": pfa.mlp, "cnn": pfa.cnn}[name]((28, 28), 10)
+    if name == "mobilenet_v2":
+        body = tf.keras.applications.MobileNetV2(
+            (96, 96, 3), alpha=0.35, include_top=False, weights=None, pooling="avg"
+        )
+        for layer in body.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.trainable = False
+        inputs, x = body.input, body.output
+    elif name == "transformer":
+        x = inputs = tf.keras.Input((32, 64))
+        for _ in range(2):
+            attended = layers.MultiHeadAttention(4, 16)(x, x)
+            x = layers.LayerNormalization()(layers.Add()([x, attended]))
+            dense = layers.Dense(64)(layers.Dense(128, "gelu")(x))
+            x = layers.LayerNormalization()(layers.Add()([x, dense]))
+        x = layers.GlobalAveragePooling1D()(x)
+    else:
+        inputs = tf.keras.Input((16, 32))
+        x = layers.GRU(64, unroll=True)(inputs)
+    return pfa.from_keras(tf.keras.Model(inputs, layers.Dense(10)(x), name=name))
+
+
 def export_ours(model, weights, directory, flag_values):
     """Our file with everything, and the one that only infers and adapts."""
     import tff_perfedavg as pfa
 
+    kinds = {"whole": flag_values.num_local_steps, "without meta_update": 0}
+    if model.name not in ("mlp", "cnn"):
+        del kinds["whole"]
     files = {}
-    for name, steps in (
-        ("whole", flag_values.num_local_steps),
-        ("without meta_update", 0),
-    ):
+    for name, steps in kinds.items():
         config = pfa.ExportConfig(flag_values.batch_size, max_local_steps=steps)
         path = directory / f"{model.name} {name}.tflite"
         pfa.export_tflite(model, weights, path, config)
@@ -134,7 +169,7 @@ def export_flex(model, weights, path, flag_values):
     return path
 
 
-def contenders(model, weights, whole, flex, flag_values):
+def contenders(model, weights, own_file, flex, flag_values):
     """For each signature, from a contender's name to a function that calls it."""
     import numpy as np
     import tensorflow as tf
@@ -152,7 +187,7 @@ def contenders(model, weights, whole, flex, flag_values):
     rate = np.array([_RATE], np.float32)
 
     # Interpreters outlive their signatures' runners, which do not keep them.
-    ours = Interpreter(model_path=str(whole))
+    ours = Interpreter(model_path=str(own_file))
     theirs = tf.lite.Interpreter(model_path=str(flex))
     runner = {n: ours.get_signature_runner(n) for n in ours.get_signature_list()}
     guide = {n: theirs.get_signature_runner(n) for n in ("infer", "adapt")}
@@ -195,7 +230,7 @@ def contenders(model, weights, whole, flex, flag_values):
     rates = {"inner_learning_rate": rate, "outer_learning_rate": rate}
     in_memory = [tf.constant(t) for t in (x[0], y[0], x, y)]
     start = [tf.constant(w) for w in weights]
-    return {
+    calls = {
         "infer": {
             "ours": lambda: runner["infer"](x=x[0, :1]),
             "flex": lambda: guide["infer"](x=x[0, :1]),
@@ -211,6 +246,7 @@ def contenders(model, weights, whole, flex, flag_values):
             "function": lambda: meta_update(start, *in_memory[2:])[0].numpy(),
         },
     }
+    return {name: of_name for name, of_name in calls.items() if name in runner}
 
 
 def median_milliseconds(calls, flag_values):
@@ -229,8 +265,6 @@ def median_milliseconds(calls, flag_values):
 
 def main(flag_values):
     command.load_frameworks()
-    import tff_perfedavg as pfa
-
     results = {
         "batch_size": flag_values.batch_size,
         "num_local_steps": flag_values.num_local_steps,
@@ -238,7 +272,7 @@ def main(flag_values):
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
         for name in flag_values.model:
-            model = {"mlp": pfa.mlp, "cnn": pfa.cnn}[name]((28, 28), 10)
+            model = build(name)
             weights = model.init(0)
             files = export_ours(model, weights, directory, flag_values)
             flex = export_flex(
@@ -251,7 +285,7 @@ def main(flag_values):
             print(", ".join(f"{n} {size:,}" for n, size in sizes.items()))
             results[name] = {"bytes": sizes, "milliseconds": {}}
             for signature, calls in contenders(
-                model, weights, files["whole"], flex, flag_values
+                model, weights, next(iter(files.values())), flex, flag_values
             ).items():
                 median = median_milliseconds(calls, flag_values)
                 results[name]["milliseconds"][signature] = median

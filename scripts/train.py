@@ -51,6 +51,12 @@ def define(flag_values):
         flag_values=flag_values,
     )
     flags.adopt_module_key_flags(common_flags, flag_values)
+    flags.DEFINE_boolean(
+        "check_exportable",
+        True,
+        "Before an own model is trained: check that a device could train it, too.",
+        flag_values=flag_values,
+    )
 
 
 def main(flag_values):
@@ -74,6 +80,11 @@ def main(flag_values):
     from tff_perfedavg.experiments.training import training
 
     population = build_population(experiment, paths.root, flag_values.data_dir)
+    is_begun = paths.model.exists() or paths.metrics.exists()
+    if experiment.has_own_model and flag_values.check_exportable and not is_begun:
+        from tff_perfedavg.experiments.deploy.export_run import check_own_model
+
+        check_own_model(experiment, population)
     with runtime(flag_values.workers, population):
         training.train_and_save(experiment, paths, options)
     print("Written:", paths.model, paths.metrics, paths.hparams, sep="\n  ")

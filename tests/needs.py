@@ -11,7 +11,13 @@ import pytest
 
 from tff_perfedavg.data.catalog import DATA_DIR_VARIABLE
 
-BROWSER, COMPILER, DATA, ROOT = KINDS = ("browser", "compiler", "data", "root")
+BROWSER, COMPILER, DATA, KOTLIN, ROOT = KINDS = (
+    "browser",
+    "compiler",
+    "data",
+    "kotlin",
+    "root",
+)
 VARIABLE = "TFF_PERFEDAVG_TESTS_NEED"
 
 
@@ -23,6 +29,9 @@ def needs(kind, is_there, how):
 needs_compiler = needs(COMPILER, shutil.which("cc"), "there is no 'cc' on the PATH")
 needs_data = needs(
     DATA, os.environ.get(DATA_DIR_VARIABLE), f"{DATA_DIR_VARIABLE} is not set"
+)
+needs_kotlin = needs(
+    KOTLIN, shutil.which("kotlinc"), "there is no 'kotlinc' on the PATH"
 )
 needs_networks = needs(
     ROOT,

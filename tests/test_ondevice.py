@@ -25,7 +25,11 @@ from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.ondevice import flatbuffer, gradients, seal
 from tff_perfedavg.ondevice.config import ExportConfig
-from tff_perfedavg.ondevice.export import export_inference, export_tflite
+from tff_perfedavg.ondevice.export import (
+    check_exportable,
+    export_inference,
+    export_tflite,
+)
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.signatures import DeviceModule
 from tff_perfedavg.optimization.hessian import VARIANTS
@@ -325,6 +329,35 @@ def test_keras_models_pass_the_gate(tmp_path, name):
     path = tmp_path / "model.tflite"
     report = export_tflite(model, model.init(0), path, config)
     assert max(report.largest_error.values()) < 1e-5
+
+
+def test_a_keras_regressor_passes_the_gate(tmp_path):
+    inputs = tf.keras.Input((5,))
+    outputs = layers.Dense(1)(layers.Dense(4, "tanh")(inputs))
+    model = from_keras(tf.keras.Model(inputs, outputs), is_regressor=True)
+    assert (model.num_classes, model.label_spec.shape.as_list()) == (None, [None, 1])
+    path = tmp_path / "model.tflite"
+    report = export_tflite(
+        model, model.init(0), path, ExportConfig(batch_size=4, max_local_steps=1)
+    )
+    assert max(report.largest_error.values()) < 1e-5
+    device = OnDeviceModel(path)
+    x = np.random.default_rng(0).normal(size=[4, 5]).astype(np.float32)
+    # The mean squared error, by hand.
+    expected = np.mean((device.infer(x) - 2.0) ** 2)
+    assert device.adapt(x, np.full([4, 1], 2.0), 0.1) == pytest.approx(expected)
+
+
+def test_whether_a_model_can_be_exported_is_told_before_training(tmp_path, capsys):
+    check = check_exportable(SMALL, ExportConfig(batch_size=4), show_progress=True)
+    path = tmp_path / "model.tflite"
+    report = export_tflite(SMALL, SMALL.init(0), path, ExportConfig(batch_size=4))
+    assert check.operations == report.operations
+    assert abs(check.num_bytes - report.num_bytes) < 200
+    assert "Export: 10/10 steps" in capsys.readouterr().err
+    stack, message, _ = REFUSED["recurrent"]
+    with pytest.raises(errors.ModelError, match=message):
+        check_exportable(keras_model(stack))
 
 
 @pytest.mark.parametrize("name", REFUSED)

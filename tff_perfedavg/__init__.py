@@ -32,6 +32,7 @@ _HOMES = {
     "build_per_fed_avg": "federated.builders",
     "build_process": "federated.builders",
     "build_personalization_eval": "federated.personalization_eval",
+    "check_exportable": "ondevice.export",
     "choose_client_data": "federated.layout",
     "client_dataset": "federated.client_data",
     "clip_update": "optimization.update_transforms",

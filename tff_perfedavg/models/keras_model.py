@@ -6,12 +6,18 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg import errors
-from tff_perfedavg.models.model import Model, masked_cross_entropy
+from tff_perfedavg.models.model import (
+    MaskedLoss,
+    Model,
+    masked_cross_entropy,
+    masked_squared_error,
+)
 
 # Layers are shared Python objects whose attributes are swapped while a call is
 # traced, so only one thread may trace at a time.
@@ -22,8 +28,13 @@ _RANDOM_LAYER = tf.keras.__internal__.layers.BaseRandomLayer
 _FUNCTIONS = ("activation", "function")
 
 
-def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Model:
-    """Turns a built Keras classifier into a `Model`.
+def from_keras(
+    keras_model: tf.keras.Model,
+    *,
+    loss: MaskedLoss | None = None,
+    is_regressor: bool = False,
+) -> Model:
+    """Turns a built Keras model into a `Model`: a classifier, or a regressor.
 
     The weights are the model's trainable weights, in Keras' order, starting from
     their present values (so `init` ignores its seed, and a pretrained model stays
@@ -31,18 +42,20 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
     noise and augmentation are inactive, of which a warning tells.
 
     Args:
-      keras_model: one input `[batch, ...]`, one output of logits
-        `[batch, classes]`. It is not changed.
-      loss: from (logits, labels, mask) to the scalar mean over rows that count.
+      keras_model: one input `[batch, ...]`, one output: logits `[batch, classes]`, or
+        `[batch, numbers]` of a regressor. It is not changed.
+      loss: from (outputs, labels, mask) to the scalar mean over rows that count; by
+        default the cross-entropy, and the mean squared error of a regressor.
+      is_regressor: whether labels are numbers, `[batch, numbers]`, and no classes.
 
     Raises:
       ModelError: naming the layer, if it updates state while training (batch
         normalization whose moving statistics are not frozen, stateful layers),
         carries a regularizer or a constraint or has weights kept where they cannot be
-        replaced; or if the model is not built, has several inputs or outputs, a
-        single logit, or ends in a softmax.
+        replaced; or if the model is not built, has several inputs or outputs; or if
+        a classifier has a single logit or ends in a softmax.
     """
-    _check_supported(keras_model)
+    _check_supported(keras_model, is_regressor)
     slots = _weight_slots(keras_model)
     trainable_ids = [id(v) for v in keras_model.trainable_weights]
     initial = [np.array(v) for v in keras_model.trainable_weights]
@@ -66,14 +79,25 @@ def from_keras(keras_model: tf.keras.Model, *, loss=masked_cross_entropy) -> Mod
     input_spec = tf.TensorSpec(
         [None, *keras_model.input_shape[1:]], keras_model.inputs[0].dtype
     )
-    _check_traced(keras_model.name, apply, initial, input_spec)
+    if not is_regressor:
+        _check_traced(keras_model.name, apply, initial, input_spec)
+    kind: dict[str, Any] = {
+        "num_classes": keras_model.output_shape[-1],
+        "loss": loss or masked_cross_entropy,
+    }
+    if is_regressor:
+        numbers = [None, keras_model.output_shape[-1]]
+        kind = {
+            "num_classes": None,
+            "label_spec": tf.TensorSpec(numbers, tf.float32),
+            "loss": loss or masked_squared_error,
+        }
     return Model(
         name=keras_model.name,
         init=lambda seed: [w.copy() for w in initial],
         apply=apply,
         input_spec=input_spec,
-        num_classes=keras_model.output_shape[-1],
-        loss=loss,
+        **kind,
     )
 
 
@@ -97,7 +121,7 @@ def _modules(keras_model: tf.keras.Model) -> Sequence[tf.Module]:
         ) from e
 
 
-def _check_supported(keras_model: tf.keras.Model) -> None:
+def _check_supported(keras_model: tf.keras.Model, is_regressor: bool) -> None:
     if not isinstance(keras_model, tf.keras.Model):
         raise errors.ModelError(
             f"from_keras: a {type(keras_model).__name__} was given; give a "
@@ -143,7 +167,7 @@ def _check_supported(keras_model: tf.keras.Model) -> None:
                 )
         if _is_random(layer):
             inactive.append(layer.name)
-    _check_output(keras_model)
+    _check_output(keras_model, is_regressor)
     if not keras_model.trainable_weights:
         raise errors.ModelError(
             f"{name}: it has no trainable weight; nothing could be learned. "
@@ -168,9 +192,16 @@ def _is_random(layer: tf.keras.layers.Layer) -> bool:
     return any(given) or (not given and isinstance(layer, _RANDOM_LAYER))
 
 
-def _check_output(keras_model: tf.keras.Model) -> None:
-    """Raises `ModelError` unless the output is logits of two classes or more."""
+def _check_output(keras_model: tf.keras.Model, is_regressor: bool) -> None:
+    """Raises `ModelError` unless the output is numbers, or logits of two classes."""
     name, (output,) = keras_model.name, keras_model.outputs
+    if is_regressor:
+        if output.shape.rank != 2 or output.shape[-1] is None:
+            raise errors.ModelError(
+                f"{name}: its output has shape {list(output.shape)}; that of a "
+                "regressor must be [rows, numbers]. End it with a Dense layer."
+            )
+        return
     if output.shape.rank != 2 or output.shape[-1] is None:
         raise errors.ModelError(
             f"{name}: its output has shape {list(output.shape)}; it must be logits "

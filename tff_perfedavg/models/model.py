@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +58,8 @@ def _masked_mean(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(losses * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
 
+# From (outputs, labels, mask `[batch]`) to the scalar mean over the rows that count.
+MaskedLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 # One class number per row.
 CLASS_LABELS = tf.TensorSpec([None], tf.int32)
 
@@ -87,7 +89,7 @@ class Model:
     input_spec: tf.TensorSpec
     num_classes: int | None
     label_spec: tf.TensorSpec = CLASS_LABELS
-    loss: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = masked_cross_entropy
+    loss: MaskedLoss = masked_cross_entropy
     features: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor] | None = None
 
     def __post_init__(self):

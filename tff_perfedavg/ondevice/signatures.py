@@ -55,18 +55,29 @@ class FixedModule(tf.Module):
         self._config = config
         self._card = np.frombuffer(card, np.uint8)
 
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+    @property
+    def names(self) -> list[str]:
+        """The signatures' names."""
+        return list(self._functions())
+
+    def signatures(
+        self, done: Callable[[str], None] = lambda name: None
+    ) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns the signatures by name.
+
+        Args:
+          done: called with the name of each that is traced.
 
         Raises:
           ModelError: naming the layer, if one needs an operation that a device's
             runtime lacks.
         """
         # The forward pass comes first, so that a layer is refused for what it is.
-        return {
-            name: self._trace(name, function, inputs)
-            for name, (function, inputs) in self._functions().items()
-        }
+        traced = {}
+        for name, (function, inputs) in self._functions().items():
+            traced[name] = self._trace(name, function, inputs)
+            done(f"traced {name}")
+        return traced
 
     def infer(self, x):
         """Returns what the model makes of x."""

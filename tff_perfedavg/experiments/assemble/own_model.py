@@ -55,13 +55,7 @@ def build_own_model(
     with _told_with_traceback(path, f"failed in {function}()"):
         model = build(input_shape, num_outputs)
     if isinstance(model, tf.keras.Model):
-        if not has_classes:
-            raise errors.ModelError(
-                f"{name} returned a Keras model, which is taken for a classifier, but "
-                "the labels are no classes; use the model mlp_regressor, or return a "
-                "Model of your own."
-            )
-        return from_keras(model)
+        return from_keras(model, is_regressor=not has_classes)
     if not isinstance(model, Model):
         raise errors.ModelError(
             f"{name} returned a {type(model).__name__}; return a tf.keras.Model."

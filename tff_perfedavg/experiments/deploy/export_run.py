@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
@@ -21,7 +22,11 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.ondevice.config import ExportConfig
-from tff_perfedavg.ondevice.export import ExportReport, export_tflite
+from tff_perfedavg.ondevice.export import (
+    ExportReport,
+    check_exportable,
+    export_tflite,
+)
 
 _EXAMPLES = 200
 
@@ -70,8 +75,38 @@ def export_run(
         "exported": datetime.date.today().isoformat(),
     }
     return export_tflite(
-        model, weights, output, config, card=card, examples=_examples(population)
+        model,
+        weights,
+        output,
+        config,
+        card=card,
+        examples=_examples(population),
+        show_progress=True,
     )
+
+
+def check_own_model(experiment: Experiment, population: UserStore) -> None:
+    """Checks that what is about to be trained could be exported.
+
+    Args:
+      experiment: what is to be trained.
+      population: its data.
+
+    Raises:
+      ModelError: naming the layer, if a device could not train the model.
+    """
+    model = build_model(experiment, population)
+    parameters = experiment.local.adaptation.parameters(model.init(0))
+    config = ExportConfig(batch_size=4, max_local_steps=1)
+    try:
+        check_exportable(
+            model, config.of_run(experiment.local, parameters), show_progress=True
+        )
+    except errors.ModelError as e:
+        raise errors.ModelError(
+            f"{e} This was found before training; to train it all the same, without "
+            "an export in mind, give --nocheck_exportable."
+        ) from e
 
 
 def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:

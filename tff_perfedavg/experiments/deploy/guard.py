@@ -1,12 +1,16 @@
-"""The web page's guard, played on a device's runtime: what each strategy would give."""
+"""Guards, played on a device's runtime: what strategies and rates would give."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
+from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Rows, UserStore
+from tff_perfedavg.ondevice.examples import in_turns
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 
 # As in scripts/web_demo: one row in so many is held back, and so much above the best
@@ -43,6 +47,65 @@ def play(
     every = _teach(device, taught, steps, rate)
     chosen = every[-1], every[kept], every[best], some[best]
     return [_measure(device, weights, judged) for weights in chosen]
+
+
+def play_at(
+    device: OnDeviceModel, store: UserStore, user: int, factor: float, steps: int
+) -> dict[str, float]:
+    """Returns what guarded and unguarded adaptation give one user at a rate.
+
+    Args:
+      device: the model.
+      store: the users.
+      user: its number.
+      factor: times the card's rate.
+      steps: the most steps.
+
+    Returns:
+      Accuracy on the user's evaluation rows `before`, `guarded` and `unguarded`; steps
+      `kept`, and the rows `checked`.
+    """
+    rate = factor * device.card["inner_learning_rate"]
+    taught, judged = (
+        store.scaled(rows(user)) for rows in (store.adaptation, store.evaluation)
+    )
+    device.reset()
+    found = {"before": _measure(device, device.weights, judged)[1]}
+    report = device.adapt_guarded(
+        taught.x, taught.y, learning_rate=rate, num_steps=steps
+    )
+    found["guarded"] = _measure(device, device.weights, judged)[1]
+    found |= {"kept": report.steps_kept, "checked": report.num_check_rows}
+    device.reset()
+    size = device.batch_size
+    batches = np.array_split(in_turns(taught.y), -(-len(taught.y) // size))
+    for step in range(steps):
+        rows = batches[step % len(batches)]
+        # What is not finite is not kept, by the file itself.
+        with contextlib.suppress(errors.DataError):
+            device.adapt(taught.x[rows], taught.y[rows], rate)
+    found["unguarded"] = _measure(device, device.weights, judged)[1]
+    return found
+
+
+def summary(played: pd.DataFrame) -> dict[str, float]:
+    """Returns means over users of `play_at`, and how many ended worse and by how much.
+
+    Args:
+      played: a row for each user.
+    """
+    found = {
+        "accuracy before, %": 100 * played.before.mean(),
+        "accuracy guarded, %": 100 * played.guarded.mean(),
+        "accuracy unguarded, %": 100 * played.unguarded.mean(),
+        "steps kept": played.kept.mean(),
+        "rows to check on": played.checked.mean(),
+    }
+    for how in ("guarded", "unguarded"):
+        loss = played.before - played[how]
+        found[f"users worse {how}"] = int((loss > 0).sum())
+        found[f"largest loss {how}, points"] = 100 * max(0.0, loss.max())
+    return {name: round(value, 1) for name, value in found.items()}
 
 
 def rows_of(
