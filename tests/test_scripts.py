@@ -467,10 +467,12 @@ def test_export_and_personalize_on_devices(
         assert word in played.stdout
     assert len(pd.read_csv(tmp_path / "on_device.per_user.csv")) == 8 * 3
 
-    rows = "import numpy as np; x, y = np.zeros([3, 8, 8]), np.array([0, 1, 2])\n"
+    rows = "import numpy as np; x, y = np.zeros([6, 8, 8]), np.arange(6) % 3\n"
+    header = "import tff_perfedavg as pfa\n"
     monkeypatch.chdir(tmp_path)
-    commands.run_text(rows + example_of("docs/on_device.md"))
+    commands.run_text(rows + header + "".join(examples_of("docs/on_device.md")))
     assert (tmp_path / "owner.bin").is_file()
+    assert (tmp_path / "users" / "anna" / "state.json").is_file()
 
 
 def test_the_demo_prints_and_writes_its_report(run, tmp_path):
@@ -530,11 +532,15 @@ def test_bazel_without_pytest_is_told_with_the_remedy(tmp_path):
     assert answer.stderr.count("\n") == 1
 
 
+def examples_of(document):
+    """The Python examples of a document."""
+    text = (ROOT / document).read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def example_of(document):
     """The one Python example of a document."""
-    (example,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL
-    )
+    (example,) = examples_of(document)
     return example
 
 

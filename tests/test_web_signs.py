@@ -19,6 +19,7 @@ from tff_perfedavg.ondevice import card
 # Trained beforehand on Omniglot's characters: users with five signs of their own.
 MODEL = ROOT / "tests/data/signs.tflite"
 MOST_STEPS, SLACK = 20, 1.25
+SMALL = pfa.mlp((28, 28), 5, hidden=(16,))
 # Of text on its background, and of touch targets.
 LEAST_CONTRAST, LEAST_TARGET = 4.5, 44
 
@@ -527,6 +528,75 @@ def test_a_new_version_is_there_at_the_next_visit(phone, site):
             path.write_text(text)
     phone.refresh()
     assert phone.text("h1") == "Teach it your signs"
+
+
+def version_at(path, number, weights, rate):
+    """Exports a version of a family, of users with labels of their own."""
+    config = pfa.ExportConfig(
+        batch_size=12, max_local_steps=0, family="signs", version=number
+    )
+    card = {"own_labels": 5, "inner_learning_rate": rate}
+    pfa.export_tflite(SMALL, weights, path, config, card=card)
+
+
+def test_what_was_taught_survives_a_new_version_that_is_better(tmp_path):
+    models = [tmp_path / f"{number}.tflite" for number in (1, 2, 3)]
+    initial = SMALL.init(1)
+    version_at(models[0], 1, initial, 0.05)
+    app = tmp_path / "host" / "app"
+
+    def release(model):
+        subprocess.run(
+            [sys.executable, BUILD, f"--model={model}", f"--output_dir={app}"],
+            check=True,
+        )
+
+    release(models[0])
+    with hosted(app.parent) as host:
+        phone = start_browser(tmp_path / "profile")
+        phone.open(f"{host.url}app/")
+        names = ("Moon", "Hook")
+        images = {
+            (name, seed): image_of(phone, signs.drawn(name, seed))
+            for name in names
+            for seed in range(6)
+        }
+        for seed in range(3):
+            for label, name in enumerate(names):
+                phone.run(
+                    "return demo.teach(...arguments)",
+                    images[name, seed],
+                    label if seed else name,
+                )
+        first = weights(phone)
+        # The second version was meta-trained, as it were: it has seen such drawings.
+        trained = pfa.OnDeviceModel(models[0])
+        others = [(image, name) for (name, seed), image in images.items() if seed >= 3]
+        x = np.array([image for image, _ in others], np.float32).reshape(-1, 28, 28)
+        y = np.array([names.index(name) for _, name in others])
+        trained.adapt(x, y, 0.05, 50)
+        version_at(models[1], 2, trained.weights, 0.05)
+        version_at(models[2], 3, initial, 1e-6)
+        for model, version, said in (
+            (models[1], 2, "A new version of the model has learned your drawings"),
+            (models[2], 2, "Version 2 of the model stays in use for you"),
+        ):
+            release(model)
+            phone.run("return demo.offline")
+            phone.refresh()
+            wait_for(lambda said=said: said in phone.text("#kept"))
+            assert phone.text("#count") == "6"
+            assert f"version {version}" in phone.text("#model")
+            second = weights(phone)
+            assert second != first
+            phone.refresh()
+        # Nothing was learned anew by the visits.
+        assert weights(phone) == second
+        probabilities = phone.run(
+            "return demo.predict(arguments[0])", images["Hook", 4]
+        )
+        assert np.argmax(probabilities["now"]) == 1
+        phone.quit()
 
 
 def test_the_service_worker_keeps_every_file(site):

@@ -18,6 +18,7 @@ import {Paper} from './paper.js';
 import {showAnswer, showDrawings, showLearned, showSigns} from './signs_view.js';
 import * as storage from './storage.js';
 import {SIDE, toSign} from './strokes.js';
+import {tryVersion, versionOf} from './versions.js';
 
 // The width of a sign's line, of a paper of 280.
 const LINE = 12;
@@ -29,6 +30,8 @@ const DEFAULT_STEPS = 20;
 let models;
 let keys;
 let how;
+// With what a lesson is kept, for later versions of the model.
+let version = {};
 // What the user teaches, and what of it the model has learned.
 let lesson;
 let learned;
@@ -92,7 +95,23 @@ window.demo = {
 
 async function start() {
   showChoices();
-  const content = await download('signs.tflite');
+  await use(await download('signs.tflite'));
+  const {card} = models.now;
+  lesson = learned = new Lesson(card.num_classes, card.batch_size);
+  await restore();
+  const own = models.now.card;
+  const names = [own.model, own.dataset, own.family && `version ${own.version}`];
+  setText(find('model'), names.filter(Boolean).join(', '));
+  setText(find('rate'), String(how.rate));
+  // Without this, the first time to answer shown would be that of a cold runtime.
+  await models.now.infer(new Float32Array(SIDE * SIDE));
+  showLesson();
+  isReady = true;
+  await readPaper();
+}
+
+/** Takes a file into use, with its initial weights. */
+async function use(content) {
   const load = () => PersonalModel.load(content, RUNTIME);
   models = {now: await load(), before: await load(), initial: await load()};
   const {card} = models.now;
@@ -103,19 +122,11 @@ async function start() {
     );
   }
   keys = await storage.keysOf(content, card);
+  version = versionOf(content, card);
   how = {
     rate: card.inner_learning_rate ?? 0.1,
     mostSteps: Math.max(DEFAULT_STEPS, card.adaptation?.num_steps ?? 0),
   };
-  lesson = learned = new Lesson(card.num_classes, card.batch_size);
-  setText(find('model'), [card.model, card.dataset].filter(Boolean).join(', '));
-  setText(find('rate'), String(how.rate));
-  await restore();
-  // Without this, the first time to answer shown would be that of a cold runtime.
-  await models.now.infer(new Float32Array(SIDE * SIDE));
-  showLesson();
-  isReady = true;
-  await readPaper();
 }
 
 /** Returns, by sign, the probabilities of an image. */
@@ -299,7 +310,8 @@ async function keep() {
   const {signs, examples} = lesson;
   const [now, before] = [await models.now.weights(), await models.before.weights()];
   try {
-    await storage.save(keys, {signs, examples, result, hasBefore, weights: now, before});
+    const taught = {signs, examples, result, hasBefore};
+    await storage.save(keys, {...taught, weights: now, before, ...version});
     setText(
       find('kept'),
       'Your signs, drawings and weights are kept in this browser, and only there.',
@@ -313,14 +325,12 @@ async function restore() {
   let message = 'Nothing of you is kept in this browser yet.';
   try {
     const {kept, others} = await storage.load(keys);
+    const earlier = kept ? undefined : await storage.loadEarlier(models.now.card);
     if (kept) {
-      const restored = lesson.copy();
-      restored.restore(kept, (x, label) => models.now.check(x, label));
-      await models.before.setWeights(kept.before);
-      await models.now.setWeights(kept.weights);
-      lesson = learned = restored;
-      ({result, hasBefore} = kept);
+      await takeUp(kept);
       message = 'Your signs, drawings and weights were kept in this browser.';
+    } else if (earlier) {
+      message = await takeOver(earlier);
     } else if (others) {
       message = 'What this browser keeps belongs to another model and is left alone.';
     }
@@ -328,6 +338,40 @@ async function restore() {
     message = `What this browser kept cannot be used and is ignored (${error.message}).`;
   }
   setText(find('kept'), message);
+}
+
+/** Goes on with what was kept for the model in use. */
+async function takeUp(kept) {
+  const restored = restoredLesson(kept);
+  await models.before.setWeights(kept.before);
+  await models.now.setWeights(kept.weights);
+  lesson = learned = restored;
+  ({result, hasBefore} = kept);
+}
+
+/** Teaches this version what the one before was taught, or goes on with that one. */
+async function takeOver({key, kept}) {
+  const taught = restoredLesson(kept);
+  const found = await tryVersion(models.now, taught, kept.result, how);
+  if (!found.isBetter) {
+    await use(kept.model);
+    await takeUp(kept);
+    return (
+      `Version ${kept.version} of the model stays in use for you: a newer one told the ` +
+      'drawings held back apart less well. It is tried again at your next visit.'
+    );
+  }
+  lesson = learned = taught;
+  [result, hasBefore] = [found.result, false];
+  await keep();
+  await storage.remove([key]);
+  return 'A new version of the model has learned your drawings; they are kept here.';
+}
+
+function restoredLesson(kept) {
+  const restored = lesson.copy();
+  restored.restore(kept, (x, label) => models.now.check(x, label));
+  return restored;
 }
 
 function showLesson() {

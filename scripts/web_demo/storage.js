@@ -31,6 +31,22 @@ export async function load(keys) {
 }
 
 /**
+ * Returns what is kept for the latest of earlier versions of a model, with its key; or
+ * undefined.
+ * @param {{family: ?string, version: ?number}} card what the model says of itself.
+ */
+export async function loadEarlier({family, version}) {
+  if (!family) return undefined;
+  const keys = await transact('readonly', (store) => store.getAllKeys());
+  const found = [];
+  for (const key of keys) {
+    const kept = await transact('readonly', (store) => store.get(key));
+    if (kept?.family === family && kept.version <= version) found.push({key, kept});
+  }
+  return found.sort((a, b) => a.kept.version - b.kept.version).at(-1);
+}
+
+/**
  * Keeps a value for a model, in the place of what was kept.
  * @param {string[]} keys
  */
