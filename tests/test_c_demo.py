@@ -10,6 +10,7 @@ import pytest
 
 import tff_perfedavg as pfa
 from tests.needs import needs_compiler
+from tests.phone_layers import phone_layers
 from tff_perfedavg.ondevice import seal
 
 RUNTIME = pathlib.Path(ai_edge_litert.__file__).parent
@@ -57,6 +58,15 @@ def write_rows(tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def phone_path(tmp_path_factory):
+    model = phone_layers()
+    path = tmp_path_factory.mktemp("model") / "phone.tflite"
+    config = pfa.ExportConfig(batch_size=8, max_local_steps=0)
+    pfa.export_tflite(model, model.init(0), path, config)
+    return path
+
+
 def draw_rows(count, shape=(8, 8)):
     rng = np.random.default_rng(0)
     return rng.random((count, *shape), np.float32), rng.integers(10, size=count)
@@ -65,6 +75,14 @@ def draw_rows(count, shape=(8, 8)):
 # As many rows as a batch holds, and fewer, so that the rest is padding.
 @pytest.mark.parametrize("count", [8, 5])
 def test_c_and_python_adapt_alike(adapt, model_path, write_rows, count):
+    compare(adapt, model_path, write_rows, count, atol=1e-6, least=0.1)
+
+
+def test_layers_of_phones_adapt_alike(adapt, phone_path, write_rows):
+    compare(adapt, phone_path, write_rows, 6, atol=1e-5, least=0.05)
+
+
+def compare(adapt, model_path, write_rows, count, atol, least):
     x, y = draw_rows(count)
     device = pfa.OnDeviceModel(model_path)
     expected = {"initial": device.infer(x[:1])[0]}
@@ -80,9 +98,9 @@ def test_c_and_python_adapt_alike(adapt, model_path, write_rows, count):
     assert [title for title, *_ in lines] == ["initial", "loss", "adapted", "reset"]
     found = {title: np.array(values, float) for title, *values in lines}
     for title, values in expected.items():
-        np.testing.assert_allclose(found[title], values, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[title], values, rtol=0, atol=atol)
     np.testing.assert_array_equal(found["reset"], found["initial"])
-    assert np.abs(found["adapted"] - found["initial"]).max() > 0.1
+    assert np.abs(found["adapted"] - found["initial"]).max() > least
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model, but some longer text"])

@@ -13,6 +13,7 @@ import pytest
 from selenium.common.exceptions import JavascriptException
 
 import tff_perfedavg as pfa
+from tests.phone_layers import phone_layers
 from tests.web_page import (
     BUILD,
     PAGE,
@@ -26,6 +27,8 @@ from tff_perfedavg.experiments.deploy import web_runtime
 from tff_perfedavg.ondevice import flatbuffer
 
 RATE, STEPS = 0.05, 5
+# In the place of a side: a model of all layers that phones' models have.
+PHONE = "phone"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def export(tmp_path_factory):
     def export_side(side, seed=0):
         if (side, seed) not in made:
             path = tmp_path_factory.mktemp("exported") / f"{side}.tflite"
-            model = pfa.mlp((side, side), 10)
+            model = phone_layers() if side == PHONE else pfa.mlp((side, side), 10)
             weights = [np.asarray(w) for w in model.init(seed)]
             config = pfa.ExportConfig(batch_size=4, max_local_steps=0)
             card = {"inner_learning_rate": RATE}
@@ -78,6 +81,7 @@ def flat_image():
 
 
 def images(side, count):
+    side = 8 if side == PHONE else side
     rng = np.random.default_rng(side)
     return rng.integers(0, 17, [count, side, side]).astype(np.float32) / 16
 
@@ -93,7 +97,7 @@ def shown(browser):
     )
 
 
-@pytest.mark.parametrize("side", [8, 28])
+@pytest.mark.parametrize("side", [8, 28, PHONE])
 def test_page_predicts_adapts_and_resets_as_python_does(browser, export, side):
     python = pfa.OnDeviceModel(export(side))
     # More corrections than a batch has rows: the last four count.
