@@ -29,6 +29,7 @@ from tff_perfedavg.ondevice.export import (
     check_exportable,
     export_inference,
     export_tflite,
+    showing_progress,
 )
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 from tff_perfedavg.ondevice.signatures import DeviceModule
@@ -349,7 +350,8 @@ def test_a_keras_regressor_passes_the_gate(tmp_path):
 
 
 def test_whether_a_model_can_be_exported_is_told_before_training(tmp_path, capsys):
-    check = check_exportable(SMALL, ExportConfig(batch_size=4), show_progress=True)
+    with showing_progress():
+        check = check_exportable(SMALL, ExportConfig(batch_size=4))
     path = tmp_path / "model.tflite"
     report = export_tflite(SMALL, SMALL.init(0), path, ExportConfig(batch_size=4))
     assert check.operations == report.operations

@@ -519,6 +519,8 @@ SHAPES = st.one_of(
 
 @st.composite
 def arrays(draw):
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.lists(st.lists(NUMBERS, max_size=5), max_size=3))
     shape = draw(SHAPES)
     size = int(np.prod(shape))
     if draw(st.booleans()):

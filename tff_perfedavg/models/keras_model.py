@@ -81,24 +81,27 @@ def from_keras(
     )
     if not is_regressor:
         _check_traced(keras_model.name, apply, initial, input_spec)
-    kind: dict[str, Any] = {
-        "num_classes": keras_model.output_shape[-1],
-        "loss": loss or masked_cross_entropy,
-    }
-    if is_regressor:
-        numbers = [None, keras_model.output_shape[-1]]
-        kind = {
-            "num_classes": None,
-            "label_spec": tf.TensorSpec(numbers, tf.float32),
-            "loss": loss or masked_squared_error,
-        }
     return Model(
         name=keras_model.name,
         init=lambda seed: [w.copy() for w in initial],
         apply=apply,
         input_spec=input_spec,
-        **kind,
+        **_labels_of(keras_model, is_regressor, loss),
     )
+
+
+def _labels_of(
+    keras_model: tf.keras.Model, is_regressor: bool, loss: MaskedLoss | None
+) -> dict[str, Any]:
+    """What a model's labels are, and its loss on them."""
+    size = keras_model.output_shape[-1]
+    if not is_regressor:
+        return {"num_classes": size, "loss": loss or masked_cross_entropy}
+    return {
+        "num_classes": None,
+        "label_spec": tf.TensorSpec([None, size], tf.float32),
+        "loss": loss or masked_squared_error,
+    }
 
 
 def _layers(keras_model: tf.keras.Model) -> Iterator[tf.keras.layers.Layer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import json
@@ -60,7 +61,6 @@ def export_tflite(
     *,
     card: Mapping[str, object] | None = None,
     examples: tuple[np.ndarray, np.ndarray] | None = None,
-    show_progress: bool = False,
 ) -> ExportReport:
     """Writes a model as a `.tflite` file that adapts, and proves that it does.
 
@@ -77,7 +77,6 @@ def export_tflite(
       card: what `describe` tells, in addition to shapes and versions: anything JSON
         has, such as the data set and the learning rates of training.
       examples: rows (x, y) to replay with; by default random ones in [0, 1).
-      show_progress: whether standard error tells how far a large model is.
 
     Raises:
       ModelError: naming the layer, if a device's runtime lacks an operation the model
@@ -96,7 +95,7 @@ def export_tflite(
         rounded = [w.astype(np.float16).astype(np.float32) for w in initial[:count]]
         initial = [*rounded, *initial[count:]]
     module = DeviceModule(model, initial, config, text)
-    with _steps(module, show_progress, "replayed") as done:
+    with _steps(module, "replayed") as done:
         content, operations = _converted(
             module, config, config.quantize_frozen, text, done
         )
@@ -118,12 +117,7 @@ class ExportCheck:
     operations: list[str]
 
 
-def check_exportable(
-    model: Model,
-    config: ExportConfig | None = None,
-    *,
-    show_progress: bool = False,
-) -> ExportCheck:
+def check_exportable(model: Model, config: ExportConfig | None = None) -> ExportCheck:
     """Tells before training whether a model can be exported.
 
     Traces all signatures and converts them as `export_tflite` does, from untrained
@@ -137,7 +131,6 @@ def check_exportable(
     Args:
       model: a model of float32 weights.
       config: what the file is to do; by default `ExportConfig()`.
-      show_progress: whether standard error tells how far a large model is.
 
     Raises:
       ModelError: naming the layer, and what to do instead, if the model cannot be
@@ -150,7 +143,7 @@ def check_exportable(
     checked = _checked_weights(model, parameters, config.adaptation)
     text = _card_text(model, checked, config, {})
     module = DeviceModule(model, checked, config, text)
-    with _steps(module, show_progress) as done:
+    with _steps(module) as done:
         content, operations = _converted(
             module, config, config.quantize_frozen, text, done
         )
@@ -311,10 +304,23 @@ def _identity(model: Model, weights: Sequence[np.ndarray]) -> str:
     return found.hexdigest()
 
 
+_IS_SHOWN = contextvars.ContextVar("is_shown", default=False)
+
+
 @contextlib.contextmanager
-def _steps(module: FixedModule, is_shown: bool, *more: str) -> Iterator[Callable]:
+def showing_progress() -> Iterator[None]:
+    """Within this context standard error tells how far an export is."""
+    token = _IS_SHOWN.set(True)
+    try:
+        yield
+    finally:
+        _IS_SHOWN.reset(token)
+
+
+@contextlib.contextmanager
+def _steps(module: FixedModule, *more: str) -> Iterator[Callable[[str], None]]:
     """Gives a function to call with the name of each step that is done."""
-    if not is_shown:
+    if not _IS_SHOWN.get():
         yield lambda name: None
         return
     total = len(module.names) + 1 + len(more)
@@ -369,11 +375,16 @@ def _converted(
 
 def _not_converted(model_name: str, message: str) -> str:
     """What the converter says of an operation, without its dump of the program."""
-    place = _PLACE.search(message)
+    # Of operations that were made one, the first in the program is told last.
+    places = [
+        (op_type, name)
+        for op_type, name in _PLACE.findall(message)
+        if op_type != "Const" and "PartitionedCall" not in op_type
+    ]
     reason = _REASON.search(message)
-    if place is None or reason is None:
+    if not places or reason is None:
         return f"{model_name!r} cannot be converted to TensorFlow Lite: {message}"
-    op_type, name = place.groups()
+    op_type, name = places[-1]
     return (
         f"{model_name!r}: layer {layer_of(name)!r} ({op_type}) cannot be converted to "
         f"TensorFlow Lite: {reason.group(0).strip()}. {remedy(op_type)}."

@@ -212,17 +212,7 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
     head, start = deployed.weights, [tf.constant(w) for w in deployed.weights]
 
     def batch_at(step, role):
-        x_chosen, y_chosen = tf.constant(x)[step, role], tf.constant(y)[step, role]
-        is_padding = (
-            tf.reduce_any(tf.math.is_nan(y_chosen), list(range(1, y_chosen.shape.rank)))
-            if model.num_classes is None
-            else y_chosen < 0
-        )
-        shape = [-1] + [1] * (y_chosen.shape.rank - 1)
-        blank = tf.zeros_like(y_chosen)
-        y_chosen = tf.where(tf.reshape(is_padding, shape), blank, y_chosen)
-        mask = 1.0 - tf.cast(is_padding, tf.float32)
-        return Batch(x_chosen, y_chosen, mask)
+        return _with_mask(model, tf.constant(x)[step, role], tf.constant(y)[step, role])
 
     few = _rows_to_infer(x, config)
 
@@ -264,13 +254,31 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
     expected["infer when adapted"] = [infer(adapted)]
     expected["weights after reset"] = head
     if config.max_guarded_steps:
-        tried = [head]
-        for _ in range(_few(config)[0]):
-            tried.append(adapt(tried[-1])[1])
-        on_check = [check_loss(weights) for weights in tried]
-        expected["guarded losses"] = [np.array(on_check)]
-        expected["guarded weights"] = tried[int(np.argmin(on_check))]
+        steps = _few(config)[0]
+        expected |= _expected_guard(steps, head, lambda w: adapt(w)[1], check_loss)
     expected["infer with weights set"] = [infer([w + 0.01 for w in head])]
     if config.max_local_steps:
         expected["meta_update"], expected["meta_update losses"] = update()
     return {key: [np.asarray(t) for t in value] for key, value in expected.items()}
+
+
+def _expected_guard(steps, first, adapted, check_loss) -> dict[str, Sequence]:
+    """What the guard makes of steps from the first weights."""
+    tried = [first]
+    for _ in range(steps):
+        tried.append(adapted(tried[-1]))
+    losses = np.array([check_loss(weights) for weights in tried])
+    best = tried[int(np.argmin(losses))]
+    return {"guarded losses": [losses], "guarded weights": best}
+
+
+def _with_mask(model: Model, x: tf.Tensor, y: tf.Tensor) -> Batch:
+    """Rows of which those without a label count for nothing."""
+    is_padding = (
+        tf.reduce_any(tf.math.is_nan(y), list(range(1, y.shape.rank)))
+        if model.num_classes is None
+        else y < 0
+    )
+    shape = [-1] + [1] * (y.shape.rank - 1)
+    y = tf.where(tf.reshape(is_padding, shape), tf.zeros_like(y), y)
+    return Batch(x, y, 1.0 - tf.cast(is_padding, tf.float32))

@@ -12,6 +12,8 @@ import hashlib
 import json
 import pathlib
 import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +50,15 @@ class PersonalAdaptation:
     adopted: int | None
     num_rows: int
     num_check_rows: int
+
+
+class _Best(NamedTuple):
+    """The best so far on the examples held back; no device for what is in use."""
+
+    loss: float
+    steps: int | None
+    device: OnDeviceModel | None
+    weights: Sequence[np.ndarray]
 
 
 class PersonalModel:
@@ -91,15 +102,8 @@ class PersonalModel:
         found = self._read_state()
         content = None if model is None else card_file.read(pathlib.Path(model))
         if found is None:
-            if content is None:
-                raise errors.ModelError(
-                    f"{directory} has no model yet; give the file of one as `model`."
-                )
-            self._state = {"format": _FORMAT, "model": self._keep("model", content[0])}
-            self._state |= {"weights": None, "candidate": None}
-            self._write_state()
-        else:
-            self._state = found
+            found = self._begin(content)
+        self._state = found
         self._device = self._open(self._state["model"])
         if self._state["weights"] is not None:
             self._device.load(self._directory / self._state["weights"])
@@ -113,6 +117,17 @@ class PersonalModel:
         if content is not None:
             self._offer(*content)
         self._remove_strays()
+
+    def _begin(self, content: tuple[bytes, dict] | None) -> dict[str, Any]:
+        """The first state of a directory, written."""
+        if content is None:
+            raise errors.ModelError(
+                f"{self._directory} has no model yet; give the file of one as `model`."
+            )
+        state = {"format": _FORMAT, "model": self._keep("model", content[0])}
+        state |= {"weights": None, "candidate": None}
+        self._write_state(state)
+        return state
 
     @property
     def version(self) -> int:
@@ -173,35 +188,40 @@ class PersonalModel:
                     f"adapt: there are {len(learn.y)} examples to learn from and "
                     f"{len(check.y)} to check on; add two of a class at least."
                 )
-            how = {"learning_rate": learning_rate, "num_steps": num_steps}
             own, own_weights = self._device, self._device.weights
-            before = best = _loss(own, check)
-            chosen, steps = None, None
+            before = _loss(own, check)
+            tries = [own]
+            if self._state["candidate"] is not None:
+                tries.append(self._open(self._state["candidate"]))
+            best = _Best(before, None, None, [])
             own.reset()
             try:
-                kept = own.adapt_guarded(*learn, check=check, **how).steps_kept
-                if (after := _loss(own, check)) <= best:
-                    chosen, best, steps = own, after, kept
-                adapted = own.weights
+                for device in tries:
+                    kept = device.adapt_guarded(
+                        *learn,
+                        check=check,
+                        learning_rate=learning_rate,
+                        num_steps=num_steps,
+                    ).steps_kept
+                    if (after := _loss(device, check)) <= best.loss:
+                        best = _Best(after, kept, device, device.weights)
             finally:
                 own.set_weights(own_weights)
-            if self._state["candidate"] is not None:
-                other = self._open(self._state["candidate"])
-                kept = other.adapt_guarded(*learn, check=check, **how).steps_kept
-                if (after := _loss(other, check)) <= best:
-                    chosen, best, steps = other, after, kept
-            if chosen is own:
-                own.set_weights(adapted)
             adopted = None
-            if chosen is not None:
-                adopted = self._use(chosen, own_weights)
-            return PersonalAdaptation(
-                before, best, steps, adopted, len(learn.y), len(check.y)
-            )
+            if best.device is not None:
+                adopted = self._use(best.device, best.weights, own_weights)
+            sizes = len(learn.y), len(check.y)
+            return PersonalAdaptation(before, best.loss, best.steps, adopted, *sizes)
 
-    def _use(self, chosen: OnDeviceModel, own_weights) -> int | None:
+    def _use(
+        self,
+        chosen: OnDeviceModel,
+        weights: Sequence[np.ndarray],
+        own_weights: Sequence[np.ndarray],
+    ) -> int | None:
         """Writes what is in use from now on; returns its version if that is new."""
         is_new, state = chosen is not self._device, dict(self._state)
+        chosen.set_weights(weights)
         try:
             if is_new:
                 state |= {"model": state["candidate"], "candidate": None}
@@ -281,7 +301,7 @@ class PersonalModel:
             ) from e
         return name
 
-    def _read_state(self) -> dict | None:
+    def _read_state(self) -> dict[str, Any] | None:
         path = self._directory / _STATE
         try:
             text = path.read_text()
@@ -301,8 +321,8 @@ class PersonalModel:
             )
         return state
 
-    def _write_state(self, state: dict | None = None) -> None:
-        text = json.dumps(self._state if state is None else state)
+    def _write_state(self, state: dict[str, Any]) -> None:
+        text = json.dumps(state)
         try:
             with atomic_write(self._directory / _STATE, is_secret=True) as file:
                 file.write(text.encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
@@ -48,15 +47,10 @@ def rewrite(directory: pathlib.Path | str) -> None:
     needed = set()
     for function in library.function:
         function.attr.pop(_FUSED, None)
-        types = {node.name: node.op for node in function.node_def}
-        added = []
         for node in function.node_def:
             if node.op in _INSTEAD:
                 needed.add(node.op)
                 _call(node, function)
-            elif node.op == "Squeeze" and _follows_product(node, types):
-                added.append(_reshape(node))
-        function.node_def.extend(added)
     library.function.extend(_definition(op_type) for op_type in sorted(needed))
     path.write_bytes(saved.SerializeToString())
 
@@ -95,23 +89,3 @@ def _call(node: node_def_pb2.NodeDef, function: function_pb2.FunctionDef) -> Non
 def _output_of_call(tensor: str, name: str) -> str:
     """What a tensor is called once the operation of a name is a call."""
     return f"{name}:output:0" if tensor.startswith(f"{name}:") else tensor
-
-
-def _follows_product(node: node_def_pb2.NodeDef, types: dict[str, str]) -> bool:
-    """Whether the converter would make a product of a wrong rank of it (`Dot`)."""
-    return types.get(node.input[0].split(":")[0]) == "BatchMatMulV2"
-
-
-def _reshape(node: node_def_pb2.NodeDef) -> node_def_pb2.NodeDef:
-    """Turns a squeeze into a reshape; returns the constant that is its shape."""
-    shape = [dim.size for dim in node.attr["_output_shapes"].list.shape[0].dim]
-    constant = node_def_pb2.NodeDef(name=f"{node.name}/shape", op="Const")
-    constant.attr["dtype"].type = tf.int32.as_datatype_enum
-    constant.attr["value"].tensor.CopyFrom(
-        tf.make_tensor_proto(np.array(shape, np.int32))
-    )
-    node.op = "Reshape"
-    node.input.append(f"{constant.name}:output:0")
-    node.attr.pop("squeeze_dims", None)
-    node.attr["Tshape"].type = tf.int32.as_datatype_enum
-    return constant

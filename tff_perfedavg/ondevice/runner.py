@@ -147,7 +147,8 @@ class OnDeviceModel:
           DataError: if the shape is wrong, or a number or an answer is not finite.
           ModelError: if the personal weights leave no finite answer.
         """
-        is_one = np.shape(x) == tuple(self.card["input_shape"])
+        x = _numbers("x", x)
+        is_one = x.shape == tuple(self.card["input_shape"])
         x = self._features(x)
         if not len(x):
             raise errors.DataError("infer: no row was given; give at least one.")

@@ -16,7 +16,7 @@ _UNROLL = f"Build recurrent layers with unroll=True, use Conv1D layers, or {FREE
 _ALTERNATIVES = {
     "EmptyTensorList": _UNROLL,
     "TensorListPop": _UNROLL,
-    "Squeeze": "Multiply vectors by a Multiply layer and "
+    "BatchMatMulV2": "Multiply vectors by a Multiply layer and "
     "Lambda(lambda x: tf.reduce_sum(x, -1, keepdims=True)) in the place of Dot",
     "Sum": "A device sums over tensors of at most six axes: reshape to fewer before it",
     "ResizeNearestNeighborGrad": "Use Conv2DTranspose with a stride",

@@ -26,6 +26,7 @@ from tff_perfedavg.ondevice.export import (
     ExportReport,
     check_exportable,
     export_tflite,
+    showing_progress,
 )
 
 _EXAMPLES = 200
@@ -74,15 +75,11 @@ def export_run(
         "license": license_name,
         "exported": datetime.date.today().isoformat(),
     }
-    return export_tflite(
-        model,
-        weights,
-        output,
-        config,
-        card=card,
-        examples=_examples(population),
-        show_progress=True,
-    )
+    examples = _examples(population)
+    with showing_progress():
+        return export_tflite(
+            model, weights, output, config, card=card, examples=examples
+        )
 
 
 def check_own_model(experiment: Experiment, population: UserStore) -> None:
@@ -99,9 +96,8 @@ def check_own_model(experiment: Experiment, population: UserStore) -> None:
     parameters = experiment.local.adaptation.parameters(model.init(0))
     config = ExportConfig(batch_size=4, max_local_steps=1)
     try:
-        check_exportable(
-            model, config.of_run(experiment.local, parameters), show_progress=True
-        )
+        with showing_progress():
+            check_exportable(model, config.of_run(experiment.local, parameters))
     except errors.ModelError as e:
         raise errors.ModelError(
             f"{e} This was found before training; to train it all the same, without "
