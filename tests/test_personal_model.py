@@ -9,12 +9,15 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tff_perfedavg as pfa
 from tff_perfedavg import errors
+from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
+from tff_perfedavg.experiments.deploy import guard
 from tff_perfedavg.models.dense import mlp
 from tff_perfedavg.ondevice import personal
 from tff_perfedavg.ondevice.config import ExportConfig
@@ -565,3 +568,22 @@ def test_whatever_is_given_is_done_or_refused(shared_device, name, x, y, number)
 @pytest.fixture(scope="module")
 def shared_device(versions):
     return OnDeviceModel(versions[0])
+
+
+def test_users_are_played_with_and_without_a_guard(device, tmp_path):
+    users = [User(Rows(*rows_of(u)), Rows(*rows_of(u, 4))) for u in range(4)]
+    description = Description("centers", num_classes=3)
+    store = UserStore.write(tmp_path / "store", users, description)
+    played = pd.DataFrame(
+        [guard.play_at(device, store, user, 1e4, 5) for user in range(4)]
+    )
+    # So large a rate leads nowhere: guarded, nobody is worse off.
+    assert (played.guarded >= played.before).all()
+    assert (played.checked == 6).all()
+    found = guard.summary(played)
+    assert found["users worse guarded"] == 0
+    worse = played.before - played.unguarded
+    assert found["users worse unguarded"] == (worse > 0).sum()
+    assert found["accuracy unguarded, %"] == pytest.approx(
+        100 * played.unguarded.mean(), abs=0.06
+    )

@@ -573,7 +573,7 @@ def test_users_own_weights_and_the_example_of_the_training_guide(
 
 def test_the_readmes_example_runs_as_printed(tmp_path):
     answer = subprocess.run(
-        [sys.executable, "-c", example_of("README.md")],
+        [sys.executable, "-c", examples_of("README.md")[0]],
         capture_output=True,
         text=True,
         timeout=300,

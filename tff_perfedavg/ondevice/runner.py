@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import pathlib
-import struct
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,18 +17,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import atomic_write
-from tff_perfedavg.ondevice import flatbuffer, seal
+from tff_perfedavg.ondevice import flatbuffer, given, seal, weights_file
 from tff_perfedavg.ondevice.examples import Labelled, held_back, in_turns
 
-# A file of personal weights: this, the model's identity, the number of weights as a
-# little-endian uint64, the weights as little-endian float32 in their order, and the
-# SHA-256 of all that.
-_MAGIC = b"PFAW0002"
-# The same with the SHA-256 of the model file, which had no identity in version 0.1.0.
-_MAGIC_OF_FILE = b"PFAW0001"
-_HEADER = struct.Struct("<8s32sQ")
-_DIGEST_BYTES = 32
 _UNUSED = np.zeros([1], np.float32)
 _MAX_INT32 = 2**31 - 1
 # The first format of files whose `applied` says that the model can answer afterwards.
@@ -147,7 +137,7 @@ class OnDeviceModel:
           DataError: if the shape is wrong, or a number or an answer is not finite.
           ModelError: if the personal weights leave no finite answer.
         """
-        x = _numbers("x", x)
+        x = given.numbers("x", x)
         is_one = x.shape == tuple(self.card["input_shape"])
         x = self._features(x)
         if not len(x):
@@ -182,8 +172,8 @@ class OnDeviceModel:
           ConfigError: if the rate is not a finite number above 0 or `num_steps` is
             no whole number from 1 to `max_adapt_steps`.
         """
-        _check_rate("learning_rate", learning_rate)
-        _check_steps(num_steps, self.card.get("max_adapt_steps", _MAX_INT32))
+        given.check_rate("learning_rate", learning_rate)
+        given.check_steps(num_steps, self.card.get("max_adapt_steps", _MAX_INT32))
         inputs = self._batch(x, y, "")
         with self._lock:
             before = None if self._is_checked else self.weights
@@ -296,7 +286,7 @@ class OnDeviceModel:
           DataError: if a shape, class or number is none of the model's.
         """
         rows = Labelled(self._features(x), self._labels(y))
-        _check_lengths(*rows)
+        given.check_lengths(*rows)
         return rows
 
     def check_loss(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -333,7 +323,7 @@ class OnDeviceModel:
             )
         if asked is None:
             return most
-        _check_steps(asked, most)
+        given.check_steps(asked, most)
         return int(asked)
 
     def _rate(self, asked: float | None) -> float:
@@ -343,7 +333,7 @@ class OnDeviceModel:
                 f"The card of {self._path} tells no inner_learning_rate; give "
                 "learning_rate."
             )
-        _check_rate("learning_rate", rate)
+        given.check_rate("learning_rate", rate)
         return float(rate)
 
     def reset(self) -> None:
@@ -412,7 +402,7 @@ class OnDeviceModel:
             "outer_learning_rate": outer_learning_rate,
         }
         for name, rate in rates.items():
-            _check_rate(name, rate)
+            given.check_rate(name, rate)
         taken = self.inputs("meta_update")
         answer = self.call(
             "meta_update",
@@ -445,21 +435,7 @@ class OnDeviceModel:
         with self._lock:
             weights = self.weights
             self._check_alive(weights)
-        flat = np.concatenate([w.ravel() for w in weights]).astype("<f4")
-        model_id = self.card.get("model_id")
-        if model_id is None:
-            header = _HEADER.pack(_MAGIC_OF_FILE, self._digest, flat.size)
-        else:
-            header = _HEADER.pack(_MAGIC, bytes.fromhex(model_id), flat.size)
-        content = header + flat.tobytes()
-        try:
-            with atomic_write(pathlib.Path(path)) as file:
-                file.write(content + hashlib.sha256(content).digest())
-        except OSError as e:
-            raise errors.CheckpointError(
-                f"Personal weights cannot be written to {path} ({e}); what was there "
-                "before is as it was."
-            ) from e
+        weights_file.write(pathlib.Path(path), weights, self._owner())
 
     def load(self, path: pathlib.Path | str) -> None:
         """Takes the personal weights of a file that `save` wrote.
@@ -470,45 +446,14 @@ class OnDeviceModel:
             model exported again from the same initial weights is the same model; a
             file of version 0.1.0 belongs to the one model file it was saved with.
         """
+        weights = weights_file.read(pathlib.Path(path), self._shapes(), self._owner())
         try:
-            content = pathlib.Path(path).read_bytes()
-        except OSError as e:
-            raise errors.CheckpointError(
-                f"No personal weights can be read at {path} ({e})."
-            ) from e
-        body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if len(body) < _HEADER.size or body[:8] not in (_MAGIC, _MAGIC_OF_FILE):
-            raise errors.CheckpointError(
-                f"{path} is no file of personal weights, or was cut short."
-            )
-        if hashlib.sha256(body).digest() != digest:
-            raise errors.CheckpointError(
-                f"{path} is damaged or was cut short; adapt the model anew."
-            )
-        magic, owner, count = _HEADER.unpack_from(body)
-        if magic == _MAGIC_OF_FILE and owner != self._digest:
-            raise errors.CheckpointError(
-                f"{path} has the weights of another model file than {self._path}; load "
-                "it with the very file it was saved with, or adapt this one anew."
-            )
-        if magic == _MAGIC and owner.hex() != self.card.get("model_id"):
-            raise errors.CheckpointError(
-                f"{path} has the weights of another model than {self._path}; adapt "
-                "this one anew."
-            )
-        shapes = self._shapes()
-        flat = np.frombuffer(body, "<f4", offset=_HEADER.size)
-        if not len(flat) == count == sum(map(math.prod, shapes)):
-            raise errors.CheckpointError(
-                f"{path} has {len(flat)} weights; {self._path} has "
-                f"{sum(map(math.prod, shapes))}."
-            )
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        parts = zip(np.split(flat, ends), shapes, strict=True)
-        try:
-            self.set_weights([part.reshape(shape) for part, shape in parts])
+            self.set_weights(weights)
         except errors.DataError as e:
             raise errors.CheckpointError(f"{path} cannot be used: {e}") from e
+
+    def _owner(self) -> weights_file.Owner:
+        return weights_file.Owner(self._path, self.card.get("model_id"), self._digest)
 
     def call(self, signature: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Runs a signature as it is in the file; returns copies of its outputs.
@@ -529,7 +474,7 @@ class OnDeviceModel:
             )
         arrays = {}
         for name, (shape, dtype) in wanted.items():
-            found = arrays[name] = _numbers(f"{signature}: {name}", inputs[name])
+            found = arrays[name] = given.numbers(f"{signature}: {name}", inputs[name])
             if list(found.shape) != shape or found.dtype != dtype:
                 raise errors.DataError(
                     f"{signature} was given {name} of {found.dtype} "
@@ -543,7 +488,7 @@ class OnDeviceModel:
         """What the model makes of rows, a batch of the file at a time."""
         size = self.card["infer_batch_size"]
         parts = [x[start : start + size] for start in range(0, len(x), size)]
-        answers = [self.call("infer", x=_padded(part, size, 0)) for part in parts]
+        answers = [self.call("infer", x=given.padded(part, size, 0)) for part in parts]
         return np.concatenate([next(iter(a.values())) for a in answers])[: len(x)]
 
     def _is_alive(self) -> bool:
@@ -566,7 +511,7 @@ class OnDeviceModel:
         return [tuple(inputs[f"weight_{i}"][0]) for i in range(count)]
 
     def _features(self, x) -> np.ndarray:
-        x = _numbers("x", x)
+        x = given.numbers("x", x)
         shape = tuple(self.card["input_shape"])
         if x.shape == shape:
             x = x[np.newaxis]
@@ -588,7 +533,7 @@ class OnDeviceModel:
         return x.astype(dtype)
 
     def _labels(self, y) -> np.ndarray:
-        y = _numbers("y", y)
+        y = given.numbers("y", y)
         shape = tuple(self.card["label_shape"])
         if y.shape == shape:
             y = y[np.newaxis]
@@ -633,12 +578,12 @@ class OnDeviceModel:
                 steps.append(self._batch(x, y, f"_{role}"))
             for name in steps[0]:
                 stacked = np.stack([step[name] for step in steps])
-                inputs[name] = _padded(stacked, most, 0)
+                inputs[name] = given.padded(stacked, most, 0)
         return inputs
 
     def _batch(self, x, y, suffix: str) -> dict[str, np.ndarray]:
         x, y = self._features(x), self._labels(y)
-        _check_lengths(x, y)
+        given.check_lengths(x, y)
         if not 1 <= len(x) <= self.batch_size:
             raise errors.DataError(
                 f"{len(x)} rows were given; the file takes 1 to {self.batch_size}. "
@@ -646,8 +591,8 @@ class OnDeviceModel:
             )
         padding = -1 if self.card["num_classes"] is not None else np.nan
         return {
-            f"x{suffix}": _padded(x, self.batch_size, 0),
-            f"y{suffix}": _padded(y, self.batch_size, padding),
+            f"x{suffix}": given.padded(x, self.batch_size, 0),
+            f"y{suffix}": given.padded(y, self.batch_size, padding),
         }
 
     def _named_weights(
@@ -655,26 +600,26 @@ class OnDeviceModel:
     ) -> dict[str, np.ndarray]:
         wanted = self._shapes(signature)
         try:
-            given = list(weights)
+            arrays = list(weights)
         except TypeError as e:
             raise errors.DataError(
                 f"Weights are {weights!r}; give a list of {len(wanted)} arrays."
             ) from e
         # What overflows is refused below.
         with np.errstate(over="ignore"):
-            given = [
-                _numbers(f"Weight {i}", w).astype(np.float32)
-                for i, w in enumerate(given)
+            arrays = [
+                given.numbers(f"Weight {i}", w).astype(np.float32)
+                for i, w in enumerate(arrays)
             ]
-        if [w.shape for w in given] != wanted:
+        if [w.shape for w in arrays] != wanted:
             raise errors.DataError(
-                f"Weights have shapes {[w.shape for w in given]}; the model's are "
+                f"Weights have shapes {[w.shape for w in arrays]}; the model's are "
                 f"{wanted}."
             )
-        for i, w in enumerate(given):
+        for i, w in enumerate(arrays):
             if not np.isfinite(w).all():
                 raise errors.DataError(f"Weight {i} has a number that is not finite.")
-        return _named(given)
+        return _named(arrays)
 
 
 def _card(content: bytes, path: pathlib.Path) -> dict:
@@ -719,58 +664,11 @@ def _is_finite(outputs: np.ndarray) -> np.ndarray:
     return np.isfinite(outputs).reshape(len(outputs), -1).all(1)
 
 
-def _numbers(name: str, value) -> np.ndarray:
-    try:
-        found = np.asarray(value)
-        if found.dtype.kind not in "biuf":
-            raise TypeError(f"dtype {found.dtype}")
-    except (TypeError, ValueError) as e:
-        raise errors.DataError(
-            f"{name} is no array of numbers with equally long rows ({e})."
-        ) from e
-    return found
-
-
 def _named(weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"weight_{i}": w for i, w in enumerate(weights)}
-
-
-def _padded(rows: np.ndarray, count: int, value) -> np.ndarray:
-    padding = np.full([count - len(rows), *rows.shape[1:]], value, rows.dtype)
-    return np.concatenate([rows, padding])
 
 
 def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     """Returns `prefix_0`, `prefix_1`, ... of a signature's outputs."""
     count = sum(name.startswith(f"{prefix}_") for name in answer)
     return [answer[f"{prefix}_{i}"] for i in range(count)]
-
-
-def _check_steps(value, most: int) -> None:
-    try:
-        is_whole = bool(1 <= value <= most and value % 1 == 0)
-    except (TypeError, ValueError):
-        is_whole = False
-    if not is_whole:
-        raise errors.ConfigError(
-            f"num_steps is {value!r}; it must be a whole number from 1 to {most}."
-        )
-
-
-def _check_lengths(x: np.ndarray, y: np.ndarray) -> None:
-    if len(x) != len(y):
-        raise errors.DataError(f"x has {len(x)} rows and y has {len(y)}.")
-
-
-def _check_rate(name: str, value: float) -> None:
-    try:
-        with np.errstate(over="ignore"):
-            rounded = np.float32(value)
-        is_rate = bool(np.isfinite(rounded) and rounded > 0)
-    except (TypeError, ValueError):
-        is_rate = False
-    if not is_rate:
-        raise errors.ConfigError(
-            f"{name} is {value!r}; it must be a finite number above 0 in float32, for "
-            "example 0.01."
-        )

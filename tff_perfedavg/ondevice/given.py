@@ -1,0 +1,59 @@
+"""What a device is given, checked before a runtime sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tff_perfedavg import errors
+
+
+def numbers(name: str, value) -> np.ndarray:
+    """Returns an array of numbers; raises `DataError` where it is none."""
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf":
+            raise TypeError(f"dtype {found.dtype}")
+    except (TypeError, ValueError) as e:
+        raise errors.DataError(
+            f"{name} is no array of numbers with equally long rows ({e})."
+        ) from e
+    return found
+
+
+def padded(rows: np.ndarray, count: int, value) -> np.ndarray:
+    """Returns rows with copies of a value behind them, `count` in all."""
+    padding = np.full([count - len(rows), *rows.shape[1:]], value, rows.dtype)
+    return np.concatenate([rows, padding])
+
+
+def check_steps(value, most: int) -> None:
+    """Raises `ConfigError` unless a number of steps is whole and from 1 to `most`."""
+    try:
+        is_whole = bool(1 <= value <= most and value % 1 == 0)
+    except (TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise errors.ConfigError(
+            f"num_steps is {value!r}; it must be a whole number from 1 to {most}."
+        )
+
+
+def check_lengths(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises `DataError` unless there is a label for each row."""
+    if len(x) != len(y):
+        raise errors.DataError(f"x has {len(x)} rows and y has {len(y)}.")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raises `ConfigError` unless a rate is finite and above 0 in float32."""
+    try:
+        with np.errstate(over="ignore"):
+            rounded = np.float32(value)
+        is_rate = bool(np.isfinite(rounded) and rounded > 0)
+    except (TypeError, ValueError):
+        is_rate = False
+    if not is_rate:
+        raise errors.ConfigError(
+            f"{name} is {value!r}; it must be a finite number above 0 in float32, for "
+            "example 0.01."
+        )
