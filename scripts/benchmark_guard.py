@@ -72,7 +72,7 @@ def by_strategy(device, store, users, steps):
         title = f"{per_label} rows a label" + (", one label wrong" if wrong else "")
         columns[f"{title}: accuracy %"] = (100 * accuracy).round(1)
         columns[f"{title}: loss"] = loss.round(3)
-    return pd.DataFrame(columns, index=pd.Index(guard.STRATEGIES, name="weights")).T
+    return pd.DataFrame(columns, index=pd.Index(guard.STRATEGIES, name="weights"))
 
 
 def by_rate(device, store, users, factors, steps):
@@ -87,7 +87,7 @@ def by_rate(device, store, users, factors, steps):
             [guard.play_at(device, store, user, factor, steps) for user in users]
         )
         rows.append({"rate_factor": factor, **guard.summary(played)})
-    return pd.DataFrame(rows).set_index("rate_factor").T
+    return pd.DataFrame(rows).set_index("rate_factor")
 
 
 def _factor(text: str) -> float:
@@ -116,7 +116,7 @@ def main(flag_values):
         table = by_rate(device, store, users, factors, flag_values.steps)
     else:
         table = by_strategy(device, store, users, flag_values.steps)
-    print(table.to_string())
+    print(table.T.to_string())
     path = pathlib.Path(flag_values.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:

@@ -23,7 +23,7 @@ from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
 from tff_perfedavg.models.keras_model import from_keras
-from tff_perfedavg.ondevice import flatbuffer, gradients, seal
+from tff_perfedavg.ondevice import export, flatbuffer, gradients, seal
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import (
     check_exportable,
@@ -349,14 +349,18 @@ def test_a_keras_regressor_passes_the_gate(tmp_path):
     assert device.adapt(x, np.full([4, 1], 2.0), 0.1) == pytest.approx(expected)
 
 
-def test_whether_a_model_can_be_exported_is_told_before_training(tmp_path, capsys):
+def test_whether_a_model_can_be_exported_is_told_before_training(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(export, "_PATIENCE_S", 0.0)
     with showing_progress():
         check = check_exportable(SMALL, ExportConfig(batch_size=4))
     path = tmp_path / "model.tflite"
+    # Not shown unless it is asked for.
     report = export_tflite(SMALL, SMALL.init(0), path, ExportConfig(batch_size=4))
     assert check.operations == report.operations
     assert abs(check.num_bytes - report.num_bytes) < 200
-    assert "Export: 10/10 steps" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("Export: 10/10 steps") == 1
     stack, message, _ = REFUSED["recurrent"]
     with pytest.raises(errors.ModelError, match=message):
         check_exportable(keras_model(stack))

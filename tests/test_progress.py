@@ -77,3 +77,17 @@ def test_a_terminal_gets_a_bar():
     assert "\r" in shown
     assert "training: 100%" in shown
     assert "loss=0.200" in shown
+
+
+def test_of_what_ends_sooner_than_patience_lasts_nothing_is_shown(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("tff_perfedavg.progress.time.monotonic", lambda: now)
+    for seconds, is_shown in ((10.0, False), (70.0, True)):
+        file = io.StringIO()
+        with progress(
+            total=4, desc="Export", unit="step", patience=60.0, file=file
+        ) as bar:
+            for _ in range(4):
+                now += seconds / 4
+                bar.update()
+        assert ("Export: 4/4 steps" in file.getvalue()) == is_shown

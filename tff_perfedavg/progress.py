@@ -30,6 +30,7 @@ def progress(
     desc: str,
     unit: str,
     initial: int = 0,
+    patience: float = 0.0,
     file: TextIO | None = None,
 ) -> Iterator[Progress]:
     """Shows how far a loop is, for the block.
@@ -45,16 +46,23 @@ def progress(
       desc: what is shown in front.
       unit: of what there are so many, in the singular.
       initial: units that are done before.
+      patience: seconds; of a loop that ends sooner nothing is shown.
       file: where it is shown; by default standard error.
     """
     file = sys.stderr if file is None else file
     if file.isatty():
         with tqdm.tqdm(
-            total=total, initial=initial, desc=desc, unit=unit, file=file
+            total=total,
+            initial=initial,
+            desc=desc,
+            unit=unit,
+            delay=patience,
+            file=file,
         ) as bar:
             yield bar
         return
     lines = _Lines(total, initial, desc, unit, file)
+    lines.patience = patience
     try:
         yield lines
     finally:
@@ -76,6 +84,7 @@ class _Lines:
         self._start = self._told_at = time.monotonic()
         self._told: int | None = None
         self._next = initial + total / 100
+        self.patience = 0.0
 
     def set_postfix(self, *, refresh: bool = True, **values: Any) -> None:
         self._postfix = "".join(f", {name}={value}" for name, value in values.items())
@@ -83,13 +92,16 @@ class _Lines:
     def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
-        if self._done >= self._next and now - self._told_at >= _SECONDS_BETWEEN_LINES:
+        wait = max(_SECONDS_BETWEEN_LINES, 0.0 if self._told else self.patience)
+        if self._done >= self._next and now - self._told_at >= wait:
             self._tell(now)
 
     def close(self) -> None:
         """Tells where it ended, if that is not told yet."""
-        if self._told != self._done:
-            self._tell(time.monotonic())
+        now = time.monotonic()
+        is_short = self._told is None and now - self._start < self.patience
+        if self._told != self._done and not is_short:
+            self._tell(now)
 
     def _tell(self, now: float) -> None:
         print(

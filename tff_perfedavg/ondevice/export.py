@@ -304,6 +304,8 @@ def _identity(model: Model, weights: Sequence[np.ndarray]) -> str:
     return found.hexdigest()
 
 
+# Small models are exported before anyone asks.
+_PATIENCE_S = 60.0
 _IS_SHOWN = contextvars.ContextVar("is_shown", default=False)
 
 
@@ -324,7 +326,7 @@ def _steps(module: FixedModule, *more: str) -> Iterator[Callable[[str], None]]:
         yield lambda name: None
         return
     total = len(module.names) + 1 + len(more)
-    with progress(total=total, desc="Export", unit="step") as bar:
+    with progress(total=total, desc="Export", unit="step", patience=_PATIENCE_S) as bar:
 
         def done(name: str) -> None:
             bar.set_postfix(done=name, refresh=False)
