@@ -412,6 +412,25 @@ def test_another_family_is_refused(versions, tmp_path):
         pfa.PersonalModel(tmp_path / "nobody")
 
 
+def test_a_model_that_cannot_be_guarded_does_not_come_into_use(versions, tmp_path):
+    path = tmp_path / "plain.tflite"
+    config = ExportConfig(
+        batch_size=4,
+        max_local_steps=0,
+        max_guarded_steps=0,
+        family="centers",
+        version=9,
+    )
+    export_tflite(MODEL, MODEL.init(3), path, config)
+    with pytest.raises(errors.ModelError, match="no signature 'adapt_guarded'"):
+        pfa.PersonalModel(tmp_path / "user", path)
+    mine = pfa.PersonalModel(tmp_path / "user", versions[0])
+    with pytest.raises(errors.ModelError, match="no signature 'adapt_guarded'"):
+        pfa.PersonalModel(tmp_path / "user", path)
+    assert pfa.PersonalModel(tmp_path / "user").version == mine.version == 1
+    assert len(list((tmp_path / "user").glob("model-*"))) == 1
+
+
 def test_forgetting_leaves_the_initial_model(versions, tmp_path):
     mine = pfa.PersonalModel(tmp_path, versions[0])
     mine.add(*rows_of(1))

@@ -124,8 +124,9 @@ class PersonalModel:
             raise errors.ModelError(
                 f"{self._directory} has no model yet; give the file of one as `model`."
             )
-        state = {"format": _FORMAT, "model": self._keep("model", content[0])}
-        state |= {"weights": None, "candidate": None}
+        name = self._keep("model", content[0])
+        self._open(name)
+        state = {"format": _FORMAT, "model": name, "weights": None, "candidate": None}
         self._write_state(state)
         return state
 
@@ -270,23 +271,25 @@ class PersonalModel:
                 f"{own.get('version', 1)} is in use; give a later one."
             )
         name = self._keep("model", content)
+        device = self._open(name)
         is_same = card.get("model_id") == own.get("model_id")
         is_untaught = self._state["weights"] is None and not len(self.examples)
-        if is_same or is_untaught:
-            state = {**self._state, "model": name, "candidate": None}
-        else:
+        if not is_same and not is_untaught:
             state = {**self._state, "candidate": name}
-        if state["model"] == name:
-            device = self._open(name)
-            device.set_weights(self._device.weights) if is_same else None
             self._write_state(state)
-            self._device = device
-        else:
-            self._write_state(state)
-        self._state = state
+            self._state = state
+            return
+        if is_same:
+            device.set_weights(self._device.weights)
+        state = {**self._state, "model": name, "candidate": None}
+        self._write_state(state)
+        self._state, self._device = state, device
 
     def _open(self, name: str) -> OnDeviceModel:
-        return OnDeviceModel(self._directory / name, self._num_threads)
+        """A model of the directory; raises `ModelError` if it cannot be guarded."""
+        device = OnDeviceModel(self._directory / name, self._num_threads)
+        device.inputs("adapt_guarded")
+        return device
 
     def _keep(self, kind: str, content: bytes) -> str:
         """Writes a file that is named by its content; returns its name."""
