@@ -61,8 +61,7 @@ def progress(
         ) as bar:
             yield bar
         return
-    lines = _Lines(total, initial, desc, unit, file)
-    lines.patience = patience
+    lines = _Lines(total, initial, desc, unit, file, patience)
     try:
         yield lines
     finally:
@@ -77,14 +76,22 @@ def tell(text: str) -> None:
 class _Lines:
     """A line at most every half minute and every hundredth, and one at the end."""
 
-    def __init__(self, total: int, initial: int, desc: str, unit: str, file: TextIO):
+    def __init__(
+        self,
+        total: int,
+        initial: int,
+        desc: str,
+        unit: str,
+        file: TextIO,
+        patience: float,
+    ):
         self._total, self._done = total, initial
         self._desc, self._unit, self._file = desc, unit, file
         self._postfix = ""
         self._start = self._told_at = time.monotonic()
         self._told: int | None = None
         self._next = initial + total / 100
-        self.patience = 0.0
+        self._patience = patience
 
     def set_postfix(self, *, refresh: bool = True, **values: Any) -> None:
         self._postfix = "".join(f", {name}={value}" for name, value in values.items())
@@ -92,14 +99,14 @@ class _Lines:
     def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
-        wait = max(_SECONDS_BETWEEN_LINES, 0.0 if self._told else self.patience)
+        wait = max(_SECONDS_BETWEEN_LINES, 0.0 if self._told else self._patience)
         if self._done >= self._next and now - self._told_at >= wait:
             self._tell(now)
 
     def close(self) -> None:
         """Tells where it ended, if that is not told yet."""
         now = time.monotonic()
-        is_short = self._told is None and now - self._start < self.patience
+        is_short = self._told is None and now - self._start < self._patience
         if self._told != self._done and not is_short:
             self._tell(now)
 

@@ -198,18 +198,18 @@ def _is_random(layer: tf.keras.layers.Layer) -> bool:
 def _check_output(keras_model: tf.keras.Model, is_regressor: bool) -> None:
     """Raises `ModelError` unless the output is numbers, or logits of two classes."""
     name, (output,) = keras_model.name, keras_model.outputs
-    if is_regressor:
-        if output.shape.rank != 2 or output.shape[-1] is None:
-            raise errors.ModelError(
-                f"{name}: its output has shape {list(output.shape)}; that of a "
-                "regressor must be [rows, numbers]. End it with a Dense layer."
-            )
-        return
     if output.shape.rank != 2 or output.shape[-1] is None:
-        raise errors.ModelError(
-            f"{name}: its output has shape {list(output.shape)}; it must be logits "
-            "[rows, classes]. End it with a Dense layer of one unit a class."
+        wanted = (
+            "that of a regressor must be [rows, numbers]. End it with a Dense layer."
+            if is_regressor
+            else "it must be logits [rows, classes]. End it with a Dense layer of one "
+            "unit a class."
         )
+        raise errors.ModelError(
+            f"{name}: its output has shape {list(output.shape)}; {wanted}"
+        )
+    if is_regressor:
+        return
     if output.shape[-1] < 2:
         raise errors.ModelError(
             f"{name}: its output is a single number, and a classifier of one class has "

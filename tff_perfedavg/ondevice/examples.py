@@ -5,7 +5,6 @@ NumPy alone.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pathlib
 import zipfile
@@ -14,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import atomic_write
+from tff_perfedavg.ondevice import hashed_file
 
 # One example of a class in so many is held back, beginning with the second.
 _HELD_BACK = 3
 _MAGIC = b"PFEX0001"
-_DIGEST_BYTES = 32
 
 
 class Labelled(NamedTuple):
@@ -63,9 +61,13 @@ def in_turns(y: np.ndarray) -> np.ndarray:
 
 def _by_class(y: np.ndarray) -> list[np.ndarray]:
     """The numbers of each class's rows, in order."""
-    if y.ndim != 1 or y.dtype.kind not in "iu":
+    if not _are_classes(y):
         return [np.arange(len(y))]
     return [np.flatnonzero(y == label) for label in np.unique(y)]
+
+
+def _are_classes(y: np.ndarray) -> bool:
+    return y.ndim == 1 and y.dtype.kind in "iu"
 
 
 class Examples:
@@ -144,8 +146,7 @@ class Examples:
         return Labelled(x[order], y[order])
 
     def _key(self, label) -> int:
-        is_class = self._y.ndim == 1 and self._y.dtype.kind in "iu"
-        return int(label) if is_class else 0
+        return int(label) if _are_classes(self._y) else 0
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the examples to a file, whole or not at all, for its owner alone.
@@ -156,15 +157,8 @@ class Examples:
         buffer = io.BytesIO()
         seen = np.array(sorted(self._seen.items()), np.int64).reshape(-1, 2)
         np.savez(buffer, x=self._x, y=self._y, is_check=self._is_check, seen=seen)
-        content = _MAGIC + buffer.getvalue()
-        try:
-            with atomic_write(path, is_secret=True) as file:
-                file.write(content + hashlib.sha256(content).digest())
-        except OSError as e:
-            raise errors.CheckpointError(
-                f"Examples cannot be written to {path} ({e}); what was there before is "
-                "as it was."
-            ) from e
+        body = _MAGIC + buffer.getvalue()
+        hashed_file.write(path, body, "examples", is_secret=True)
 
     def load(self, path: pathlib.Path) -> None:
         """Takes the examples of a file that `save` wrote, as many as there is room for.
@@ -173,14 +167,8 @@ class Examples:
           CheckpointError: naming the file, if it is missing, damaged, or has examples
             of another shape.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as e:
-            raise errors.CheckpointError(
-                f"No examples can be read at {path} ({e})."
-            ) from e
-        body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if hashlib.sha256(body).digest() != digest or not body.startswith(_MAGIC):
+        body, is_whole = hashed_file.read(path, "examples")
+        if not is_whole or not body.startswith(_MAGIC):
             raise errors.CheckpointError(
                 f"{path} has no examples, is damaged or was cut short; remove it to "
                 "begin anew."

@@ -20,6 +20,7 @@ import numpy as np
 from tff_perfedavg import errors
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.ondevice import card as card_file
+from tff_perfedavg.ondevice import hashed_file
 from tff_perfedavg.ondevice.examples import Examples, Labelled
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 
@@ -226,11 +227,8 @@ class PersonalModel:
         try:
             if is_new:
                 state |= {"model": state["candidate"], "candidate": None}
-            temporary = self._directory / "weights.new"
-            chosen.save(temporary)
-            content = temporary.read_bytes()
+            content = hashed_file.sealed(chosen.packed_weights())
             state["weights"] = self._keep("weights", content)
-            temporary.unlink()
             self._write_state(state)
         except BaseException:
             if not is_new:
@@ -294,15 +292,18 @@ class PersonalModel:
     def _keep(self, kind: str, content: bytes) -> str:
         """Writes a file that is named by its content; returns its name."""
         name = _name(kind, content)
+        self._write(name, content)
+        return name
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._directory / name
         try:
-            with atomic_write(self._directory / name, is_secret=True) as file:
+            with atomic_write(path, is_secret=True) as file:
                 file.write(content)
         except OSError as e:
             raise errors.CheckpointError(
-                f"{self._directory / name} cannot be written ({e}); what is in use is "
-                "as it was."
+                f"{path} cannot be written ({e}); what is in use is as it was."
             ) from e
-        return name
 
     def _read_state(self) -> dict[str, Any] | None:
         path = self._directory / _STATE
@@ -325,15 +326,7 @@ class PersonalModel:
         return state
 
     def _write_state(self, state: dict[str, Any]) -> None:
-        text = json.dumps(state)
-        try:
-            with atomic_write(self._directory / _STATE, is_secret=True) as file:
-                file.write(text.encode())
-        except OSError as e:
-            raise errors.CheckpointError(
-                f"{self._directory / _STATE} cannot be written ({e}); what is in use "
-                "is as it was."
-            ) from e
+        self._write(_STATE, json.dumps(state).encode())
 
     def _remove_strays(self) -> None:
         """Removes models and weights that are not in use, of killed processes too."""

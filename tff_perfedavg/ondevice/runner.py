@@ -432,10 +432,18 @@ class OnDeviceModel:
           ModelError: if the personal weights leave no finite answer.
           CheckpointError: if the file cannot be written.
         """
+        weights_file.write(pathlib.Path(path), self.packed_weights())
+
+    def packed_weights(self) -> bytes:
+        """Returns the content of the file that `save` writes, but for its checksum.
+
+        Raises:
+          ModelError: if the personal weights leave no finite answer.
+        """
         with self._lock:
             weights = self.weights
             self._check_alive(weights)
-        weights_file.write(pathlib.Path(path), weights, self._owner())
+        return weights_file.packed(weights, self._owner())
 
     def load(self, path: pathlib.Path | str) -> None:
         """Takes the personal weights of a file that `save` wrote.

@@ -6,7 +6,6 @@ uint64, the weights as little-endian float32 in order, and the SHA-256 of all th
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pathlib
 import struct
@@ -16,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tff_perfedavg import errors
-from tff_perfedavg.files import atomic_write
+from tff_perfedavg.ondevice import hashed_file
 
 _MAGIC = b"PFAW0002"
 # The same with the SHA-256 of the model file, which had no identity in version 0.1.0.
 _MAGIC_OF_FILE = b"PFAW0001"
 _HEADER = struct.Struct("<8s32sQ")
-_DIGEST_BYTES = 32
+_WHAT = "personal weights"
 
 
 class Owner(NamedTuple):
@@ -39,26 +38,23 @@ class Owner(NamedTuple):
     digest: bytes
 
 
-def write(path: pathlib.Path, weights: Sequence[np.ndarray], owner: Owner) -> None:
-    """Writes weights to a file, whole or not at all.
-
-    Raises:
-      CheckpointError: if the file cannot be written.
-    """
+def packed(weights: Sequence[np.ndarray], owner: Owner) -> bytes:
+    """Returns the content of a file of weights, but for its checksum."""
     flat = np.concatenate([w.ravel() for w in weights]).astype("<f4")
     if owner.model_id is None:
         header = _HEADER.pack(_MAGIC_OF_FILE, owner.digest, flat.size)
     else:
         header = _HEADER.pack(_MAGIC, bytes.fromhex(owner.model_id), flat.size)
-    content = header + flat.tobytes()
-    try:
-        with atomic_write(path) as file:
-            file.write(content + hashlib.sha256(content).digest())
-    except OSError as e:
-        raise errors.CheckpointError(
-            f"Personal weights cannot be written to {path} ({e}); what was there "
-            "before is as it was."
-        ) from e
+    return header + flat.tobytes()
+
+
+def write(path: pathlib.Path, body: bytes) -> None:
+    """Writes what `packed` returned to a file, whole or not at all.
+
+    Raises:
+      CheckpointError: if the file cannot be written.
+    """
+    hashed_file.write(path, body, _WHAT)
 
 
 def read(
@@ -99,18 +95,12 @@ def read(
 
 def _body(path: pathlib.Path) -> bytes:
     """A file's content without its checksum, which is right."""
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise errors.CheckpointError(
-            f"No personal weights can be read at {path} ({e})."
-        ) from e
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    body, is_whole = hashed_file.read(path, _WHAT)
     if len(body) < _HEADER.size or body[:8] not in (_MAGIC, _MAGIC_OF_FILE):
         raise errors.CheckpointError(
             f"{path} is no file of personal weights, or was cut short."
         )
-    if hashlib.sha256(body).digest() != digest:
+    if not is_whole:
         raise errors.CheckpointError(
             f"{path} is damaged or was cut short; adapt the model anew."
         )

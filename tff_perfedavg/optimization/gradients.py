@@ -220,7 +220,8 @@ def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     # a product with the gradient would be another pass over all weights.
     if not isinstance(factor, (list, tuple)):
         factor = tf.convert_to_tensor(factor, value.dtype)
-    _let_calls_be_replaced(tf.compat.v1.get_default_graph())
+    if replaced := _REPLACED.get():
+        _let_calls_be_replaced(tf.compat.v1.get_default_graph(), replaced)
     # tf.gradients and not a tape: the device export replaces gradient functions
     # by graph, which tapes ignore. Not under its default name "gradients": there,
     # Grappler as TFF configures it would compute forward passes anew to save
@@ -236,13 +237,12 @@ def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(g) for g in gradients]
 
 
-def _let_calls_be_replaced(graph: tf.Graph) -> None:
+def _let_calls_be_replaced(graph: tf.Graph, replaced: Mapping[str, str]) -> None:
     """Has called functions differentiated by the replacement, where there is one.
 
     A `tf.function` that a layer calls brings a gradient of its own along, which goes
     before those of the graph. The attribute that holds it is private.
     """
-    replaced = _REPLACED.get() or {}
     for operation in graph.get_operations():
         if operation.type in _CALLS and operation.type in replaced:
             operation._gradient_function = None
