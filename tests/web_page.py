@@ -10,6 +10,7 @@ from http import server
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 
 from tests.browser import Browser, process
 from tests.needs import BROWSER
@@ -17,6 +18,7 @@ from tests.needs import BROWSER
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "scripts/web_demo"
 SERVE, BUILD = ROOT / "scripts/serve_web_demo.py", ROOT / "scripts/build_web_app.py"
+_PATIENCE_S = 30
 RUNTIME = PAGE / "node_modules/@litertjs/core/package.json"
 
 
@@ -28,7 +30,13 @@ class PageBrowser(Browser):
         self.run("return demo.ready")
 
     def refresh(self):
-        super().refresh()
+        """Loads the page again. ChromeDriver at times misses that it has loaded."""
+        self.set_page_load_timeout(_PATIENCE_S)
+        try:
+            super().refresh()
+        except TimeoutException:
+            if self.run("return document.readyState") != "complete":
+                raise
         self.run("return demo.ready")
 
     def module(self, script, *arguments):

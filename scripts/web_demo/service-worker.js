@@ -56,7 +56,11 @@ async function download(url) {
 
 async function page(request) {
   try {
-    return await fetch(request, {signal: AbortSignal.timeout(PATIENCE_MS)});
+    const answer = await fetch(request, {signal: AbortSignal.timeout(PATIENCE_MS)});
+    if (answer.type === 'opaqueredirect') return answer;
+    // Whole, as patience may end in the midst of it.
+    const {status, statusText, headers} = answer;
+    return new Response(await answer.blob(), {status, statusText, headers});
   } catch (error) {
     const cache = await caches.open(CACHE);
     const url = new URL(request.url);
