@@ -466,7 +466,6 @@ def test_a_card_does_not_replace_what_the_export_says(tmp_path):
         ({"max_local_steps": -1}, "max_local_steps is -1"),
         ({"variant": "second"}, "variant is 'second'; known: fed_avg, first_order, "),
         ({"storage": "int4"}, "storage is 'int4'; known: float32"),
-        ({"quantize_frozen": True}, "nothing is frozen"),
         ({"num_trainable": 0}, "num_trainable is 0"),
         (
             {"batch_size": 10**6 + 1},
@@ -517,8 +516,14 @@ def test_all_tensors_adapt_where_training_adapted_the_head(tmp_path):
     # Of a run that adapts all, it changes nothing.
     plain = ExportConfig(20, num_trainable=4).of_run(LocalSettings(), SMALL.init(1))
     assert plain.differences() == []
-    with pytest.raises(errors.ConfigError, match="quantize_frozen is set, but nothing"):
-        dataclasses.replace(config, quantize_frozen=True)
+    config = dataclasses.replace(config, quantize_frozen=True)
+    message = "quantize_frozen is set, but nothing of 'mlp' is frozen; give num_train"
+    for check in (
+        lambda: export_tflite(SMALL, SMALL.init(1), path, config),
+        lambda: export.check_exportable(SMALL, config),
+    ):
+        with pytest.raises(errors.ConfigError, match=message):
+            check()
 
 
 def test_the_card_is_in_the_metadata_and_in_describe(device):

@@ -47,8 +47,8 @@ def users_of(held, num_new=0):
 
 
 def owned(users, count, **options):
-    description, found = relabel(DESCRIPTION, lambda: users, config(count, **options))
-    return description, list(found)
+    description, make = relabel(DESCRIPTION, lambda: users, config(count, **options))
+    return description, list(make())
 
 
 LABELS = st.lists(st.integers(0, 9), max_size=20)
@@ -335,9 +335,9 @@ def store(tmp_path_factory):
         User(*(Rows(*toy_user(rng, size, 4, classes)) for size in (40, 9)))
         for classes in (3, 5, 7, 4)
     ]
-    description, found = relabel(DESCRIPTION, lambda: users, config(3))
+    description, make = relabel(DESCRIPTION, lambda: users, config(3))
     path = tmp_path_factory.mktemp("own") / "store"
-    return UserStore.write(path, found, description)
+    return UserStore.write(path, make(), description)
 
 
 def test_all_forms_of_client_data_train_on_the_same_tasks(tff, store):

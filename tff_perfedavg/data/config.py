@@ -81,6 +81,22 @@ _FIELDS_OF = {
 }
 # Classes belong to families (alphabets), which tasks are made of.
 WITH_FAMILIES = ("omniglot",)
+# Rows as they are, or what a frozen network with weights from elsewhere makes of them.
+RAW = "raw"
+FEATURES = (RAW, "efficientnet_lite0")
+# Whose rows are images, which such networks take.
+IMAGES = (
+    "digits",
+    "mnist",
+    "mnist_by_writer",
+    "fashion_mnist",
+    "cifar10",
+    "omniglot",
+    "femnist",
+    "cifar100",
+)
+# Pixels a side. Networks halve them five times; above, nothing was tried.
+_LEAST_SIZE, _MOST_SIZE = 32, 1024
 # Fields that are numbers of users, rows or classes.
 _COUNTS = (
     "num_users",
@@ -140,6 +156,16 @@ class DataConfig:
         "Of tasks: a user who trains sees its images turned by a multiple of 90 "
         "degrees, drawn by lot: four times as many classes to learn from.",
     )
+    features: str = setting(
+        RAW,
+        "Users' rows: raw, or the features that a frozen network pretrained on "
+        "ImageNet makes of their images, on which a head is trained; the export joins "
+        "both.",
+        FEATURES,
+    )
+    image_size: int = setting(
+        128, "Pixels a side that images are resized to for a frozen network."
+    )
     synthetic_alpha: float = setting(1.0, "How unlike users' models are, of synthetic.")
     synthetic_beta: float = setting(1.0, "How unlike their features are, of synthetic.")
     seed: int = setting(0, "Seed of every draw.", lowest=0)
@@ -188,6 +214,7 @@ class DataConfig:
                 "between 0 and 1."
             )
         self._check_own_labels()
+        self._check_features()
         for field in ("synthetic_alpha", "synthetic_beta"):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):
@@ -229,6 +256,19 @@ class DataConfig:
                 f"{self.classes_per_user}."
             )
 
+    def _check_features(self) -> None:
+        errors.check_known("features", self.features, FEATURES)
+        if self.features != RAW and self.dataset not in IMAGES:
+            raise errors.ConfigError(
+                f"features is {self.features!r}, which takes images, and the rows of "
+                f"{self.dataset} are none; those of {', '.join(IMAGES)} are."
+            )
+        if not _LEAST_SIZE <= self.image_size <= _MOST_SIZE:
+            raise errors.ConfigError(
+                f"image_size is {self.image_size}; it must be from {_LEAST_SIZE} to "
+                f"{_MOST_SIZE} pixels."
+            )
+
     @classmethod
     def of(cls, dataset: str, **fields) -> DataConfig:
         """Returns the data set's own way of being divided, but for the fields given."""
@@ -247,4 +287,6 @@ class DataConfig:
             fields.append("evaluation_fraction")
         if self.own_labels:
             fields += ["own_labels", "fresh_labels"]
+        if self.features != RAW:
+            fields += ["features", "image_size"]
         return ", ".join(f"{name}={getattr(self, name)}" for name in [*fields, "seed"])

@@ -25,7 +25,7 @@ def relabel(
     description: Description,
     make_users: Callable[[], Iterable[User]],
     config: DataConfig,
-) -> tuple[Description, Iterator[User]]:
+) -> tuple[Description, Callable[[], Iterator[User]]]:
     """Gives users labels of their own, a pure function of labels and seed.
 
     Every user keeps `config.own_labels` of the classes that both of its splits have,
@@ -36,12 +36,13 @@ def relabel(
 
     Args:
       description: what the rows mean without.
-      make_users: the users, whose labels are classes; called twice.
+      make_users: the users, whose labels are classes; called once, and
+        again for each time that users are made.
       config: number of labels, seed, and whether training draws labels afresh.
 
     Returns:
-      What the rows mean now, and the users in their order, with `classes`, those of
-      their labels.
+      What the rows mean now, and a function that makes the users, in their order, with
+      `classes`, those of their labels.
 
     Raises:
       DataError: if a user holds fewer classes and is not natural, or nobody who trains
@@ -74,7 +75,7 @@ def relabel(
             fresh = config.fresh_labels and not user.is_new
             yield _with_labels(user, kept, fresh=fresh)
 
-    return described, users()
+    return described, users
 
 
 def _check_feasible(

@@ -27,7 +27,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,23 @@ class User(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class FrozenBody:
+    """The network that made a store's features of images.
+
+    Attributes:
+      name: of the network, one of `data.config.FEATURES`.
+      image_size: pixels a side that images were resized to.
+      image_shape: of one image before.
+      image_scale: images times this are in [0, 1].
+    """
+
+    name: str
+    image_size: int
+    image_shape: Sequence[int]
+    image_scale: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Description:
     """What a store's rows mean.
 
@@ -102,6 +119,8 @@ class Description:
         of its classes, drawn by lot, in an order drawn by lot.
       source_classes: where labels are users' own, names of the data set's classes.
       num_left_out: natural users left out, who hold fewer classes than labels.
+      body: where features are those of a frozen network, which and of what; a mapping
+        of its fields becomes one.
     """
 
     name: str
@@ -113,6 +132,7 @@ class Description:
     fresh_labels: bool = False
     source_classes: Sequence[str] = ()
     num_left_out: int = 0
+    body: FrozenBody | None = None
 
     def __post_init__(self):
         classes = self.num_classes
@@ -123,6 +143,8 @@ class Description:
             )
         # JSON gives a list.
         object.__setattr__(self, "source_classes", tuple(self.source_classes))
+        if isinstance(self.body, Mapping):
+            object.__setattr__(self, "body", FrozenBody(**self.body))
         if self.fresh_labels and classes is None:
             raise errors.DataError(
                 "Description.fresh_labels is set, but num_classes is None; numbers "

@@ -59,11 +59,7 @@ def from_keras(
     slots = _weight_slots(keras_model)
     trainable_ids = [id(v) for v in keras_model.trainable_weights]
     initial = [np.array(v) for v in keras_model.trainable_weights]
-    frozen = {
-        id(v): np.array(v)
-        for v in keras_model.weights
-        if id(v) not in set(trainable_ids)
-    }
+    frozen = {id(v): np.array(v) for v in keras_model.non_trainable_weights}
 
     def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         if len(weights) != len(trainable_ids):
@@ -86,6 +82,7 @@ def from_keras(
         init=lambda seed: [w.copy() for w in initial],
         apply=apply,
         input_spec=input_spec,
+        has_constants=bool(frozen),
         **_labels_of(keras_model, is_regressor, loss),
     )
 

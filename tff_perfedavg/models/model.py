@@ -79,6 +79,7 @@ class Model:
       label_spec: shape `[None, ...]` and dtype of y.
       features: from (weights, x) to what the last layer sees, `[batch, features]`;
         None if the model does not tell.
+      has_constants: whether `apply` has weights of its own that never move.
       loss: from (outputs, y, mask `[batch]`) to the scalar mean loss over the
         rows whose mask is 1.
     """
@@ -91,6 +92,7 @@ class Model:
     label_spec: tf.TensorSpec = CLASS_LABELS
     loss: MaskedLoss = masked_cross_entropy
     features: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor] | None = None
+    has_constants: bool = False
 
     def __post_init__(self):
         if self.num_classes is not None and self.num_classes < 2:

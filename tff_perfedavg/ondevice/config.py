@@ -90,11 +90,6 @@ class ExportConfig:
                 f"{MOST_BATCH_ROWS} rows at once. Take fewer steps (0 leaves "
                 "meta_update out) or a smaller batch_size."
             )
-        if self.quantize_frozen and self.adaptation.moves == ALL:
-            raise errors.ConfigError(
-                "ExportConfig.quantize_frozen is set, but nothing is frozen; give "
-                "num_trainable, for instance 2 for the last dense layer."
-            )
         if self.quantize_frozen and self.storage == FLOAT16:
             raise errors.ConfigError(
                 "ExportConfig.quantize_frozen and storage 'float16' exclude each "

@@ -84,11 +84,13 @@ def export_tflite(
         not float32; or if the replay differs from TensorFlow by more than 1e-5. Then
         there is no file.
       ConfigError: if the card has a key that the export writes itself, more weight
-        tensors are to adapt than there are, or `storage` cannot hold learned rates.
+        tensors are to adapt than there are, frozen ones are to be quantized and there
+        are none, or `storage` cannot hold learned rates.
     """
     count = len(model.init(0))
     config = dataclasses.replace(config or ExportConfig(), num_tensors=count)
     initial = _checked_weights(model, weights, config.adaptation)
+    _check_frozen(model, config)
     text = _card_text(model, initial, config, card or {})
     if config.storage == FLOAT16:
         # What the device will start from; of learned rates it has what they amount to.
@@ -141,6 +143,7 @@ def check_exportable(model: Model, config: ExportConfig | None = None) -> Export
     config = dataclasses.replace(config or ExportConfig(), num_tensors=len(initial))
     parameters = config.adaptation.parameters(initial)
     checked = _checked_weights(model, parameters, config.adaptation)
+    _check_frozen(model, config)
     text = _card_text(model, checked, config, {})
     module = DeviceModule(model, checked, config, text)
     with _steps(module) as done:
@@ -205,6 +208,16 @@ def _checked_weights(
             f"{model.name!r}: a weight is not finite; export a run that converged."
         )
     return weights
+
+
+def _check_frozen(model: Model, config: ExportConfig) -> None:
+    """Raises `ConfigError` if frozen weights are to be quantized and there are none."""
+    is_frozen = model.has_constants or config.adaptation.moves != ALL
+    if config.quantize_frozen and not is_frozen:
+        raise errors.ConfigError(
+            f"ExportConfig.quantize_frozen is set, but nothing of {model.name!r} is "
+            "frozen; give num_trainable, for instance 2 for the last dense layer."
+        )
 
 
 def _check_float32(model: Model) -> None:

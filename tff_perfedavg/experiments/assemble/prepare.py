@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from tff_perfedavg import errors
 from tff_perfedavg.data import catalog, division, own_labels
-from tff_perfedavg.data.config import FROM_TFF, GENERATED, DataConfig
+from tff_perfedavg.data.config import FROM_TFF, GENERATED, RAW, DataConfig
 from tff_perfedavg.data.user_store import Description, User, UserStore
 from tff_perfedavg.files import in_turn
 
@@ -34,12 +34,17 @@ def prepare(
     Raises:
       DataError: if the data set is not to be had, the partition cannot be met, or
         the store cannot be written.
+      ModelError: if the weights of the network that makes features are not installed.
     """
     description, make_users = _load(config, data_dir)
-    users = make_users()
     if config.own_labels:
-        description, users = own_labels.relabel(description, make_users, config)
-    return UserStore.write(path, users, description)
+        description, make_users = own_labels.relabel(description, make_users, config)
+    if config.features != RAW:
+        # Loads TensorFlow, which raw rows do without.
+        from tff_perfedavg.experiments.assemble import pretrained_features as body
+
+        description, make_users = body.embed(description, make_users, config)
+    return UserStore.write(path, make_users(), description)
 
 
 def _load(

@@ -21,6 +21,8 @@ from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.models.model import Model
+from tff_perfedavg.models.pretrained import load_body, with_body
 from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import (
     ExportReport,
@@ -53,7 +55,8 @@ def export_run(
     Raises:
       CheckpointError: if the checkpoint cannot be read.
       ConfigError: if its store or model file has changed since it was trained.
-      ModelError: as `export_tflite`.
+      ModelError: as `export_tflite`; or if the weights of the network that made the
+        population's features are not installed.
     """
     weights, experiment = trained_model.load(checkpoint)
     config = config.of_run(experiment.local, weights)
@@ -69,17 +72,27 @@ def export_run(
         population,
         dataclasses.replace(config.adaptation, num_steps=adaptation_steps),
     ).assign(algorithm=experiment.label)
+    deployed = _with_its_body(model, population)
     card = {
         **_card(experiment, population),
         "results": _results(per_user, (0, adaptation_steps)),
         "license": license_name,
         "exported": datetime.date.today().isoformat(),
     }
-    examples = _examples(population)
+    examples = _examples(population) if deployed is model else None
     with showing_progress():
         return export_tflite(
-            model, weights, output, config, card=card, examples=examples
+            deployed, weights, output, config, card=card, examples=examples
         )
+
+
+def _with_its_body(model: Model, population: UserStore) -> Model:
+    """Returns what a device runs: with the network whose features were trained on."""
+    body = population.description.body
+    if body is None:
+        return model
+    frozen = load_body(body.name, body.image_size)
+    return with_body(model, frozen, body.image_shape)
 
 
 def check_own_model(experiment: Experiment, population: UserStore) -> None:
@@ -108,10 +121,13 @@ def check_own_model(experiment: Experiment, population: UserStore) -> None:
 def _card(experiment: Experiment, population: UserStore) -> dict[str, Any]:
     """Returns what a model's card tells of its data and its training."""
     description, own = population.description, experiment.local.adaptation
+    body = description.body
+    scale = description.scale if body is None else body.image_scale
     return {
         "dataset": description.name,
         "class_names": list(description.class_names),
-        "input_scale": np.asarray(description.scale).tolist(),
+        "input_scale": np.asarray(scale).tolist(),
+        **({} if body is None else {"body": dataclasses.asdict(body)}),
         "algorithm": experiment.label,
         # What `adapt` takes: a factor, where the file has rates of its own.
         "inner_learning_rate": 1.0 if own.learned else own.inner_learning_rate,

@@ -147,9 +147,15 @@ def check_fits(model: OnDeviceModel, population: UserStore) -> None:
         ("classes", card["num_classes"], classes),
     ):
         if wanted != found:
+            remedy = (
+                " Prepare a store of the same users without --features: the file has "
+                "the network that makes them."
+                if kind == "features" and population.description.body
+                else ""
+            )
             raise errors.ModelError(
                 f"{population.path} has {kind} {found}, the exported model takes "
-                f"{wanted}."
+                f"{wanted}.{remedy}"
             )
 
 

@@ -32,6 +32,7 @@ def summary(store: UserStore) -> str:
             if description.num_classes is None
             else f"{description.num_classes} classes"
         ),
+        *_body(store),
         *_own_labels(store),
         f"seen and new users    {seen} and {new}",
         f"adaptation rows       {adaptation.min()} to {adaptation.max()} per user",
@@ -39,6 +40,15 @@ def summary(store: UserStore) -> str:
         str(heterogeneity.summarize(store)),
     ]
     return "\n".join(lines)
+
+
+def _body(store: UserStore) -> list[str]:
+    """Returns what is told of features that a frozen network made."""
+    body = store.description.body
+    if body is None:
+        return []
+    images = f"images {list(body.image_shape)} resized to {body.image_size} pixels"
+    return [f"                      of {body.name}, {images}"]
 
 
 def _own_labels(store: UserStore) -> list[str]:

@@ -64,6 +64,8 @@ class DataSettings:
     own_labels: int | None = setting(None, _DIVISION_HELP)
     fresh_labels: bool | None = setting(None, _DIVISION_HELP)
     turned_classes: bool | None = setting(None, _DIVISION_HELP)
+    features: str | None = setting(None, _DIVISION_HELP)
+    image_size: int | None = setting(None, _DIVISION_HELP)
     store: str = setting("", "A store of scripts/prepare_data.py, instead.")
 
     def __post_init__(self):
