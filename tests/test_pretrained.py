@@ -1,4 +1,4 @@
-"""A frozen pretrained body: its network, its features in a store, body and head joined."""
+"""A frozen pretrained body: its network, its features in a store, head and body."""
 
 import dataclasses
 import pathlib
@@ -101,7 +101,7 @@ def test_the_network_is_that_of_keras_layers(arrays, body):
 
 
 def test_it_knows_what_is_on_photographs(arrays):
-    """So the weights are what they are said to be, and pixels are scaled as they were."""
+    """So weights are what they are said to be, and pixels are scaled as they were."""
     hopper = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     sample = load_sample_images()
     names = [name.rpartition("/")[2] for name in sample.filenames]
@@ -250,7 +250,8 @@ def test_a_head_is_trained_on_features_and_exported_with_its_body(tmp_path):
     )
     assert exported.stat().st_size < 1.2 * NUM_PARAMETERS
     card = OnDeviceModel(exported).card
-    assert card["input_shape"] == [8, 8] and card["input_scale"] == 1 / 16
+    assert card["input_shape"] == [8, 8]
+    assert card["input_scale"] == 1 / 16
     assert card["body"]["name"] == NAME
     play = ("personalize_on_device", f"--model={exported}", "--adaptation_steps=1")
     assert "adapt" in run(*play, f"--store={images}")

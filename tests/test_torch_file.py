@@ -1,4 +1,4 @@
-"""Weights in PyTorch's first format, read without PyTorch: what is read, what is refused.
+"""Weights in PyTorch's first format, read without PyTorch.
 
 The files are written here as PyTorch's `torch/serialization.py` of version 1.4 does.
 """
@@ -133,7 +133,7 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, torch):
     command.place = tmp_path / "it ran".replace(" ", "_")
     path = tmp_path / "weights.pth"
     path.write_bytes(written(torch, {"kernel": command}))
-    with pytest.raises(errors.ModelError, match=r"weights.pth holds no weights.*system"):
+    with pytest.raises(errors.ModelError, match=r"pth holds no weights.*system"):
         torch_file.read(path)
     assert not command.place.exists()
 
@@ -178,10 +178,11 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, torch):
 
 def test_other_files_are_refused(tmp_path, torch):
     path = tmp_path / "weights.pth"
-    with pytest.raises(errors.ModelError, match=r"No weights can be read at .*pth \(No"):
+    with pytest.raises(errors.ModelError, match=r"No weights can be read at .*\(No"):
         torch_file.read(path)
     weights = {"kernel": whole("0", np.arange(4, dtype="f4"))}
-    for content in (written(torch, weights, magic=1), b"PK\x03\x04", b"", b"\x80\x02N."):
+    other = written(torch, weights, magic=1)
+    for content in (other, b"PK\x03\x04", b"", b"\x80\x02N."):
         path.write_bytes(content)
         with pytest.raises(errors.ModelError, match="PyTorch's first format"):
             torch_file.read(path)
