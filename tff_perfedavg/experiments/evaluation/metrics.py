@@ -227,7 +227,7 @@ def compare_paired(
         )
         for group in difference.index.unique("users"):
             of_users = difference.xs(group, level="users").to_numpy()
-            low, high = _interval(of_users, confidence, num_resamples, seed)
+            low, high = interval(of_users, confidence, num_resamples, seed)
             better = of_users if column == "accuracy" else -of_users
             rows.append(
                 {
@@ -259,7 +259,21 @@ def _by_algorithm(per_user: pd.DataFrame, column: str) -> pd.DataFrame:
     return wide
 
 
-def _interval(values, confidence, num_resamples, seed) -> tuple[float, float]:
+def interval(
+    values: np.ndarray,
+    confidence: float = 0.95,
+    num_resamples: int = 9999,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the interval of a mean, from low to high.
+
+    Args:
+      values: float `[users]`.
+      confidence: of the interval.
+      num_resamples: of users, for the percentile bootstrap; fewer than
+        `FEWEST_RESAMPLED` users have Student's, fewer than `FEWEST_USERS` NaN.
+      seed: of the resampling.
+    """
     if len(values) < FEWEST_RESAMPLED:
         half = half_width(pd.Series(values), FEWEST_USERS, confidence)
         return values.mean() - half, values.mean() + half

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -318,6 +318,28 @@ def with_baselines(
     """
     if results.baselines is None or results.per_user.empty:
         return table
+    parts = {}
+    for name, of_one, test in baseline_rows(results, seed=seed):
+        part = summarize(test, of_one)
+        if not results.steps and not of_one.per_user[_STEP].any():
+            part[_STEP] = np.nan
+        parts[name] = part
+    parts[_NO_METHOD] = table
+    found = pd.concat(parts, names=["baseline"]).swaplevel("baseline", "users")
+    # Group by group, the baselines first.
+    return pd.concat([found.loc[[group]] for group in table.index.unique("users")])
+
+
+def baseline_rows(
+    results: Results, *, seed: int = 0
+) -> Iterator[tuple[str, Results, pd.DataFrame]]:
+    """Yields each baseline's name, what it gave, and its test users' rows.
+
+    Args:
+      results: of the grid, with baselines.
+      seed: as for `with_baselines`.
+    """
+    assert results.baselines is not None
     rows = results.baselines.assign(**{_RATE: np.nan})
     outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
     if _METHOD in axes:
@@ -328,23 +350,13 @@ def with_baselines(
         else:
             axes[_METHOD] = [_NO_METHOD]
             rows, outcomes = (f.assign(method=_NO_METHOD) for f in (rows, outcomes))
-    parts = {}
     for name, of_name in rows.groupby("algorithm", sort=False):
-        takes_steps = of_name[_STEP].any()
-        if results.steps and not takes_steps:
+        if results.steps and not of_name[_STEP].any():
             # The same whatever the methods' steps.
             copies = [of_name.assign(**{_STEP: step}) for step in results.steps]
             of_name = pd.concat(copies, ignore_index=True)
         of_one = Results(axes, chosen, of_name, outcomes, steps=results.steps)
-        test = choose(of_one, seed=seed, divided=results.per_user)
-        part = summarize(test, of_one)
-        if not takes_steps and not results.steps:
-            part[_STEP] = np.nan
-        parts[name] = part
-    parts[_NO_METHOD] = table
-    found = pd.concat(parts, names=["baseline"]).swaplevel("baseline", "users")
-    # Group by group, the baselines first.
-    return pd.concat([found.loc[[group]] for group in table.index.unique("users")])
+        yield name, of_one, choose(of_one, seed=seed, divided=results.per_user)
 
 
 def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.DataFrame:
