@@ -153,6 +153,17 @@ def test_first_order_is_taken_where_it_is_better_beyond_chance():
     assert "take FedAvg and 5 steps" in by_chance.said()
 
 
+def test_it_is_told_where_training_alone_does_as_well():
+    ways = {"as_is": (0.5, 0.0), "shares": (0.5, 0.0)}
+    ways |= {"fed_avg": (0.7, 0.01), "first_order": (0.7, 0.01)}
+    better = judged(**ways, alone=(0.6, 0.01))
+    assert "(+9." in better.said()
+    assert "what is learned across users pays, too." in better.said()
+    same = judged(**ways, alone=(0.7, 0.02))
+    assert same.verdict == ADAPT
+    assert "no federated training is needed" in same.said()
+
+
 def test_a_gain_that_does_not_pay_is_no_reason_to_adapt():
     ways = {"as_is": (0.5, 0.0), "shares": (0.5, 0.0), "alone": (0.4, 0.0)}
     ways |= {"fed_avg": (0.52, 0.01), "first_order": (0.52, 0.01)}

@@ -253,10 +253,21 @@ class _Judged(NamedTuple):
         if self.verdict == ADAPT:
             return (
                 f"Personalisation pays: take {self.method} and {self.num_steps} steps, "
-                f"which give {self.gain} over FedAvg's model as it is, "
-                f"{self.over_free} over {self.free}, and {self.over_alone} over "
-                "training alone."
+                f"which give {self.gain} over FedAvg's model as it is, and "
+                f"{self.over_free} over {self.free}. {self._said_of_alone()}"
             )
+        return self._said_of_few()
+
+    def _said_of_alone(self) -> str:
+        told = f"Over training alone that is {self.over_alone}"
+        if self.over_alone.low > 0:
+            return f"{told}: what is learned across users pays, too."
+        return (
+            f"{told}: that anything is learned across users is not shown, and without "
+            "it no federated training is needed."
+        )
+
+    def _said_of_few(self) -> str:
         half = (self.gain.high - self.gain.low) / 2
         told = f"Too few to tell: adapting gives {self.gain} on {self.gain.num_users}"
         if math.isnan(half):
