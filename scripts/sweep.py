@@ -305,6 +305,7 @@ def main(flag_values):
     if compared is not None:
         print(f"\nOf test users, {report.COMPARED[column]}")
         print(report.format_comparison(compared, column))
+        print(f"({report.P_VALUES})")
     left_out = sweep.not_compared(test, results, flag_values.compare)
     if left_out:
         print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")

@@ -499,6 +499,20 @@ def test_a_sweep_without_classes_tells_losses(tff):
     assert f"{compared['difference'].iloc[0]:+.3g}" in said
 
 
+def test_a_sweep_corrects_p_values_for_all_comparisons_of_its_table(tff):
+    from tff_perfedavg.experiments.evaluation.significance import holm
+    from tff_perfedavg.experiments.report import tables as report
+    from tff_perfedavg.experiments.study import sweep
+
+    found = results_of(METHODS)
+    compared = sweep.compare_values(sweep.choose(found), found)
+    assert len(compared) > 1
+    np.testing.assert_array_equal(compared["p_holm"], holm(compared["p_value"]))
+    said = report.format_comparison(compared).splitlines()
+    assert said[0].split()[-1] == "p" or "p" in said[1].split()
+    assert said[-1].split()[-1] == f"{compared['p_holm'].iloc[-1]:.2g}"
+
+
 AXES = {**METHODS, "outer_learning_rate": [0.1, 1.0], "base_random_seed": [0, 1, 2]}
 
 

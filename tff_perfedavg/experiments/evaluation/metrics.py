@@ -13,6 +13,7 @@ from tff_perfedavg import errors
 from tff_perfedavg.experiments.evaluation.measured_adaptation import (
     COLUMN as ADAPTATION,
 )
+from tff_perfedavg.experiments.evaluation.significance import sign_flip_p_value
 
 # The groups of users: of training, and held out of it.
 SEEN, NEW = "seen", "new"
@@ -210,7 +211,7 @@ def compare_paired(
       (percentile bootstrap over users; Student's for fewer than `FEWEST_RESAMPLED`
       users, NaN for fewer than `FEWEST_USERS`), and how many users have a higher, a
       lower and an equal value with the second: `num_better`, `num_worse`, `num_equal`
-      (for `loss`, lower is better).
+      (for `loss`, lower is better); and `p_value`, of `sign_flip_p_value`.
 
     Raises:
       DataError: if an algorithm lacks a user that another has.
@@ -240,6 +241,7 @@ def compare_paired(
                     "num_better": int((better > 0).sum()),
                     "num_worse": int((better < 0).sum()),
                     "num_equal": int((better == 0).sum()),
+                    "p_value": sign_flip_p_value(of_users, seed),
                 }
             )
     return pd.DataFrame(rows).set_index(["users", "first", "second"])

@@ -16,6 +16,7 @@ from tff_perfedavg.experiments.evaluation.metrics import (
     FEWEST_USERS,
     summarize,
 )
+from tff_perfedavg.experiments.evaluation.significance import MOST_EXACT
 from tff_perfedavg.experiments.report import figures
 from tff_perfedavg.files import atomic_write
 
@@ -188,6 +189,11 @@ COMPARED = {
     "loss": "the second against the first on the same users: mean difference of the "
     f"loss, {INTERVALS}",
 }
+# What stands behind a comparison of a table of several.
+P_VALUES = (
+    f"p: permutation test over users, exact up to {MOST_EXACT} that differ, corrected "
+    "by Holm for all rows"
+)
 # What the two figures after a mean are.
 HALF_WIDTHS = (
     "± half the width of Student's 95 % interval over seeds (from two on) and over "
@@ -198,6 +204,8 @@ HALF_WIDTHS = (
 def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str:
     """Lays paired comparisons out for a terminal, accuracies in percentage points."""
     table = comparison_table(comparison)
+    if "p_holm" in comparison:
+        table["p"] = [f"{p:.2g}" for p in comparison["p_holm"]]
     if column == "accuracy":
         return table.to_string(float_format=signed, na_rep="-")
     table = table.rename(columns={"gain": "difference"})

@@ -18,6 +18,7 @@ from tff_perfedavg.experiments.evaluation.metrics import (
     quantity,
 )
 from tff_perfedavg.experiments.evaluation.selection import select
+from tff_perfedavg.experiments.evaluation.significance import holm
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.study.study import (
     Run,
@@ -371,7 +372,8 @@ def compare_values(
 
     None where the axis has a single value, and where users chose theirs. A value of
     whose choice a seed diverged is not compared (`not_compared`): on the seeds that are
-    left it would pass for one that never does.
+    left it would pass for one that never does. `p_holm` is each `p_value`, corrected
+    for all comparisons of the table.
     """
     if test.empty or not _has_values(results, axis):
         return None
@@ -384,7 +386,10 @@ def compare_values(
             rows = rows.assign(algorithm=[f"{axis} {v}" for v in rows[axis]])
         if rows[axis].nunique() > 1:
             frames[key] = compare_paired(rows, None, column=column)
-    return pd.concat(frames, names=others) if frames else None
+    if not frames:
+        return None
+    compared = pd.concat(frames, names=others)
+    return compared.assign(p_holm=holm(compared["p_value"]))
 
 
 def not_compared(
