@@ -47,9 +47,10 @@ def sign_flip_p_value(differences: np.ndarray, seed: int = 0) -> float:
         return (beyond + 1) / (_DRAWN + 1)
     half = len(values) // 2
     first, second = _all_sums(values[:half]), np.sort(_all_sums(values[half:]))
-    beyond = len(second) - np.searchsorted(second, least - first)
+    below = np.searchsorted(second, least - first)
+    beyond = len(first) * len(second) - int(below.sum())
     # The other side has as many.
-    return 2 * float(beyond.sum()) / 2.0 ** len(values)
+    return 2 * beyond / 2 ** len(values)
 
 
 def _all_sums(values: np.ndarray) -> np.ndarray:
