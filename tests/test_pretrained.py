@@ -1,9 +1,6 @@
 """A frozen pretrained body: its network, its features in a store, head and body."""
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
 
 import matplotlib.cbook
 import numpy as np
@@ -24,7 +21,6 @@ from tff_perfedavg.ondevice.config import ExportConfig
 from tff_perfedavg.ondevice.export import export_tflite
 from tff_perfedavg.ondevice.runner import OnDeviceModel
 
-ROOT = pathlib.Path(__file__).parent.parent
 NAME, SIZE = "efficientnet_lite0", 32
 # Without those of ImageNet's classifier.
 NUM_PARAMETERS = 3_350_000
@@ -209,16 +205,17 @@ def test_body_and_head_are_one_file(stores, body, tmp_path):
     assert relative_error([device.weights[0]], [kernel]) < 1e-5
 
 
-def test_a_head_is_trained_on_features_and_exported_with_its_body(tmp_path):
+def test_a_head_is_trained_on_features_and_exported_with_its_body(
+    tmp_path, commands, capsys
+):
     features, images, runs, exported = (
         tmp_path / name for name in ("features", "images", "runs", "m.tflite")
     )
 
     def run(script, *flags, code=0):
-        command = [sys.executable, ROOT / f"scripts/{script}.py", *flags]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert answer.returncode == code, answer.stderr
-        return answer.stdout if code == 0 else answer.stderr
+        assert commands.run(f"{script}.py", *flags) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
 
     data = ("--dataset=digits", "--num_users=6", "--num_new_users=2")
     run("prepare_data", *data, f"--output_dir={images}")
