@@ -86,7 +86,7 @@ def evaluate_by_rows(base, root, runs, results, median):
 
     from tff_perfedavg.experiments.study import advice, study
 
-    adapted = advice.choose_adapted(results, advice.group_of(results))
+    adapted = advice.choose_adapted(results)
     numbers = [n for n in (median // 4, median // 2) if n]
     frames = [adapted.assign(num_rows=median)]
     if numbers:
@@ -100,7 +100,7 @@ def evaluate_by_rows(base, root, runs, results, median):
     return pd.concat(frames, ignore_index=True)
 
 
-def cost(base, runs, population, advice, median):
+def cost(base, runs, population, median):
     """What training and adapting cost, in words."""
     import numpy as np
 
@@ -171,7 +171,7 @@ def main(flag_values):
     print("\nAfter steps, on all rows:")
     print((100 * advice.by_step.T).to_string(float_format="{:.1f}".format))
     print()
-    said = [*advice.sentences, cost(base, runs, population, advice, median)]
+    said = [*advice.sentences, cost(base, runs, population, median)]
     print(*said, sep="\n")
     with atomic_write(root / "advice.csv") as file:
         table.to_csv(file, float_format="%.6g")

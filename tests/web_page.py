@@ -26,14 +26,16 @@ class PageBrowser(Browser):
     """A browser at a page of the app."""
 
     def open(self, url):
-        self.get(url)
-        self.run("return demo.ready")
+        self._load(self.get, url)
 
     def refresh(self):
-        """Loads the page again. ChromeDriver at times misses that it has loaded."""
+        self._load(super().refresh)
+
+    def _load(self, load, *arguments):
+        """Loads a page. ChromeDriver at times misses that it has loaded."""
         self.set_page_load_timeout(_PATIENCE_S)
         try:
-            super().refresh()
+            load(*arguments)
         except TimeoutException:
             if self.run("return document.readyState") != "complete":
                 raise

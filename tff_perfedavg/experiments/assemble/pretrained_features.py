@@ -28,7 +28,7 @@ def embed(
 
     Args:
       description: what the rows mean without.
-      make_users: the users, whose rows are images; called twice, and again for
+      make_users: the users, whose rows are images; called once, and again for
         each time that users are made.
       config: which network, and the size it sees images in.
 
@@ -40,8 +40,11 @@ def embed(
     """
     body = load_body(config.features, config.image_size)
     scale = float(np.asarray(description.scale))
-    total = sum(len(rows.y) for user in make_users() for rows in _splits(user))
-    shape = next(iter(make_users())).adaptation.x.shape[1:]
+    total = 0
+    shape: tuple[int, ...] = ()
+    for user in make_users():
+        total += sum(len(rows.y) for rows in _splits(user))
+        shape = user.adaptation.x.shape[1:]
     described = dataclasses.replace(
         description,
         scale=1.0,

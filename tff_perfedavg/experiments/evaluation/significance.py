@@ -41,8 +41,8 @@ def sign_flip_p_value(differences: np.ndarray, seed: int = 0) -> float:
     if len(values) > MOST_EXACT:
         rng = np.random.default_rng(seed)
         beyond = sum(
-            int((np.abs(_drawn_sums(values, count, rng)) >= least).sum())
-            for count in [_AT_ONCE] * (_DRAWN // _AT_ONCE)
+            int((np.abs(_drawn_sums(values, rng)) >= least).sum())
+            for _ in range(_DRAWN // _AT_ONCE)
         )
         return (beyond + 1) / (_DRAWN + 1)
     half = len(values) // 2
@@ -61,8 +61,8 @@ def _all_sums(values: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _drawn_sums(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    flipped = rng.integers(0, 2, [count, len(values)], np.int8)
+def _drawn_sums(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    flipped = rng.integers(0, 2, [_AT_ONCE, len(values)], np.int8)
     return values.sum() - 2 * (flipped @ values)
 
 

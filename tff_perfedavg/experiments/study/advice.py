@@ -17,6 +17,7 @@ from tff_perfedavg.experiments.evaluation.baseline_names import (
     CENTROID,
     CONVERGED,
     LOCAL,
+    MASKED,
     NEIGHBOUR,
     SHARES,
 )
@@ -89,13 +90,19 @@ class Advice:
         )
 
 
-def choose_adapted(results: Results, group: str) -> pd.DataFrame:
+def choose_adapted(results: Results) -> pd.DataFrame:
     """Returns test users' rows by each method, with rates and steps that others chose.
 
     Args:
       results: of a sweep over `METHODS`.
-      group: of users, `seen` or `new`.
+
+    Returns:
+      Rows of one group: of new users where they are enough.
+
+    Raises:
+      DataError: as `group_of`.
     """
+    group = group_of(results)
     taken = results.per_user[results.per_user[_STEP] > 0]
     adapted = sweep.choose(results._replace(per_user=taken))
     return adapted[adapted["users"] == group]
@@ -144,16 +151,17 @@ def advise(
       results: of a sweep over `METHODS`, with baselines.
       steps: numbers of steps that are told each, 0 among them.
       by_rows: test users' rows of `choose_adapted`, and of the same on fewer rows,
-        `num_rows` of each.
+        `num_rows` of each. The group is theirs.
       worthwhile: the least gain that pays, an accuracy.
     """
-    group = group_of(results)
+    adapted = by_rows[by_rows[_ROWS] == by_rows[_ROWS].max()]
+    group = str(adapted["users"].iloc[0])
     of_step = sweep.choose(results._replace(steps=steps))
     of_step = of_step[of_step["users"] == group]
     is_start = (of_step[_METHOD] == BASELINE) & (of_step[_STEP] == 0)
     ways = {AS_IS: _by_user(of_step[is_start]), **_ways(results, group)}
     counts = {}
-    for method, rows in choose_adapted(results, group).groupby(_METHOD):
+    for method, rows in adapted.groupby(_METHOD):
         ways[METHODS[method]] = _by_user(rows)
         counts[METHODS[method]] = int(rows[_STEP].iloc[0])
     by_step = of_step.pivot_table("accuracy", _STEP, _METHOD).rename(columns=METHODS)
@@ -284,7 +292,7 @@ def _ways(results: Results, group: str) -> dict[str, pd.Series]:
     ways = {}
     for name, _, test in sweep.baseline_rows(results):
         rows = test[test["users"] == group]
-        if len(rows) and "masked" not in name:
+        if len(rows) and not name.endswith(MASKED):
             ways[name] = _by_user(rows)
     return ways
 
