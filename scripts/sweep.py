@@ -100,6 +100,14 @@ def define(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
+    flags.DEFINE_integer(
+        "num_evaluation_users",
+        0,
+        "The most users of each group that are measured, drawn; 0 for all. Training "
+        "alone measures 50, who are the same ones for 50.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
     flags.DEFINE_bool(
         "baselines",
         True,
@@ -212,7 +220,7 @@ def watching(flag_values, base) -> TrainingOptions:
     return TrainingOptions(
         rounds_per_evaluation=every,
         adaptation_steps=flag_values.adaptation_steps,
-        num_evaluation_users=0,
+        num_evaluation_users=flag_values.num_evaluation_users,
     )
 
 
@@ -268,6 +276,7 @@ def main(flag_values):
         base, grid, rates, flag_values.adaptation_steps, rows, changes
     )
     local = [run.experiment.local for run in runs]
+    runs = [run._replace(num_users=flag_values.num_evaluation_users) for run in runs]
     experiment_flags.check_given(flag_values, local, grid)
     common_flags.check_head_moves(moves, [one.adaptation for one in local])
     command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))

@@ -277,6 +277,26 @@ def test_a_studys_rows_are_those_of_an_evaluation_behind_the_settings(study, tmp
     )
 
 
+def test_a_study_of_some_users_measures_these_alike_and_keeps_all_apart(
+    study, trained, tmp_path
+):
+    runs = runs_of(study, method=["exact"])
+    study.run_all(runs, BASE, tmp_path)
+    few = [run._replace(num_users=3) for run in runs]
+    study.run_all(few, BASE, tmp_path)
+    assert trained == ["exact"]
+    assert {*files(tmp_path)} == {
+        "exact/rate0.1-steps2.csv",
+        "exact/rate0.1-steps2-users3.csv",
+    }
+    everyone = study.read_study(tmp_path, runs)
+    some = study.read_study(tmp_path, few)
+    users = some.groupby("users")["user"].unique()
+    assert {name: len(found) for name, found in users.items()} == {"seen": 3, "new": 3}
+    same = everyone[everyone["user"].isin(some["user"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, some, rtol=1e-6)
+
+
 def test_a_study_of_another_base_is_refused_with_the_differences(study, tmp_path):
     study.run_all([], BASE, tmp_path)
     other = dataclasses.replace(BASE, batch_size=3, model="mlp")
@@ -668,6 +688,31 @@ def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
     gain = seen["difference"]["exact", first, second]
     assert np.isclose(gain, means["exact", "support", 0] - means["exact", "own", 0])
     assert seen["difference"]["fed_avg", first, second] == 0
+
+
+def test_baselines_stand_on_the_users_that_a_sweep_measures(command, tmp_path):
+    command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        *SMALL_SWEEP,
+        "--grid=method=fed_avg",
+        "--num_evaluation_users=3",
+        "--adaptation_steps=1",
+    )
+    table = pd.read_csv(tmp_path / "sweep.table.csv")
+    assert len(table) == 2 * 6
+    # Of three users two choose, and one is left to report.
+    (path,) = tmp_path.glob("results/*/baselines/*.csv")
+    baselines = pd.read_csv(path)
+    measured = evaluations(tmp_path)
+    for group, rows in measured.groupby("users"):
+        users = np.sort(rows["user"].unique())
+        (left,) = users[~validation_users(users, 0)]
+        of_user = baselines[(baselines["user"] == left) & (baselines["step"] == 0)]
+        found = table[table["users"] == group].set_index("baseline")["accuracy"]
+        for name in ("majority class", "local training to convergence"):
+            of_name = of_user[of_user["algorithm"] == name]
+            assert np.isclose(found[name], of_name["accuracy"].item())
 
 
 def chosen_by_hand(rows, names):

@@ -24,7 +24,10 @@ from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import methods, options
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.evaluate_users import build_evaluator
+from tff_perfedavg.experiments.evaluation.evaluate_users import (
+    build_evaluator,
+    choose_users,
+)
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -55,11 +58,13 @@ class Run(NamedTuple):
         `method` and `seed`; columns of the results.
       experiment: what is trained.
       adaptations: how its users adapt.
+      num_users: the most users of each group that are measured, drawn; 0 for all.
     """
 
     settings: Mapping[str, Any]
     experiment: Experiment
     adaptations: Sequence[AdaptationConfig]
+    num_users: int = 0
 
     @property
     def name(self) -> str:
@@ -163,7 +168,9 @@ def run_all(
         if paths.model.is_file():
             check_sources(run.experiment, paths.model, root)
         missing = [
-            a for a in run.adaptations if not paths.is_of_model(_results_file(paths, a))
+            adaptation
+            for adaptation, file in _results_files(run, root)
+            if not paths.is_of_model(file)
         ]
         if missing and not diverged(run, root):
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
@@ -207,10 +214,10 @@ def read_study(root: pathlib.Path, runs: Sequence[Run] | None = None) -> pd.Data
         any_diverged = len(evaluated) < len(_all_runs(root))
     else:
         files = [
-            _results_file(RunPaths(root, run.name), adaptation)
+            file
             for run in runs
             if not diverged(run, root)
-            for adaptation in run.adaptations
+            for _, file in _results_files(run, root)
         ]
         files = [file for file in files if file.is_file()]
         any_diverged = any(diverged(run, root) for run in runs)
@@ -248,7 +255,8 @@ def _finish(
     weights = _weights(run, paths, watched)
     population = str(build_population(run.experiment, paths.root).path)
     for adaptation in missing:
-        evaluate = _evaluator(run.experiment.model, population, adaptation, seed)
+        of_users = (run.experiment.model, population, run.num_users)
+        evaluate = _evaluator(of_users, adaptation, seed)
         frame = evaluate(weights)
         labels = {
             **run.settings,
@@ -259,7 +267,7 @@ def _finish(
             "num_rows": adaptation.num_rows or 0,
         }
         frame = frame.assign(**labels)[[*labels, *frame.columns]]
-        write_rows(frame, _results_file(paths, adaptation))
+        write_rows(frame, _results_file(paths, adaptation, run.num_users))
 
 
 def _weights(run: Run, paths: RunPaths, watched: TrainingOptions):
@@ -273,16 +281,33 @@ def _weights(run: Run, paths: RunPaths, watched: TrainingOptions):
 
 
 @functools.lru_cache(_MOST_EVALUATORS)
-def _evaluator(model: str, store: str, adaptation: AdaptationConfig, seed: int):
+def _evaluator(
+    of_users: tuple[str, str, int], adaptation: AdaptationConfig, seed: int
+):
     # Traced once for all runs on one population.
+    model, store, num_users = of_users
     experiment = Experiment(model=model, store=store)
     population = build_population(experiment, pathlib.Path())
     return build_evaluator(
-        build_model(experiment, population), population, adaptation, seed=seed
+        build_model(experiment, population),
+        population,
+        adaptation,
+        groups=choose_users(population, num_users, seed),
+        seed=seed,
     )
 
 
-def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path:
+def _results_files(
+    run: Run, root: pathlib.Path
+) -> Iterator[tuple[AdaptationConfig, pathlib.Path]]:
+    paths = RunPaths(root, run.name)
+    for adaptation in run.adaptations:
+        yield adaptation, _results_file(paths, adaptation, run.num_users)
+
+
+def _results_file(
+    paths: RunPaths, adaptation: AdaptationConfig, num_users: int
+) -> pathlib.Path:
     name = f"rate{adaptation.inner_learning_rate:g}-steps{adaptation.num_steps}"
     for field in ("batch_size", "num_rows"):
         value = getattr(adaptation, field)
@@ -294,4 +319,6 @@ def _results_file(paths: RunPaths, adaptation: AdaptationConfig) -> pathlib.Path
         name += f"-{adaptation.moves}{adaptation.head_tensors}"
     if adaptation.pull:
         name += f"-pull{adaptation.pull:g}"
+    if num_users:
+        name += f"-users{num_users}"
     return paths.results / _EVALUATIONS / f"{name}.csv"

@@ -337,11 +337,12 @@ def baseline_rows(
     """Yields each baseline's name, what it gave, and its test users' rows.
 
     Args:
-      results: of the grid, with baselines.
+      results: of the grid, with baselines; of these, users count who are measured.
       seed: as for `with_baselines`.
     """
     assert results.baselines is not None
-    rows = results.baselines.assign(**{_RATE: np.nan})
+    measured = results.per_user[["users", "user", "seed"]].drop_duplicates()
+    rows = results.baselines.merge(measured).assign(**{_RATE: np.nan})
     outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
     if _METHOD in axes:
         outcomes = outcomes[outcomes[_METHOD].isin(rows[_METHOD])]
