@@ -281,9 +281,7 @@ def _weights(run: Run, paths: RunPaths, watched: TrainingOptions):
 
 
 @functools.lru_cache(_MOST_EVALUATORS)
-def _evaluator(
-    of_users: tuple[str, str, int], adaptation: AdaptationConfig, seed: int
-):
+def _evaluator(of_users: tuple[str, str, int], adaptation: AdaptationConfig, seed: int):
     # Traced once for all runs on one population.
     model, store, num_users = of_users
     experiment = Experiment(model=model, store=store)
