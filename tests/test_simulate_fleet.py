@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 import tff_perfedavg as pfa
-from scripts import benchmark_fleet, simulate_fleet
+from scripts import benchmark_fleet
 from tests.commands import ROOT
 from tff_perfedavg import errors
+from tff_perfedavg.commands import simulate_fleet
 from tff_perfedavg.experiments.assemble import fleet as assemble
 from tff_perfedavg.experiments.settings import command
 from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings

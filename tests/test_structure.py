@@ -24,6 +24,17 @@ BELOW = {
     "runtime": {"data"},
     "federated": {"algorithms", "optimization", "models", "data"},
     "ondevice": {"algorithms", "optimization", "models"},
+    "commands": {
+        "ondevice",
+        "models",
+        "experiments",
+        "runtime",
+        "fleet",
+        "algorithms",
+        "optimization",
+        "data",
+    },
+    "__main__": {"commands"},
     "experiments": {
         "federated",
         "runtime",
@@ -47,7 +58,7 @@ WINGS = (
     "report",
     "study",
 )
-KNOWS_TFF = {"federated", "runtime", "experiments"}
+KNOWS_TFF = {"federated", "runtime", "experiments", "commands"}
 # What takes its time to load; commands check their flags before.
 HEAVY = {
     "dp_accounting",
@@ -145,7 +156,7 @@ def test_lower_floors_name_no_command_and_no_flag():
     found = {
         f"{path.relative_to(PACKAGE)}:{name}"
         for path in PACKAGE.rglob("*.py")
-        if path.relative_to(PACKAGE).parts[0] != "experiments"
+        if path.relative_to(PACKAGE).parts[0] not in ("experiments", "commands")
         for name in re.findall(r"--[a-z]\w*=?|scripts/\w+", path.read_text())
     }
     assert found == NAMES_COMMANDS
@@ -183,6 +194,7 @@ def test_commands_load_nothing_heavy_before_their_flags_are_checked():
     commands = {*(PACKAGE.parent / "scripts").glob("*.py")}
     # Nobody waits for a benchmark's flags.
     commands -= {*(PACKAGE.parent / "scripts").glob("benchmark_*.py")}
+    commands |= {*(PACKAGE / "commands").glob("*.py"), PACKAGE / "__main__.py"}
     assert len(commands) > 10
     for command in commands:
         heavy = {name.split(".")[0] for name in loaded_at_once(command)} & HEAVY

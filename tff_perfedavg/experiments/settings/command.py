@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags, logging
 
 from tff_perfedavg import errors, quiet
-from tff_perfedavg.experiments.settings.remedies import on_the_command_line
+from tff_perfedavg.experiments.settings.remedies import (
+    as_called,
+    on_the_command_line,
+)
 
 _ANOTHER_PLACE = "choose another place, or change its permissions"
 _FREE_SPACE = "free some space, or choose another place"
@@ -28,6 +32,8 @@ _REMEDIES = {
 }
 # As shells tell that Ctrl-C ended a command.
 _INTERRUPTED = 130
+# And that nobody read on.
+_BROKEN_PIPE = 141
 
 
 def run(
@@ -71,14 +77,20 @@ def execute(
     except _HelpGivenError:
         return 0
     except flags.Error as e:
-        return _fail(f"{e}\n--help lists the flags.")
+        return _fail(as_called(f"{e}\n--help lists the flags.", argv[0]))
     except errors.Interrupted as e:
         print(e, file=sys.stderr)
         return _INTERRUPTED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except errors.PerFedAvgError as e:
-        return _fail(f"{e}{on_the_command_line(e, flag_values)}")
+        told = f"{e}{on_the_command_line(e, flag_values)}"
+        return _fail(as_called(told, argv[0]))
+    except BrokenPipeError:
+        # Who reads what is printed, `head` for one, has had enough. Python flushes once
+        # more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except OSError as e:
         if e.filename is None or e.errno not in _REMEDIES:
             raise
@@ -110,7 +122,7 @@ def _parse(
 ) -> None:
     """Parses a command's flags, those that every command of absl has included."""
     define(flag_values)
-    _define_help_flags(flag_values, define.__module__)
+    _define_help_flags(flag_values, define.__module__, argv[0])
     for module in (app.__name__, logging.__name__):
         for flag in flags.FLAGS.get_flags_for_module(module):
             if flag.name not in flag_values:
@@ -120,18 +132,22 @@ def _parse(
         raise errors.ConfigError(f"unknown argument {rest[0]!r}; flags begin with --.")
 
 
-def _define_help_flags(flag_values: flags.FlagValues, module: str) -> None:
+def _define_help_flags(
+    flag_values: flags.FlagValues, module: str, program: str
+) -> None:
     # Not absl's own, which are of the process's flags.
     document = sys.modules[module].__doc__
     # absl knows the main module by the command's name.
     name = sys.argv[0] if module == "__main__" else module
 
     def short():
-        print(f"{document}\nflags:\n{flag_values.module_help(name)}\n")
+        text = f"{document}\nflags:\n{flag_values.module_help(name)}\n"
+        print(as_called(text, program))
         print("Try --helpfull to get a list of all flags.")
 
     def full():
-        print(f"{document}\nflags:\n{flag_values.get_help()}")
+        text = f"{document}\nflags:\n{flag_values.get_help()}"
+        print(as_called(text, program))
 
     def xml():
         flag_values.write_help_in_xml_format(sys.stdout)
