@@ -100,10 +100,10 @@ def make_work(name, directory, flag_values):
     import tff_perfedavg as pfa
 
     shape, classes, build = {
-        "mlp": ((28, 28), 10, pfa.mlp),
-        "tiny": ((64,), 10, pfa.logistic_regression),
-        "cnn": ((28, 28), 10, pfa.cnn),
-        "har": ((128, 9), 6, pfa.conv1d),
+        "mlp": ((28, 28), 10, pfa.models.mlp),
+        "tiny": ((64,), 10, pfa.models.logistic_regression),
+        "cnn": ((28, 28), 10, pfa.models.cnn),
+        "har": ((128, 9), 6, pfa.models.conv1d),
     }[name]
     # As many rows as stock FedAvg walks in tau batches.
     size = flag_values.num_local_steps * flag_values.batch_size
@@ -113,9 +113,9 @@ def make_work(name, directory, flag_values):
             rng = np.random.default_rng(number)
             x = rng.integers(0, 256, (size, *shape), np.uint8)
             y = rng.integers(0, classes, size, np.int32)
-            yield pfa.User(pfa.Rows(x, y), pfa.Rows(x[:0], y[:0]))
+            yield pfa.data.User(pfa.data.Rows(x, y), pfa.data.Rows(x[:0], y[:0]))
 
-    description = pfa.Description(name, classes, scale=1 / 255)
+    description = pfa.data.Description(name, classes, scale=1 / 255)
     store = pfa.UserStore.write(directory / name, users(), description)
     return store, build(shape, classes)
 
@@ -178,16 +178,18 @@ def contenders(store, model, algorithm, stock_runtime, flag_values):
         return run
 
     forms = {
-        "users": pfa.StoreClientData(store, model),
-        "loop": pfa.choose_client_data(store, model, flag_values.cohort, "blocks_loop"),
-        "vectorized": pfa.choose_client_data(
+        "users": pfa.federated.StoreClientData(store, model),
+        "loop": pfa.federated.choose_client_data(
+            store, model, flag_values.cohort, "blocks_loop"
+        ),
+        "vectorized": pfa.federated.choose_client_data(
             store, model, flag_values.cohort, "blocks_vectorized"
         ),
     }
     found = {}
     if algorithm == "fed_avg":
         stock = tff.learning.algorithms.build_unweighted_fed_avg(
-            pfa.to_tff(model), tff.learning.optimizers.build_sgdm(0.01)
+            pfa.federated.to_tff(model), tff.learning.optimizers.build_sgdm(0.01)
         )
         datasets = [
             tf.data.Dataset.from_tensor_slices(p).shuffle(len(p[1])).batch(batch)
@@ -244,7 +246,7 @@ def family(store, model, form, flag_values):
         chosen[f"{method}, D'' of its own"] = rows
     per_weight = {**chosen["meta_sgd"], "learned_rates": "per_weight"}
     chosen["meta_sgd, per weight"] = per_weight
-    data = pfa.choose_client_data(store, model, flag_values.cohort, form)
+    data = pfa.federated.choose_client_data(store, model, flag_values.cohort, form)
     clients = data.clients(np.arange(flag_values.cohort, dtype=np.int32))
     found = {}
     for name, settings in chosen.items():

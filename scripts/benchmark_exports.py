@@ -140,7 +140,7 @@ def main(flag_values):
         directory = pathlib.Path(directory)
         for name, options in ways(flag_values).items():
             path = directory / f"{name}.tflite"
-            export_config = pfa.ExportConfig(
+            export_config = pfa.ondevice.ExportConfig(
                 flag_values.batch_size, max_local_steps=0, **options
             )
             pfa.export_tflite(model, weights, path, export_config, examples=rows)

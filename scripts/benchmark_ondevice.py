@@ -66,11 +66,11 @@ def build(name):
 
     layers = tf.keras.layers
     if name in ("mlp", "cnn"):
-        return {"mlp": pfa.mlp, "cnn": pfa.cnn}[name]((28, 28), 10)
+        return {"mlp": pfa.models.mlp, "cnn": pfa.models.cnn}[name]((28, 28), 10)
     if name == "efficientnet_lite0":
         from tff_perfedavg.models.pretrained import load_body, with_body
 
-        head = pfa.logistic_regression((1280,), 10)
+        head = pfa.models.logistic_regression((1280,), 10)
         return with_body(head, load_body(name, 128), (32, 32, 3))
     if name == "mobilenet_v2":
         body = tf.keras.applications.MobileNetV2(
@@ -103,7 +103,9 @@ def export_ours(model, weights, directory, flag_values):
         del kinds["whole"]
     files = {}
     for name, steps in kinds.items():
-        config = pfa.ExportConfig(flag_values.batch_size, max_local_steps=steps)
+        config = pfa.ondevice.ExportConfig(
+            flag_values.batch_size, max_local_steps=steps
+        )
         path = directory / f"{model.name} {name}.tflite"
         pfa.export_tflite(model, weights, path, config)
         files[name] = path
@@ -206,7 +208,7 @@ def contenders(model, weights, own_file, flex, flag_values):
     def infer(x):
         return tf.nn.softmax(model.apply(list(variables), x))
 
-    adaptation = pfa.Adaptation(_RATE)
+    adaptation = pfa.optimization.Adaptation(_RATE)
 
     @tf.function
     def adapt(x, y):

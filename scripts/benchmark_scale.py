@@ -61,8 +61,10 @@ def build(flag_values):
 
     runtime = pfa.use_local_runtime()
     store = pfa.UserStore.open(flag_values.store_dir)
-    model = pfa.logistic_regression(store.input_shape, store.description.num_classes)
-    client_data = pfa.choose_client_data(store, model, cohort_size=100_000)
+    model = pfa.models.logistic_regression(
+        store.input_shape, store.description.num_classes
+    )
+    client_data = pfa.federated.choose_client_data(store, model, cohort_size=100_000)
     config = pfa.PerFedAvgConfig(
         0.01,
         0.01,

@@ -38,9 +38,11 @@ def adapt(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    model = pfa.mlp((8, 8), 10)
+    model = pfa.models.mlp((8, 8), 10)
     path = tmp_path_factory.mktemp("model") / "model.tflite"
-    pfa.export_tflite(model, model.init(0), path, pfa.ExportConfig(batch_size=8))
+    pfa.export_tflite(
+        model, model.init(0), path, pfa.ondevice.ExportConfig(batch_size=8)
+    )
     return path
 
 
@@ -62,7 +64,7 @@ def write_rows(tmp_path):
 def phone_path(tmp_path_factory):
     model = phone_layers()
     path = tmp_path_factory.mktemp("model") / "phone.tflite"
-    config = pfa.ExportConfig(batch_size=8, max_local_steps=0)
+    config = pfa.ondevice.ExportConfig(batch_size=8, max_local_steps=0)
     pfa.export_tflite(model, model.init(0), path, config)
     return path
 
@@ -84,7 +86,7 @@ def test_layers_of_phones_adapt_alike(adapt, phone_path, write_rows):
 
 def compare(adapt, model_path, write_rows, count, atol, least):
     x, y = draw_rows(count)
-    device = pfa.OnDeviceModel(model_path)
+    device = pfa.ondevice.OnDeviceModel(model_path)
     expected = {"initial": device.infer(x[:1])[0]}
     expected["loss"] = [device.adapt(x, y, RATE, NUM_STEPS)]
     expected["adapted"] = device.infer(x[:1])[0]
@@ -147,7 +149,7 @@ def test_a_file_of_version_0_1_0_adapts_as_in_python(adapt, write_rows):
     path = pathlib.Path(__file__).parent / "data" / "version_0_1_0.tflite"
     x, y = draw_rows(4, (4,))
     y %= 3
-    device = pfa.OnDeviceModel(path)
+    device = pfa.ondevice.OnDeviceModel(path)
     device.adapt(x, y, RATE, NUM_STEPS)
     answer = adapt(path, write_rows(x, y), RATE, NUM_STEPS)
     (adapted,) = re.findall("adapted (.*)", answer.stdout)

@@ -25,7 +25,8 @@ def test_a_learning_process_has_one_aggregation_left(tff):
     from tff_perfedavg.runtime.compiler import consolidate
 
     process = pfa.build_per_fed_avg(
-        pfa.logistic_regression((3,), 2), pfa.PerFedAvgConfig(0.1, 0.1, 2, 2, 2, 2)
+        pfa.models.logistic_regression((3,), 2),
+        pfa.PerFedAvgConfig(0.1, 0.1, 2, 2, 2, 2),
     )
     plain = tff.backends.native.desugar_and_transform_to_native(process.next)
     assert aggregations(plain) == 3

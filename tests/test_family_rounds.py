@@ -74,9 +74,9 @@ def plain_round(config, store):
 def test_a_round_in_any_form_equals_plain_local_updates(tff, store, name, form):
     config = CONFIGS[name]
     client_data = (
-        pfa.StoreClientData(store, MODEL)
+        pfa.federated.StoreClientData(store, MODEL)
         if form == "users"
-        else pfa.BlockClientData(store, MODEL, 2, form)
+        else pfa.federated.BlockClientData(store, MODEL, 2, form)
     )
     process = pfa.build_process(MODEL, config, client_data=client_data, seed=SEED)
     clients = client_data.clients(np.arange(len(SIZES)))
@@ -111,7 +111,7 @@ def test_a_fixed_head_gets_no_noise(tff):
 
 def test_what_a_process_gives_is_evaluated(tff, store):
     config = CONFIGS["fed_recon"]
-    data = pfa.StoreClientData(store, MODEL)
+    data = pfa.federated.StoreClientData(store, MODEL)
     process = pfa.build_process(MODEL, config, client_data=data, seed=SEED)
     evaluate = pfa.build_personalization_eval(MODEL, config, client_data=data)
     weights = process.get_model_weights(process.initialize())

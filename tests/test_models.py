@@ -8,9 +8,9 @@ from tests import reference
 from tests.helpers import batch_of, relative_error, toy_user
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
-from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
+from tff_perfedavg.models.four_blocks import conv4
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.optimization.inner_steps import meta_gradient
 

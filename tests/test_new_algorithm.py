@@ -18,7 +18,7 @@ from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.optimization.config import AdaptationConfig
 from tff_perfedavg.settings import setting
 
-MODEL = pfa.logistic_regression((4,), 3)
+MODEL = pfa.models.logistic_regression((4,), 3)
 BY_HAND = reference.SoftmaxClassifier()
 
 
@@ -65,13 +65,13 @@ def anchored(config):
         ]
         return {"weights": moved, "anchor": anchor}, {"query_loss": value}
 
-    return pfa.LocalAlgorithm(
+    return pfa.optimization.LocalAlgorithm(
         name=config.label,
         roles=config.roles,
         num_steps=config.num_local_steps,
         measures=("query_loss",),
         step=step,
-        adaptation=pfa.Adaptation(config.learning_rate, num_steps=2),
+        adaptation=pfa.optimization.Adaptation(config.learning_rate, num_steps=2),
         init=lambda weights: {"weights": list(weights), "anchor": list(weights)},
         update=lambda start, end: optimization.subtract(start, end["weights"]),
     )
@@ -119,17 +119,19 @@ def test_a_learning_process_runs_it(tff):
 def test_blocks_of_users_run_it_alike(tff, tmp_path):
     rng = np.random.default_rng(1)
     users = [
-        pfa.User(pfa.Rows(*toy_user(rng, 6)), pfa.Rows(*toy_user(rng, 2)))
+        pfa.data.User(
+            pfa.data.Rows(*toy_user(rng, 6)), pfa.data.Rows(*toy_user(rng, 2))
+        )
         for _ in range(4)
     ]
     store = pfa.UserStore.write(
-        tmp_path / "store", users, pfa.Description("toy", num_classes=3)
+        tmp_path / "store", users, pfa.data.Description("toy", num_classes=3)
     )
     found = []
     for client_data in (
-        pfa.StoreClientData(store, MODEL),
-        pfa.BlockClientData(store, MODEL, 2, "loop"),
-        pfa.BlockClientData(store, MODEL, 2, "vectorized"),
+        pfa.federated.StoreClientData(store, MODEL),
+        pfa.federated.BlockClientData(store, MODEL, 2, "loop"),
+        pfa.federated.BlockClientData(store, MODEL, 2, "vectorized"),
     ):
         process = pfa.build_process(MODEL, CONFIG, client_data=client_data)
         state = process.next(
@@ -216,7 +218,7 @@ def test_a_run_is_trained_evaluated_and_exported(registered, run, tmp_path):
     rng = np.random.default_rng(3)
     x = rng.random([6, 8, 8], np.float32)
     y = rng.integers(10, size=6)
-    device = pfa.OnDeviceModel(exported)
+    device = pfa.ondevice.OnDeviceModel(exported)
     update, _, _ = device.meta_update(weights, [{"rows": (x, y)}] * 2, 0.2, 0.2)
     start = [w.astype(np.float64) for w in weights]
     end = start

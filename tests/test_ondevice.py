@@ -19,9 +19,9 @@ from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.algorithms.registry import LocalSettings
-from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
+from tff_perfedavg.models.four_blocks import conv4
 from tff_perfedavg.models.keras_model import from_keras
 from tff_perfedavg.ondevice import export, flatbuffer, gradients, seal
 from tff_perfedavg.ondevice.config import ExportConfig
@@ -1230,7 +1230,7 @@ def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
     model = mlp(population.input_shape, 10)
     local = PerFedAvgConfig(0.05, 0.05, 3, 6, 6, 6, variant, hessian_batch="own")
     cohort, seed = [0, 3, 5, 11], 4
-    client_data = pfa.StoreClientData(population, model)
+    client_data = pfa.federated.StoreClientData(population, model)
     process = pfa.build_per_fed_avg(model, local, client_data=client_data, seed=seed)
     state = process.initialize()
     after = process.next(state, client_data.clients(cohort)).state

@@ -344,14 +344,17 @@ def test_all_forms_of_client_data_train_on_the_same_tasks(tff, store):
     import tff_perfedavg as pfa
     from tff_perfedavg.federated.client_data import SequenceClientData
 
-    model = pfa.logistic_regression((4,), 3)
+    model = pfa.models.logistic_regression((4,), 3)
     algorithm = pfa.PerFedAvgConfig(0.3, 0.1, 2, 5, 5, variant="first_order")
     users = [*range(store.num_users)]
     sequences = [pfa.client_dataset(u, *store.training(u)) for u in users]
     forms = {
-        "users": (pfa.StoreClientData(store, model), None),
-        "loop": (pfa.BlockClientData(store, model, 3), None),
-        "vectorized": (pfa.BlockClientData(store, model, 3, "vectorized"), None),
+        "users": (pfa.federated.StoreClientData(store, model), None),
+        "loop": (pfa.federated.BlockClientData(store, model, 3), None),
+        "vectorized": (
+            pfa.federated.BlockClientData(store, model, 3, "vectorized"),
+            None,
+        ),
         "sequences": (SequenceClientData(model, fresh_labels=3), sequences),
         "not fresh": (SequenceClientData(model), None),
     }

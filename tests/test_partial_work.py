@@ -63,8 +63,8 @@ def expected_round(config, store, steps):
 
 def form_of(name, store, *, with_steps):
     if name == "users":
-        return pfa.StoreClientData(store, MODEL, with_steps=with_steps)
-    return pfa.BlockClientData(store, MODEL, 2, name, with_steps=with_steps)
+        return pfa.federated.StoreClientData(store, MODEL, with_steps=with_steps)
+    return pfa.federated.BlockClientData(store, MODEL, 2, name, with_steps=with_steps)
 
 
 def round_of(config, client_data, clients):

@@ -176,7 +176,7 @@ def test_rows_per_class_are_the_first_of_each_class_in_one_shuffle():
 def test_results_count_the_rows_of_each_class_that_were_used(tff):
     import tff_perfedavg as pfa
 
-    model = pfa.logistic_regression((4,), 3)
+    model = pfa.models.logistic_regression((4,), 3)
     rng = np.random.default_rng(0)
     x = rng.normal(size=[9, 4]).astype(np.float32)
     y = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2], np.int32)

@@ -148,9 +148,9 @@ def test_what_cannot_be_simulated_is_told_in_a_sentence(
 
 
 def test_an_exported_file_is_measured_at_two_numbers_of_steps(tmp_path):
-    model = pfa.mlp((8, 8), 10)
+    model = pfa.models.mlp((8, 8), 10)
     path = tmp_path / "model.tflite"
-    config = pfa.ExportConfig(20, max_local_steps=8)
+    config = pfa.ondevice.ExportConfig(20, max_local_steps=8)
     pfa.export_tflite(model, model.init(0), path, config)
     found = time_meta_update(OnDeviceModel(path), repeats=5)
     size = sum(w.nbytes for w in model.init(0))
@@ -167,9 +167,9 @@ def test_an_exported_file_is_measured_at_two_numbers_of_steps(tmp_path):
 
 
 def test_a_file_without_two_numbers_of_steps_is_refused(tmp_path):
-    model = pfa.logistic_regression((4,), 2)
+    model = pfa.models.logistic_regression((4,), 2)
     path = tmp_path / "model.tflite"
-    config = pfa.ExportConfig(4, max_local_steps=1)
+    config = pfa.ondevice.ExportConfig(4, max_local_steps=1)
     pfa.export_tflite(model, model.init(0), path, config)
     with pytest.raises(errors.ModelError, match="max_local_steps of at least 2"):
         time_meta_update(OnDeviceModel(path))

@@ -104,7 +104,7 @@ def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, 
 
     everyone = [user(1e30 if number == 2 else 1.0) for number in range(5)]
     store = UserStore.write(tmp_path / "store", everyone, Description("toy", 3))
-    form = pfa.BlockClientData(store, MODEL, 5, layout)
+    form = pfa.federated.BlockClientData(store, MODEL, 5, layout)
     found, metrics = train_two_rounds(
         pfa.build_per_fed_avg, CONFIG, form, form.clients(range(5))
     )
@@ -128,8 +128,8 @@ def one_round(client_data, users, config, weighting):
         MODEL,
         config,
         client_data=client_data,
-        client_weighting=pfa.ClientWeighting(weighting),
-        update_transform=pfa.clip_update(0.1),
+        client_weighting=pfa.federated.ClientWeighting(weighting),
+        update_transform=pfa.optimization.clip_update(0.1),
     )
     state, metrics = process.next(process.initialize(), client_data.clients(users))
     return process.get_model_weights(state).trainable, metrics["client_work"]
@@ -190,7 +190,7 @@ def test_blocks_of_any_size_and_order_equal_users_one_by_one(
     # The transform acts on each user's update: most exceed its norm.
     assert 0.05 < expected_metrics["update_norm"] < 0.1001
     for size in (1, 7, 64):
-        blocks = pfa.BlockClientData(many_users, MODEL, size, layout)
+        blocks = pfa.federated.BlockClientData(many_users, MODEL, size, layout)
         found, metrics = one_round(blocks, shuffled, config, weighting)
         change = [f - w for f, w in zip(found, MODEL.init(0), strict=True)]
         wanted = [e - w for e, w in zip(expected, MODEL.init(0), strict=True)]
@@ -211,8 +211,8 @@ def test_evaluating_blocks_equals_evaluating_users(tff, many_users, batch_size):
             weights, data.clients(users)
         )
         for data in (
-            pfa.StoreClientData(many_users, MODEL),
-            pfa.BlockClientData(many_users, MODEL, 16),
+            pfa.federated.StoreClientData(many_users, MODEL),
+            pfa.federated.BlockClientData(many_users, MODEL, 16),
         )
     )
     assert len(blocks) == 8
@@ -235,9 +235,9 @@ def test_a_users_broken_rows_leave_out_that_user_alone(tff, tmp_path):
     store = UserStore.write(tmp_path / "store", users, Description("toy", 3))
     found = []
     for client_data, chosen in (
-        (pfa.StoreClientData(store, MODEL), [0, 2]),
-        (pfa.BlockClientData(store, MODEL, 3, "loop"), [0, 1, 2]),
-        (pfa.BlockClientData(store, MODEL, 3, "vectorized"), [0, 1, 2]),
+        (pfa.federated.StoreClientData(store, MODEL), [0, 2]),
+        (pfa.federated.BlockClientData(store, MODEL, 3, "loop"), [0, 1, 2]),
+        (pfa.federated.BlockClientData(store, MODEL, 3, "vectorized"), [0, 1, 2]),
     ):
         process = pfa.build_per_fed_avg(MODEL, CONFIG, client_data=client_data)
         state, metrics = process.next(process.initialize(), client_data.clients(chosen))
@@ -250,7 +250,7 @@ def test_a_users_broken_rows_leave_out_that_user_alone(tff, tmp_path):
 def test_blocks_are_even_and_few_numbers_of_them_occur(tff, many_users):
     import tff_perfedavg as pfa
 
-    blocks = pfa.BlockClientData(many_users, MODEL, 8)
+    blocks = pfa.federated.BlockClientData(many_users, MODEL, 8)
     for size in range(1, 71):
         clients = blocks.clients(range(size))
         assert np.array_equal(np.concatenate(clients), np.arange(size))
@@ -278,9 +278,11 @@ def test_the_form_is_chosen_from_model_and_cohort(
 ):
     import tff_perfedavg as pfa
 
-    chosen = pfa.choose_client_data(many_users, model, cohort_size, form, block_size)
+    chosen = pfa.federated.choose_client_data(
+        many_users, model, cohort_size, form, block_size
+    )
     if expected is None:
-        assert type(chosen) is pfa.StoreClientData
+        assert type(chosen) is pfa.federated.StoreClientData
     else:
         assert (chosen.block_size, chosen.layout) == expected
 
@@ -293,9 +295,9 @@ def test_bad_blocks_are_refused(tff, store, arguments, message):
     import tff_perfedavg as pfa
 
     with pytest.raises(errors.ConfigError, match=message):
-        pfa.BlockClientData(store, MODEL, *arguments)
+        pfa.federated.BlockClientData(store, MODEL, *arguments)
     with pytest.raises(errors.ConfigError, match="norm is 0"):
-        pfa.clip_update(0)
+        pfa.optimization.clip_update(0)
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -39,9 +39,11 @@ def export(tmp_path_factory):
     def export_side(side, seed=0):
         if (side, seed) not in made:
             path = tmp_path_factory.mktemp("exported") / f"{side}.tflite"
-            model = phone_layers() if side == PHONE else pfa.mlp((side, side), 10)
+            model = (
+                phone_layers() if side == PHONE else pfa.models.mlp((side, side), 10)
+            )
             weights = [np.asarray(w) for w in model.init(seed)]
-            config = pfa.ExportConfig(batch_size=4, max_local_steps=0)
+            config = pfa.ondevice.ExportConfig(batch_size=4, max_local_steps=0)
             card = {"inner_learning_rate": RATE}
             pfa.export_tflite(model, weights, path, config, card=card)
             made[side, seed] = path
@@ -99,7 +101,7 @@ def shown(browser):
 
 @pytest.mark.parametrize("side", [8, 28, PHONE])
 def test_page_predicts_adapts_and_resets_as_python_does(browser, export, side):
-    python = pfa.OnDeviceModel(export(side))
+    python = pfa.ondevice.OnDeviceModel(export(side))
     # More corrections than a batch has rows: the last four count.
     x, y = images(side, 6), [3, 1, 4, 1, 5, 9]
 
@@ -193,10 +195,10 @@ def test_damaged_storage_is_ignored_and_said_so(page, damage):
 
 def test_a_model_exported_anew_finds_what_was_taught(browser, export, tmp_path):
     again = tmp_path / "again.tflite"
-    model = pfa.mlp((8, 8), 10)
+    model = pfa.models.mlp((8, 8), 10)
     weights = [np.asarray(w) for w in model.init(0)]
     card = {"inner_learning_rate": RATE, "license": "MIT"}
-    config = pfa.ExportConfig(batch_size=5, max_local_steps=0)
+    config = pfa.ondevice.ExportConfig(batch_size=5, max_local_steps=0)
     pfa.export_tflite(model, weights, again, config, card=card)
     with served(export(8)) as url:
         port = int(url.rstrip("/").rpartition(":")[2])
@@ -211,7 +213,7 @@ def test_a_model_exported_anew_finds_what_was_taught(browser, export, tmp_path):
 
 def test_what_version_0_1_0_kept_under_a_files_hash_is_found_and_moved(page, export):
     hash_of_file = hashlib.sha256(export(8).read_bytes()).hexdigest()
-    model_id = pfa.OnDeviceModel(export(8)).card["model_id"]
+    model_id = pfa.ondevice.OnDeviceModel(export(8)).card["model_id"]
     assert page.run("return demo.keys()") == [model_id, hash_of_file]
     page.run("return demo.correct(...arguments)", flat_image(), 7)
     personal = page.run("return demo.weights()")
@@ -249,7 +251,7 @@ def test_a_file_without_checksum_and_identity_works_as_it_did(
             buffer.data = np.frombuffer(old, np.uint8)
     path = tmp_path / "old.tflite"
     path.write_bytes(flatbuffer.pack(model))
-    python = pfa.OnDeviceModel(path)
+    python = pfa.ondevice.OnDeviceModel(path)
     with served(path) as url:
         browser.open(url)
         hash_of_file = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -330,7 +332,7 @@ def test_no_request_leaves_the_machine(page):
 
 
 def test_a_drawing_is_read_corrected_and_learned(page, export):
-    python = pfa.OnDeviceModel(export(8))
+    python = pfa.ondevice.OnDeviceModel(export(8))
     seven = [(0.25, 0.2), (0.75, 0.2), (0.6, 0.5), (0.4, 0.85)]
     page.draw(seven)
     wait_for(lambda: np.isfinite(shown(page)).all())
@@ -403,9 +405,11 @@ def test_wrong_input_is_refused_and_changes_nothing(page, script, message):
 
 def test_a_model_that_the_page_cannot_draw_for_is_named(browser, site, tmp_path):
     other = tmp_path / "other.tflite"
-    model = pfa.logistic_regression((3,), 2)
+    model = pfa.models.logistic_regression((3,), 2)
     weights = [np.asarray(w) for w in model.init(0)]
-    pfa.export_tflite(model, weights, other, pfa.ExportConfig(max_local_steps=0))
+    pfa.export_tflite(
+        model, weights, other, pfa.ondevice.ExportConfig(max_local_steps=0)
+    )
     refused = pytest.raises(RuntimeError, match=r"other\.tflite tells 2 classes")
     with refused, served(other):
         pass

@@ -19,7 +19,7 @@ from tff_perfedavg.ondevice import card
 # Trained beforehand on Omniglot's characters: users with five signs of their own.
 MODEL = ROOT / "tests/data/signs.tflite"
 MOST_STEPS, SLACK = 20, 1.25
-SMALL = pfa.mlp((28, 28), 5, hidden=(16,))
+SMALL = pfa.models.mlp((28, 28), 5, hidden=(16,))
 # Of text on its background, and of touch targets.
 LEAST_CONTRAST, LEAST_TARGET = 4.5, 44
 
@@ -29,8 +29,8 @@ def site(tmp_path_factory):
     """The app of both pages under a path of a static host: directory, address, host."""
     root = tmp_path_factory.mktemp("host")
     digits = root / "digits.tflite"
-    model = pfa.mlp((8, 8), 10)
-    config = pfa.ExportConfig(batch_size=4, max_local_steps=0)
+    model = pfa.models.mlp((8, 8), 10)
+    config = pfa.ondevice.ExportConfig(batch_size=4, max_local_steps=0)
     pfa.export_tflite(model, [np.asarray(w) for w in model.init(0)], digits, config)
     directory = root / "some/where"
     command = [sys.executable, BUILD, f"--model={digits},{MODEL}"]
@@ -166,7 +166,7 @@ def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
     wait_for(lambda: is_enabled(phone, "#signs button"))
     x, y, labels = lesson(phone)
     assert len(x) == 15
-    model = pfa.OnDeviceModel(MODEL)
+    model = pfa.ondevice.OnDeviceModel(MODEL)
     image = np.array(phone.run("return [...demo.image()]"), np.float32).reshape(28, 28)
     initial = among(model, image, labels)
     np.testing.assert_allclose(shown(phone, "initial"), initial, atol=1e-5)
@@ -238,7 +238,7 @@ def test_taking_a_drawing_back_is_as_if_it_had_never_been_taught(phone):
     wait_until_learned(phone, 2)
     assert phone.text("#signs .sign-name") == "Hook"
     assert phone.text("#answer") == "Draw and name a second sign."
-    initial = [w.ravel() for w in pfa.OnDeviceModel(MODEL).weights]
+    initial = [w.ravel() for w in pfa.ondevice.OnDeviceModel(MODEL).weights]
     for ours, theirs in zip(weights(phone), initial, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -282,7 +282,7 @@ def test_steps_that_hurt_the_drawings_held_back_are_undone(phone):
     assert result["steps"] < MOST_STEPS
     assert "would have hurt the 2 drawings held back" in phone.text("#learned")
     x, y, labels = lesson(phone)
-    model = pfa.OnDeviceModel(MODEL)
+    model = pfa.ondevice.OnDeviceModel(MODEL)
     assert guarded(model, x, y, labels) == result["steps"]
     phone.run("return demo.reset()")
 
@@ -532,7 +532,7 @@ def test_a_new_version_is_there_at_the_next_visit(phone, site):
 
 def version_at(path, number, weights, rate):
     """Exports a version of a family, of users with labels of their own."""
-    config = pfa.ExportConfig(
+    config = pfa.ondevice.ExportConfig(
         batch_size=12, max_local_steps=0, family="signs", version=number
     )
     card = {"own_labels": 5, "inner_learning_rate": rate}
@@ -570,7 +570,7 @@ def test_what_was_taught_survives_a_new_version_that_is_better(tmp_path):
                 )
         first = weights(phone)
         # The second version was meta-trained, as it were: it has seen such drawings.
-        trained = pfa.OnDeviceModel(models[0])
+        trained = pfa.ondevice.OnDeviceModel(models[0])
         others = [(image, name) for (name, seed), image in images.items() if seed >= 3]
         x = np.array([image for image, _ in others], np.float32).reshape(-1, 28, 28)
         y = np.array([names.index(name) for _, name in others])
@@ -615,7 +615,7 @@ def test_the_service_worker_keeps_every_file(site):
 def test_the_card_read_without_a_runtime_is_the_runtimes(tmp_path):
     content, found = card.read(MODEL)
     assert content == MODEL.read_bytes()
-    assert found == pfa.OnDeviceModel(MODEL).card
+    assert found == pfa.ondevice.OnDeviceModel(MODEL).card
     # A file without a checksum, as version 0.1.0 wrote them, and with any damage.
     old = bytearray((MODEL.parent / "version_0_1_0.tflite").read_bytes())
     assert card.read(MODEL.parent / "version_0_1_0.tflite")[1]["num_classes"] == 3

@@ -127,7 +127,7 @@ def check_exportable(model: Model, config: ExportConfig | None = None) -> Export
     pixels takes two minutes.
 
     Example:
-      check = pfa.check_exportable(pfa.from_keras(keras_model))
+      check = pfa.ondevice.check_exportable(pfa.from_keras(keras_model))
       print(f"{check.num_bytes:,} bytes")
 
     Args:

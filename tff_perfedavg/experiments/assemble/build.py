@@ -21,9 +21,9 @@ from tff_perfedavg.federated.client_data import (
 from tff_perfedavg.federated.client_work import ClientWeighting
 from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.fleet.names import PARTIAL
-from tff_perfedavg.models.conv4 import conv4
 from tff_perfedavg.models.convolutional import char_cnn, cnn, conv1d
 from tff_perfedavg.models.dense import logistic_regression, mlp, mlp_regressor
+from tff_perfedavg.models.four_blocks import conv4
 from tff_perfedavg.models.model import Model
 
 

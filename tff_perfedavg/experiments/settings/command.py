@@ -30,6 +30,18 @@ _REMEDIES = {
     errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: _FREE_SPACE,
 }
+# Packages that a device's client is installed without.
+_SIMULATION = {
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "psutil",
+    "scipy",
+    "sklearn",
+    "tensorflow",
+    "tensorflow_federated",
+    "tqdm",
+}
 # As shells tell that Ctrl-C ended a command.
 _INTERRUPTED = 130
 # And that nobody read on.
@@ -86,6 +98,13 @@ def execute(
     except errors.PerFedAvgError as e:
         told = f"{e}{on_the_command_line(e, flag_values)}"
         return _fail(as_called(told, argv[0]))
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.partition(".")[0] not in _SIMULATION:
+            raise
+        return _fail(
+            f"{e.name} is not installed, which this command needs. Install the locked "
+            "packages of requirements.txt, or 'tff-perfedavg[simulation]'."
+        )
     except BrokenPipeError:
         # Who reads what is printed, `head` for one, has had enough. Python flushes once
         # more at its end.

@@ -1,0 +1,102 @@
+"""The package as pip installs it on a device: in an environment without TensorFlow."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import venv
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODEL = ROOT / "tests/data/signs.tflite"
+# Adapts a model to the rows of a file, and tells its probabilities and what was loaded.
+ADAPT = """
+import json, sys
+import numpy as np
+import tff_perfedavg as pfa
+model, rows = sys.argv[1:]
+rows = np.load(rows)
+device = pfa.ondevice.OnDeviceModel(model)
+device.adapt(rows["x"], rows["y"], 0.1, num_steps=3)
+found = device.infer(rows["x"]).tolist()
+print(json.dumps([found, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+# Pip on a machine without a network, or a registry, is nothing to test.
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    built = [*(ROOT / "dist").glob("*.whl")]
+    if not built:
+        directory = tmp_path_factory.mktemp("dist")
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+        subprocess.run(
+            [sys.executable, "-m", "pip", "wheel", *options, directory, ROOT],
+            check=True,
+        )
+        built = [*directory.glob("*.whl")]
+    (wheel,) = built
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def device(wheel, tmp_path_factory):
+    """The commands of an environment with the device's client alone."""
+    directory = tmp_path_factory.mktemp("device")
+    venv.create(directory, with_pip=True)
+    python = directory / "bin/python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", f"{wheel}[device]"], check=True
+    )
+    return directory / "bin"
+
+
+def run(*command):
+    # Elsewhere, so that the checkout is not what is imported.
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    return done
+
+
+def test_a_model_adapts_as_it_does_beside_tensorflow(device, tmp_path):
+    from tff_perfedavg.ondevice import OnDeviceModel
+
+    rng = np.random.default_rng(0)
+    x = rng.random((20, 28, 28), np.float32)
+    y = np.arange(20, dtype=np.int32) % 5
+    np.savez(tmp_path / "rows.npz", x=x, y=y)
+    done = run(device / "python", "-c", ADAPT, MODEL, tmp_path / "rows.npz")
+    assert done.returncode == 0, done.stderr
+    found, loaded = json.loads(done.stdout)
+    here = OnDeviceModel(MODEL)
+    before = here.infer(x)
+    here.adapt(x, y, 0.1, num_steps=3)
+    np.testing.assert_allclose(found, here.infer(x), rtol=0, atol=1e-6)
+    assert np.abs(np.array(found) - before).max() > 0.1
+    assert "ai_edge_litert" in loaded
+    assert not {"tensorflow", "tensorflow_federated", "pandas", "scipy"} & {*loaded}
+
+
+def test_the_command_is_there_and_says_what_is_missing(device, tmp_path):
+    told = run(device / "tff-perfedavg", "--help")
+    assert told.returncode == 0, told.stderr
+    assert "export" in told.stdout
+    flags = ("--experiment_name=a", f"--root_output_dir={tmp_path}")
+    done = run(device / "tff-perfedavg", "train", *flags)
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert "'tff-perfedavg[simulation]'" in done.stderr
+
+
+def test_files_that_are_no_code_are_in_the_package(device):
+    where = "import pathlib, tff_perfedavg as p; print(pathlib.Path(p.__file__).parent)"
+    done = run(device / "python", "-c", where)
+    home = pathlib.Path(done.stdout.strip())
+    assert home.is_relative_to(device.parent)
+    here = ROOT / "tff_perfedavg"
+    for pattern in ("*.toml", "*.jinja", "*.pyi", "py.typed"):
+        found = {path.relative_to(home) for path in home.rglob(pattern)}
+        assert found == {path.relative_to(here) for path in here.rglob(pattern)}
+        assert found

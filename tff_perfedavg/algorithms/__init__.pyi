@@ -1,0 +1,10 @@
+from tff_perfedavg.algorithms.anil import AnilConfig as AnilConfig
+from tff_perfedavg.algorithms.boil import BoilConfig as BoilConfig
+from tff_perfedavg.algorithms.fed_avg import FedAvgConfig as FedAvgConfig
+from tff_perfedavg.algorithms.fed_babu import FedBabuConfig as FedBabuConfig
+from tff_perfedavg.algorithms.fed_prox import FedProxConfig as FedProxConfig
+from tff_perfedavg.algorithms.fed_recon import FedReconConfig as FedReconConfig
+from tff_perfedavg.algorithms.fed_reptile import FedReptileConfig as FedReptileConfig
+from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig as MetaSgdConfig
+from tff_perfedavg.algorithms.p_fed_me import PFedMeConfig as PFedMeConfig
+from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig as PerFedAvgConfig

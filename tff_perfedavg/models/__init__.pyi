@@ -1,0 +1,9 @@
+from tff_perfedavg.models.convolutional import char_cnn as char_cnn
+from tff_perfedavg.models.convolutional import cnn as cnn
+from tff_perfedavg.models.convolutional import conv1d as conv1d
+from tff_perfedavg.models.dense import logistic_regression as logistic_regression
+from tff_perfedavg.models.dense import mlp as mlp
+from tff_perfedavg.models.dense import mlp_regressor as mlp_regressor
+from tff_perfedavg.models.four_blocks import conv4 as conv4
+from tff_perfedavg.models.keras_model import from_keras as from_keras
+from tff_perfedavg.models.model import Model as Model
