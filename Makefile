@@ -10,7 +10,9 @@ TEST_PROCESSES ?= 3
 # By file, in the order of tests/conftest.py: the longest first.
 IN_PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-slow browser lint format clean
+DOCS_VENV := .venv-docs
+
+.PHONY: demo test test-fast test-slow browser lint format docs dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py
@@ -43,6 +45,16 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The guides and the API reference, in build/site. Loads none of the frameworks.
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/mkdocs build --strict
+
+# A wheel in dist/, tried in an environment of its own, without TensorFlow.
+dist: $(VENV)/.installed-dev
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PYTEST) -m slow tests/test_wheel.py
+
 $(VENV)/.installed: $(LOCK) scripts/create_venv.sh
 	sh scripts/create_venv.sh $(PYTHON) $(VENV) $(LOCK)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
@@ -52,5 +64,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-dev.txt
 	touch $@
 
+$(DOCS_VENV)/.installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	    --requirement requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) build dist *.egg-info

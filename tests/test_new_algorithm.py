@@ -1,7 +1,9 @@
-"""A new algorithm is one file and one line: this file, and an entry in the registry."""
+"""A new algorithm is one file and one line, as CONTRIBUTING.md tells: its example."""
 
-import dataclasses
-from typing import ClassVar
+import pathlib
+import re
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -10,73 +12,28 @@ import pytest
 import tff_perfedavg as pfa
 from tests import reference
 from tests.helpers import relative_error, toy_user
-from tff_perfedavg import optimization
 from tff_perfedavg.algorithms import registry
-from tff_perfedavg.algorithms.algorithm_config import AlgorithmConfig
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.optimization.config import AdaptationConfig
-from tff_perfedavg.settings import setting
 
+ROOT = pathlib.Path(__file__).parent.parent
 MODEL = pfa.models.logistic_regression((4,), 3)
 BY_HAND = reference.SoftmaxClassifier()
 
 
-@dataclasses.dataclass(frozen=True)
-class AnchoredConfig(AlgorithmConfig):
-    """SGD with a pull to where the round began."""
-
-    RATES: ClassVar = {"outer_learning_rate": "learning_rate"}
-
-    learning_rate: float
-    num_local_steps: int = 3
-    batch_size: int = 20
-    pull: float = setting(0.5, "How strongly weights are pulled back.")
-
-    label = "Anchored"
-
-    @classmethod
-    def of(cls, settings):
-        rate, rows = settings.outer_learning_rate, settings.batch_size
-        return cls(rate, settings.num_local_steps, rows, **settings.options_of(cls))
-
-    @property
-    def adaptation(self):
-        return AdaptationConfig(self.learning_rate, 2)
-
-    @property
-    def roles(self):
-        return {"rows": self.batch_size}
-
-    def build(self, **in_graph):
-        return anchored(self.with_values(in_graph))
+def told_in_contributing():
+    """The file of the guide's example, as a module."""
+    text = (ROOT / "docs/CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    module = types.ModuleType("anchored")
+    # Dataclasses look their module up.
+    sys.modules[module.__name__] = module
+    exec(compile(block, "docs/CONTRIBUTING.md", "exec"), module.__dict__)
+    return module
 
 
-def anchored(config):
-    def step(loss, state, batches):
-        weights, anchor = state["weights"], state["anchor"]
-        value, change = optimization.loss_and_gradient(
-            loss, weights, batches["rows"], config.learning_rate
-        )
-        pull = config.learning_rate * config.pull
-        moved = [
-            w - c - pull * (w - a)
-            for w, c, a in zip(weights, change, anchor, strict=True)
-        ]
-        return {"weights": moved, "anchor": anchor}, {"query_loss": value}
-
-    return pfa.optimization.LocalAlgorithm(
-        name=config.label,
-        roles=config.roles,
-        num_steps=config.num_local_steps,
-        measures=("query_loss",),
-        step=step,
-        adaptation=pfa.optimization.Adaptation(config.learning_rate, num_steps=2),
-        init=lambda weights: {"weights": list(weights), "anchor": list(weights)},
-        update=lambda start, end: optimization.subtract(start, end["weights"]),
-    )
-
-
+ANCHORED = told_in_contributing()
+AnchoredConfig = ANCHORED.AnchoredConfig
 CONFIG = AnchoredConfig(0.2, num_local_steps=3, batch_size=6, pull=0.7)
 
 
