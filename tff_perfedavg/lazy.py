@@ -13,6 +13,9 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+# Says to type checkers that `tf` is for others.
+__all__ = ["names_of", "tf"]
+
 
 class _Lazy(types.ModuleType):
     """Stands for a module until an attribute of it is asked for."""

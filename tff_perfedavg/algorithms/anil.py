@@ -33,7 +33,7 @@ class AnilConfig(PerFedAvgConfig):
 
     head_tensors: int = shared_settings.head_tensors()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, "head_tensors", 1)
 

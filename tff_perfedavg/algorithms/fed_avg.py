@@ -31,8 +31,12 @@ from tff_perfedavg.optimization.config import (
 )
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from tff_perfedavg.algorithms.registry import LocalSettings
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    from tff_perfedavg.models.model import Batch
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +55,14 @@ class FedAvgConfig(AlgorithmConfig):
     num_local_steps: int = 10
     batch_size: int = 20
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "for example 0.01")
         check_at_least(self, "num_local_steps", 1)
         check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         check_rows(self)
 
     @classmethod
-    def of(cls, settings: LocalSettings):
+    def of(cls, settings: LocalSettings) -> FedAvgConfig:
         s = settings
         common = s.outer_learning_rate, s.num_local_steps, s.batch_size
         return cls(*common, **s.options_of(cls))
@@ -75,14 +79,16 @@ class FedAvgConfig(AlgorithmConfig):
     def roles(self) -> Mapping[str, int]:
         return {"support": self.batch_size}
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return fed_avg(self.with_values(in_graph))
 
 
-def fed_avg(config) -> LocalAlgorithm:
+def fed_avg(config: FedAvgConfig) -> LocalAlgorithm:
     """Returns FedAvg, given `FedAvgConfig`'s fields as numbers or as tensors."""
 
-    def step(loss, weights, batches):
+    def step(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         value, change = optimization.loss_and_gradient(
             loss, weights, batches["support"], config.learning_rate
         )

@@ -13,6 +13,7 @@ and is learned by adapting only, with the body or without it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tff_perfedavg import optimization
@@ -22,7 +23,11 @@ from tff_perfedavg.optimization.config import AdaptationConfig, check_at_least
 from tff_perfedavg.optimization.moves import BODY, Moves
 
 if TYPE_CHECKING:
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    import tensorflow as tf
+
+    from tff_perfedavg.models.model import Batch
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class FedBabuConfig(FedAvgConfig):
 
     head_tensors: int = shared_settings.head_tensors()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, "head_tensors", 1)
 
@@ -53,16 +58,18 @@ class FedBabuConfig(FedAvgConfig):
     def label(self) -> str:
         return "FedBABU"
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return fed_babu(self.with_values(in_graph))
 
 
-def fed_babu(config) -> LocalAlgorithm:
+def fed_babu(config: FedBabuConfig) -> LocalAlgorithm:
     """Returns FedBABU, given `FedBabuConfig`'s fields as numbers or as tensors."""
     body = Moves.of(BODY, config.head_tensors)
     local = optimization.Adaptation(config.learning_rate, moves=body)
 
-    def step(loss, weights, batches):
+    def step(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         value, weights = local.step(loss, weights, batches["support"])
         return weights, {"support_loss": value, "query_loss": value}
 

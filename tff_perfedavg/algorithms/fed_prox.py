@@ -13,6 +13,7 @@ inexact minimization by local steps):
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tff_perfedavg import optimization
@@ -21,7 +22,11 @@ from tff_perfedavg.optimization.config import check_pull
 from tff_perfedavg.settings import setting
 
 if TYPE_CHECKING:
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    import tensorflow as tf
+
+    from tff_perfedavg.models.model import Batch
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class FedProxConfig(FedAvgConfig):
 
     proximal_pull: float = setting(0.1, "mu of FedProx, a user's pull to the server.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_pull(self, "learning_rate", "proximal_pull")
 
@@ -42,15 +47,17 @@ class FedProxConfig(FedAvgConfig):
     def label(self) -> str:
         return "FedProx + update"
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return fed_prox(self.with_values(in_graph))
 
 
-def fed_prox(config) -> LocalAlgorithm:
+def fed_prox(config: FedProxConfig) -> LocalAlgorithm:
     """Returns FedProx, given `FedProxConfig`'s fields as numbers or as tensors."""
     local = optimization.Adaptation(config.learning_rate, pull=config.proximal_pull)
 
-    def step(loss, state, batches):
+    def step(
+        loss: Loss, state: Mapping[str, Weights], batches: Mapping[str, Batch]
+    ) -> tuple[Mapping[str, Weights], Measures]:
         weights, start = state["weights"], state["start"]
         value, weights = local.step(loss, weights, batches["support"], start)
         measures = {"support_loss": value, "query_loss": value}

@@ -31,9 +31,13 @@ from tff_perfedavg.optimization.config import (
 from tff_perfedavg.optimization.moves import BODY, HEAD, Moves
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from tff_perfedavg.algorithms.registry import LocalSettings
+    from tff_perfedavg.models.model import Batch
     from tff_perfedavg.optimization.adaptation import Adaptation
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class FedReconConfig(AlgorithmConfig):
     inner_steps: int = shared_settings.inner_steps()
     head_tensors: int = shared_settings.head_tensors()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in self.RATES:
             check_positive(self, field, "for example 0.01")
         for field in ("num_local_steps", "inner_steps", "head_tensors"):
@@ -67,7 +71,7 @@ class FedReconConfig(AlgorithmConfig):
         check_rows(self)
 
     @classmethod
-    def of(cls, settings: LocalSettings):
+    def of(cls, settings: LocalSettings) -> FedReconConfig:
         s = settings
         rates = s.inner_learning_rate, s.outer_learning_rate
         return cls(*rates, s.num_local_steps, s.batch_size, **s.options_of(cls))
@@ -86,21 +90,25 @@ class FedReconConfig(AlgorithmConfig):
     def roles(self) -> Mapping[str, int]:
         return {"support": self.batch_size, "query": self.batch_size}
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return fed_recon(self.with_values(in_graph), self.inner(in_graph))
 
 
-def fed_recon(config, inner: Adaptation) -> LocalAlgorithm:
+def fed_recon(config: FedReconConfig, inner: Adaptation) -> LocalAlgorithm:
     """Returns FedRecon, given `FedReconConfig`'s fields as numbers or as tensors."""
     body = Moves.of(BODY, config.head_tensors)
     local = optimization.Adaptation(config.outer_learning_rate, moves=body)
 
-    def reconstruct(loss, weights, batches):
+    def reconstruct(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> Weights:
         for _ in range(inner.num_steps):
             _, weights = inner.step(loss, weights, batches["support"])
         return weights
 
-    def step(loss, weights, batches):
+    def step(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         value, weights = local.step(loss, weights, batches["query"])
         return weights, {"query_loss": value}
 

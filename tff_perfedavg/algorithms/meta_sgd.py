@@ -19,6 +19,7 @@ Rates stay positive, and within a factor of a; see `optimization.learned_rates`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from tff_perfedavg import errors, optimization
@@ -28,8 +29,12 @@ from tff_perfedavg.optimization.learned_rates import GRAINS, PER_TENSOR, Learned
 from tff_perfedavg.settings import setting
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tff_perfedavg.models.model import Batch
     from tff_perfedavg.optimization.adaptation import Adaptation
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,7 @@ class MetaSgdConfig(PerFedAvgConfig):
         100.0, "How many times inner_learning_rate a learned rate is at most."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "inner_learning_rate", "for example 0.01")
         for field in ("rates_speed", "rates_scale", "rates_bound"):
@@ -80,19 +85,21 @@ class MetaSgdConfig(PerFedAvgConfig):
     def adaptation(self) -> AdaptationConfig:
         return dataclasses.replace(super().adaptation, learned=self.learned)
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return meta_sgd(self.with_values(in_graph), self.inner(in_graph))
 
 
-def meta_sgd(config, inner: Adaptation) -> LocalAlgorithm:
+def meta_sgd(config: MetaSgdConfig, inner: Adaptation) -> LocalAlgorithm:
     """Returns Meta-SGD, given `MetaSgdConfig`'s fields as numbers or as tensors."""
     product, rate, learned = config.product, config.outer_learning_rate, config.learned
 
-    def init(parameters):
+    def init(parameters: Weights) -> list[tf.Tensor]:
         weights, held = learned.split(parameters)
         return [*weights, *learned.bounded(held)]
 
-    def step(loss, parameters, batches):
+    def step(
+        loss: Loss, parameters: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         weights, held = learned.split(parameters)
         factors = learned.exponentials(held)
         of_user = dataclasses.replace(
@@ -101,6 +108,7 @@ def meta_sgd(config, inner: Adaptation) -> LocalAlgorithm:
         found = optimization.meta_gradient(
             loss, weights, batches, of_user, product, rate
         )
+        assert found.of_factors is not None
         # Both gradients come times the outer learning rate.
         held = learned.stepped(held, factors, found.of_factors, config.rates_speed)
         moved = optimization.subtract(weights, found.of_weights)

@@ -38,9 +38,13 @@ from tff_perfedavg.optimization.config import (
 from tff_perfedavg.settings import setting
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from tff_perfedavg.algorithms.registry import LocalSettings
+    from tff_perfedavg.models.model import Batch
     from tff_perfedavg.optimization.adaptation import Adaptation
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    from tff_perfedavg.optimization.gradients import Loss, Weights
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,7 @@ class PFedMeConfig(AlgorithmConfig):
     moreau_steps: int = setting(5, "K of pFedMe, steps to a user's own model.")
     moreau_pull: float = setting(15.0, "lambda of pFedMe, that model's pull.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in (*self.RATES, "moreau_pull"):
             check_positive(self, field, "for example 0.01")
         for field in ("num_local_steps", "moreau_steps"):
@@ -75,7 +79,7 @@ class PFedMeConfig(AlgorithmConfig):
         check_pull(self, "inner_learning_rate", "moreau_pull")
 
     @classmethod
-    def of(cls, settings: LocalSettings):
+    def of(cls, settings: LocalSettings) -> PFedMeConfig:
         s = settings
         rates = s.inner_learning_rate, s.outer_learning_rate
         return cls(*rates, s.num_local_steps, s.batch_size, **s.options_of(cls))
@@ -93,15 +97,17 @@ class PFedMeConfig(AlgorithmConfig):
     def roles(self) -> Mapping[str, int]:
         return {"support": self.batch_size}
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return p_fed_me(self.with_values(in_graph), self.inner(in_graph))
 
 
-def p_fed_me(config, inner: Adaptation) -> LocalAlgorithm:
+def p_fed_me(config: PFedMeConfig, inner: Adaptation) -> LocalAlgorithm:
     """Returns pFedMe, given `PFedMeConfig`'s fields as numbers or as tensors."""
     rate = config.outer_learning_rate * inner.pull
 
-    def step(loss, weights, batches):
+    def step(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         own, losses = weights, []
         for _ in range(inner.num_steps):
             value, own = inner.step(loss, own, batches["support"], weights)

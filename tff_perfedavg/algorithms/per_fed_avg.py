@@ -44,10 +44,14 @@ from tff_perfedavg.optimization.hessian import EXACT, VARIANTS
 from tff_perfedavg.settings import check_choices, setting
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from tff_perfedavg.algorithms.registry import LocalSettings
+    from tff_perfedavg.models.model import Batch
     from tff_perfedavg.optimization.adaptation import Adaptation
+    from tff_perfedavg.optimization.gradients import Loss, Weights
     from tff_perfedavg.optimization.hessian import HessianProduct
-    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
+    from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,7 @@ class PerFedAvgConfig(AlgorithmConfig):
     hessian_batch: str = shared_settings.hessian_batch()
     random_support: bool = shared_settings.random_support()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in (*self.RATES, "hessian_free_delta"):
             check_positive(self, field, "for example 0.01")
         for field in ("num_local_steps", "inner_steps"):
@@ -97,7 +101,7 @@ class PerFedAvgConfig(AlgorithmConfig):
         check_rows(self)
 
     @classmethod
-    def of(cls, settings: LocalSettings):
+    def of(cls, settings: LocalSettings) -> PerFedAvgConfig:
         s, rows = settings, settings.batch_size
         rates = s.inner_learning_rate, s.outer_learning_rate
         own = s.options_of(cls)
@@ -145,15 +149,17 @@ class PerFedAvgConfig(AlgorithmConfig):
             "before users adapt by more steps; take more inner_steps to train with it.",
         )
 
-    def build(self, **in_graph) -> LocalAlgorithm:
+    def build(self, **in_graph: tf.Tensor) -> LocalAlgorithm:
         return per_fed_avg(self.with_values(in_graph), self.inner(in_graph))
 
 
-def per_fed_avg(config, inner: Adaptation) -> LocalAlgorithm:
+def per_fed_avg(config: PerFedAvgConfig, inner: Adaptation) -> LocalAlgorithm:
     """Returns Per-FedAvg, given `PerFedAvgConfig`'s fields as numbers or as tensors."""
     product, rate = config.product, config.outer_learning_rate
 
-    def step(loss, weights, batches):
+    def step(
+        loss: Loss, weights: Weights, batches: Mapping[str, Batch]
+    ) -> tuple[Weights, Measures]:
         found = optimization.meta_gradient(loss, weights, batches, inner, product, rate)
         return optimization.subtract(weights, found.of_weights), found.losses
 

@@ -134,7 +134,7 @@ class Description:
     num_left_out: int = 0
     body: FrozenBody | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         classes = self.num_classes
         if classes is not None and not (isinstance(classes, int) and classes >= 1):
             raise errors.DataError(
@@ -292,12 +292,12 @@ class UserStore:
     @property
     def num_users(self) -> int:
         """Number of users, seen and new."""
-        return self._header["num_users"]
+        return int(self._header["num_users"])
 
     @property
     def num_rows(self) -> int:
         """Number of rows of all users."""
-        return self._header["num_rows"]
+        return int(self._header["num_rows"])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -389,7 +389,8 @@ class UserStore:
         self._user(user)
         if _IDS not in self._header["files"]:
             return str(user)
-        return np.load(self.path / _IDS, mmap_mode="r")[user].decode()
+        name: bytes = np.load(self.path / _IDS, mmap_mode="r")[user]
+        return name.decode()
 
     def label_names(self, user: int) -> list[str]:
         """Returns what each label is called, of a user's own labels what they mean."""
@@ -411,7 +412,8 @@ class UserStore:
             raise errors.DataError(
                 f"{self.path} has users 0 to {self.num_users - 1}, not {user}."
             )
-        return self.users[user]
+        bounds: np.ndarray = self.users[user]
+        return bounds
 
     def _map(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         if math.prod(shape) == 0:
@@ -598,7 +600,7 @@ class _Writer:
             raise errors.DataError(f"{self._description.name}: there are no users.")
         if self._names:
             self._files[_IDS] = _HashedFile(self._directory / _IDS)
-            np.lib.format.write_array(self._files[_IDS], np.array(self._names))
+            np.save(self._files[_IDS], np.array(self._names))
         files = {name: file.close() for name, file in self._files.items()}
         header = {
             "format_version": FORMAT_VERSION,
@@ -699,8 +701,10 @@ class _HashedFile:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def write(self, data) -> None:
-        view = memoryview(data).cast("B") if len(data) else b""
+    def write(self, data: bytes | np.ndarray) -> None:
+        # An array is a buffer, which NumPy's types do not say.
+        buffer: Any = data
+        view = memoryview(buffer).cast("B") if len(data) else b""
         self._hash.update(view)
         self._size += len(view)
         self._file.write(view)

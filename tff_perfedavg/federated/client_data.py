@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -144,11 +144,13 @@ class StoreClientData:
             return values[..., 0], values[..., 1]
         return values, None
 
-    def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
+    def sum_users(
+        self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers
+    ) -> Any:
         user, steps = self._users(value)
         return one(user, self._map_files().training(user, steps))
 
-    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
+    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser) -> Any:
         files = self._map_files()
         return evaluate(value, files.adaptation(value), files.evaluation(value))
 
@@ -220,7 +222,9 @@ class BlockClientData(StoreClientData):
             num_blocks *= 2
         return np.array_split(values, min(num_blocks, len(values)))
 
-    def sum_users(self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers):
+    def sum_users(
+        self, value: tf.Tensor, one: TrainUser, side_by_side: TrainUsers
+    ) -> Any:
         # Outside of the loop, which would map and unmap them for every user.
         files = self._map_files()
         if self.layout == "vectorized":
@@ -229,7 +233,7 @@ class BlockClientData(StoreClientData):
             return tf.nest.map_structure(lambda t: tf.reduce_sum(t, 0), each)
 
         @tf.function
-        def train(of_user):
+        def train(of_user):  # type: ignore[no-untyped-def]
             user, steps = self._users(of_user)
             return one(user, files.training(user, steps))
 
@@ -248,7 +252,7 @@ class BlockClientData(StoreClientData):
         )
         return sums
 
-    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser):
+    def map_users(self, value: tf.Tensor, evaluate: EvaluateUser) -> Any:
         files = self._map_files()
         of_user = tf.function(
             lambda user: evaluate(user, files.adaptation(user), files.evaluation(user))
@@ -300,12 +304,12 @@ class _MappedStore:
         scale = self._store.description.scale
         label_dtype = self._model.label_spec.dtype
 
-        def locate(numbers):
+        def locate(numbers: tf.Tensor) -> tf.Tensor:
             places = start[..., tf.newaxis] + tf.cast(numbers, tf.int64)
             # Row 0 of a user without rows may lie behind the last row of all.
             return tf.minimum(places, last_row)
 
-        def features(places):
+        def features(places: tf.Tensor) -> tf.Tensor:
             x = tf.gather(self._features, places)
             x = tf.cast(x, self._model.input_spec.dtype)
             return x if scale == 1 else x * tf.constant(scale, x.dtype)
@@ -392,13 +396,15 @@ class SequenceClientData:
     def _sequence_type(self) -> tff.SequenceType:
         return tff.SequenceType(tff.types.tensorflow_to_type(self._element_spec))
 
-    def sum_users(self, value, one: TrainUser, side_by_side: TrainUsers):
+    def sum_users(self, value: Any, one: TrainUser, side_by_side: TrainUsers) -> Any:
         if not self._with_steps:
             return one(*self._read(value))
         user, rows = self._read(value["rows"])
         return one(user, dataclasses.replace(rows, num_steps=value["steps"]))
 
-    def map_users(self, value, evaluate: EvaluateUser):
+    def map_users(
+        self, value: Mapping[str, tf.data.Dataset], evaluate: EvaluateUser
+    ) -> Any:
         # A split without rows does not say whose it is; the other does.
         user, adaptation = self._read(value["adaptation"])
         same_user, evaluation = self._read(value["evaluation"])
@@ -435,7 +441,9 @@ class SequenceClientData:
         return user, dataclasses.replace(UserRows.of(x, y), num_rows=num_rows)
 
 
-def client_dataset(user: int, x, y) -> tf.data.Dataset:
+def client_dataset(
+    user: int, x: np.ndarray | tf.Tensor, y: np.ndarray | tf.Tensor
+) -> tf.data.Dataset:
     """Returns one user's rows as a client's value for `SequenceClientData`.
 
     Args:

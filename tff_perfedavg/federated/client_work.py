@@ -5,18 +5,19 @@ from __future__ import annotations
 import collections
 import enum
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_perfedavg.federated.client_data import ClientData
+from tff_perfedavg.federated.client_data import ClientData, TrainUser, TrainUsers
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization import batches
+from tff_perfedavg.optimization.batches import UserRows
 from tff_perfedavg.optimization.fresh_labels import with_fresh_labels
-from tff_perfedavg.optimization.gradients import global_norm
+from tff_perfedavg.optimization.gradients import Scale, Weights, global_norm
 from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm
 from tff_perfedavg.optimization.local_update import (
     LocalUpdate,
@@ -26,7 +27,8 @@ from tff_perfedavg.optimization.local_update import (
 
 # From one user's update, tensors shaped like the weights, to what is sent of it.
 UpdateTransform = Callable[[list[tf.Tensor]], list[tf.Tensor]]
-
+# What is summed over users, by name: tensors, lists of them, or more of the like.
+_Sums: TypeAlias = collections.OrderedDict[str, Any]
 
 # Orders of magnitude of float32, from 1e-38 to 1e38.
 _DECADES = 77
@@ -79,7 +81,9 @@ def build_client_work(
     @tff.tensorflow.computation(
         weights_type, client_data.training_type, tff.TensorType(np.int32)
     )
-    def client_update(model_weights, value, round_number):
+    def client_update(  # type: ignore[no-untyped-def]
+        model_weights, value, round_number
+    ):
         sent = [*model_weights.trainable, *model_weights.non_trainable]
         of_round = user_work.of_round(sent, round_number, client_data.fresh_labels)
         sums = client_data.sum_users(value, *of_round)
@@ -89,13 +93,11 @@ def build_client_work(
             tf.math.divide_no_nan(u, tf.cast(sums["weight"], u.dtype))
             for u in sums["update"]
         )
-        result = tff.learning.templates.ClientResult(
-            update=update, update_weight=sums["weight"]
-        )
+        result = tff.learning.templates.ClientResult(update, sums["weight"])
         return result, sums["measurements"]
 
     @tff.tensorflow.computation(client_update.type_signature.result[1])
-    def finish_measurements(sums):
+    def finish_measurements(sums):  # type: ignore[no-untyped-def]
         return user_work.report(sums)
 
     return _compose(client_update, finish_measurements)
@@ -108,11 +110,11 @@ def _compose(
     weights_type, training_type, _ = client_update.type_signature.parameter
 
     @tff.tensorflow.computation(tff.TensorType(np.int32))
-    def next_round(round_number):
+    def next_round(round_number):  # type: ignore[no-untyped-def]
         return round_number + 1
 
     @tff.federated_computation
-    def initialize():
+    def initialize():  # type: ignore[no-untyped-def]
         return tff.federated_value(0, tff.SERVER)
 
     @tff.federated_computation(
@@ -120,7 +122,7 @@ def _compose(
         tff.FederatedType(weights_type, tff.CLIENTS),
         tff.FederatedType(training_type, tff.CLIENTS),
     )
-    def next_fn(round_number, weights, values):
+    def next_fn(round_number, weights, values):  # type: ignore[no-untyped-def]
         result, sums = tff.federated_map(
             client_update, (weights, values, tff.federated_broadcast(round_number))
         )
@@ -155,10 +157,10 @@ class _UserWork:
 
     def of_round(
         self, initial: list[tf.Tensor], round_number: tf.Tensor, fresh_labels: int
-    ):
+    ) -> tuple[TrainUser, TrainUsers]:
         """Returns the work of one user, and that of several side by side."""
 
-        def source(users, rows):
+        def source(users: tf.Tensor, rows: UserRows) -> batches.BatchSource:
             pair = tf.constant(self._seed_pair)
             key = batches.user_key(pair, round_number, users)
             if fresh_labels:
@@ -171,28 +173,31 @@ class _UserWork:
                 self._algorithm.random_roles,
             )
 
-        def one_user(user, rows):
+        def one_user(user: tf.Tensor, rows: UserRows) -> _Sums:
             draw = source(user, rows)
             trained = local_update(
                 self._loss, initial, draw, self._algorithm, rows.num_steps
             )
             return self._finish(initial, trained, rows.num_rows)
 
-        def users_side_by_side(users, rows):
+        def users_side_by_side(users: tf.Tensor, rows: UserRows) -> _Sums:
             draw = source(users, rows)
             trained = vectorized_local_update(
                 *(self._loss, initial, draw, self._algorithm),
                 tf.size(users),
                 rows.num_steps,
             )
-            return tf.vectorized_map(
+            finished: _Sums = tf.vectorized_map(
                 lambda of_user: self._finish(initial, *of_user),
                 (trained, rows.num_rows),
             )
+            return finished
 
         return one_user, users_side_by_side
 
-    def report(self, sums) -> collections.OrderedDict[str, tf.Tensor]:
+    def report(
+        self, sums: Mapping[str, Any]
+    ) -> collections.OrderedDict[str, tf.Tensor]:
         """Returns the measurements of the users whose sums these are."""
         count = tf.cast(sums["num_users_taken"], tf.float32)
         means = {name: sums["measures"][name] / count for name in sums["measures"]}
@@ -204,7 +209,9 @@ class _UserWork:
             num_users_excluded=sums["num_users_excluded"],
         )
 
-    def _finish(self, initial, trained: LocalUpdate, num_rows):
+    def _finish(
+        self, initial: Weights, trained: LocalUpdate, num_rows: tf.Tensor
+    ) -> _Sums:
         """One user's update times its weight, the weight, and its measurements."""
         update = self._algorithm.update(initial, trained.state)
         norm = global_norm(update)
@@ -216,7 +223,7 @@ class _UserWork:
             norm = global_norm(update)
         is_uniform = self._client_weighting is ClientWeighting.UNIFORM
 
-        def if_taken(value):
+        def if_taken(value: Scale) -> tf.Tensor:
             # Selected, not multiplied: 0 times NaN is NaN.
             return tf.where(taken, tf.cast(value, tf.float32), 0.0)
 

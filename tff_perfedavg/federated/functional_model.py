@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -18,12 +20,14 @@ def to_tff(model: Model, *, seed: int = 0) -> tff.learning.models.FunctionalMode
     """
 
     @tf.function
-    def predict_on_batch(model_weights, x, training):
+    def predict_on_batch(model_weights, x, training):  # type: ignore[no-untyped-def]
         del training  # Our models compute the same either way.
         trainable, _ = model_weights
         return model.apply(trainable, x)
 
-    def loss(output, label, sample_weight=None):
+    def loss(
+        output: tf.Tensor, label: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if sample_weight is None:
             sample_weight = tf.ones([tf.shape(output)[0]], output.dtype)
         return model.loss(output, label, sample_weight)
@@ -67,12 +71,12 @@ def from_tff(
     trainable, non_trainable = functional_model.initial_weights
     initial = [np.asarray(w) for w in tf.nest.flatten(trainable)]
 
-    def apply(weights, x):
+    def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         packed = tf.nest.pack_sequence_as(trainable, list(weights))
         constants = tf.nest.map_structure(tf.constant, non_trainable)
         return functional_model.predict_on_batch((packed, constants), x, True)
 
-    def loss(outputs, labels, mask):
+    def loss(outputs: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         # TFF's losses are means over a batch, so padding is cut off first.
         counts = mask > 0
         kept = [tf.boolean_mask(t, counts) for t in (outputs, labels)]

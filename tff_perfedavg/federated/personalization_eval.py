@@ -58,8 +58,10 @@ def build_personalization_eval(
     weights_type = weights_type_of(how.parameters(model.init(0)), num_fixed)
 
     @tff.tensorflow.computation(weights_type, value_type)
-    def evaluate_users(model_weights, value):
-        def evaluate_user(user, rows, evaluation):
+    def evaluate_users(model_weights, value):  # type: ignore[no-untyped-def]
+        def evaluate_user(
+            user: tf.Tensor, rows: batches.UserRows, evaluation: batches.UserRows
+        ) -> collections.OrderedDict[str, tf.Tensor]:
             seed = tf.constant(seed_pair)
             draw = adaptation_batches(rows, seed, user, how)
             held_out = batches.all_rows(evaluation)
@@ -79,7 +81,7 @@ def build_personalization_eval(
     at_server = tff.FederatedType(weights_type, tff.SERVER)
 
     @tff.federated_computation(at_server, tff.FederatedType(value_type, tff.CLIENTS))
-    def evaluate(weights, values):
+    def evaluate(weights, values):  # type: ignore[no-untyped-def]
         weights = tff.federated_broadcast(weights)
         return tff.federated_map(evaluate_users, (weights, values))
 

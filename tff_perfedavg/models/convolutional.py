@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tff_perfedavg import errors
 from tff_perfedavg.models.model import Model, glorot_initializer, glorot_uniform
+
+# From (weights, x) to features or to outputs.
+_OfRows: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor]
 
 
 def cnn(
@@ -50,7 +54,7 @@ def cnn(
     shapes = [[3, 3, i, o] for i, o in itertools.pairwise(depths)]
     shapes += [[flat, hidden], [hidden, num_classes]]
 
-    def features_of(weights, x):
+    def features_of(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         features = tf.reshape(x, [-1, height, width, channels])
         convolutions = weights[:-4]
         for kernel, bias in zip(convolutions[::2], convolutions[1::2], strict=True):
@@ -113,7 +117,7 @@ def conv1d(
     shapes = [[width, i, o] for i, o in itertools.pairwise(depths)]
     shapes += [[flat, hidden], [hidden, num_classes]]
 
-    def features_of(weights, x):
+    def features_of(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         features = tf.reshape(x, [-1, time, channels])
         features = _conv1d_layers(features, weights[:-4], stride)
         return _hidden_layer(tf.reshape(features, [-1, flat]), weights[-4:-2])
@@ -170,7 +174,7 @@ def char_cnn(
         table = glorot_uniform(rng, [num_classes, embedding])
         return [table, *rest(seed)]
 
-    def features_of(weights, x):
+    def features_of(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         table, *others = weights
         characters = tf.one_hot(tf.cast(x, tf.int32), num_classes, dtype=table.dtype)
         features = tf.reshape(characters, [-1, num_classes]) @ table
@@ -188,14 +192,16 @@ def char_cnn(
     )
 
 
-def _conv1d_layers(features, weights, stride):
+def _conv1d_layers(
+    features: tf.Tensor, weights: Sequence[tf.Tensor], stride: int
+) -> tf.Tensor:
     for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
         features = tf.nn.conv1d(features, kernel, stride=stride, padding="SAME")
         features = tf.nn.relu(features + bias)
     return features
 
 
-def _max_pool_2x2(features):
+def _max_pool_2x2(features: tf.Tensor) -> tf.Tensor:
     """Max-pooling of windows of 2x2 without overlap; an odd row or column is left out.
 
     Two maxima, whose gradients, first and second, are cheap: those of the pooling
@@ -211,14 +217,14 @@ def _max_pool_2x2(features):
     return tf.maximum(*tf.split(pairs, 2, axis=3))
 
 
-def _hidden_layer(features, weights):
+def _hidden_layer(features: tf.Tensor, weights: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.nn.relu(tf.matmul(features, weights[0]) + weights[1])
 
 
-def _with_head(features_of):
+def _with_head(features_of: _OfRows) -> _OfRows:
     """A model's function: its features, and a linear layer of the last two weights."""
 
-    def apply(weights, x):
+    def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         return tf.matmul(features_of(weights, x), weights[-2]) + weights[-1]
 
     return apply

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_perfedavg.models.model import (
     CLASS_LABELS,
+    MaskedLoss,
     Model,
     glorot_initializer,
     masked_cross_entropy,
@@ -70,18 +71,18 @@ def _dense_stack(
     units: Sequence[int],
     num_classes: int | None,
     label_spec: tf.TensorSpec = CLASS_LABELS,
-    loss=masked_cross_entropy,
+    loss: MaskedLoss = masked_cross_entropy,
 ) -> Model:
     num_inputs = math.prod(input_shape)
     sizes = [num_inputs, *units]
 
-    def features(weights, x):
+    def features(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         hidden = tf.reshape(x, [-1, num_inputs])
         for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
             hidden = tf.nn.elu(tf.matmul(hidden, kernel) + bias)
         return hidden
 
-    def apply(weights, x):
+    def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         return tf.matmul(features(weights, x), weights[-2]) + weights[-1]
 
     return Model(

@@ -58,11 +58,11 @@ def conv4(input_shape: Sequence[int], num_classes: int, filters: int = 32) -> Mo
         head = np.zeros([flat, num_classes], np.float32)
         return [*weights, head, np.zeros([num_classes], np.float32)]
 
-    def features(weights, x):
+    def features(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         maps = tf.reshape(x, [-1, height, width, channels])
         return tf.reshape(_blocks(weights[:-2], maps), [-1, flat])
 
-    def apply(weights, x):
+    def apply(weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         return tf.matmul(features(weights, x), weights[-2]) + weights[-1]
 
     return Model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,8 @@ def _modules(keras_model: tf.keras.Model) -> Sequence[tf.Module]:
       ModelError: if TensorFlow cannot tell them, as with recurrent dropout.
     """
     try:
-        return keras_model.submodules
+        found: Sequence[tf.Module] = keras_model.submodules
+        return found
     except ValueError as e:
         # Keras keeps its masks by graph, in a dictionary that has no order.
         raise errors.ModelError(
@@ -218,7 +219,7 @@ def _check_output(keras_model: tf.keras.Model, is_regressor: bool) -> None:
         raise _ends_in_softmax(name, last.name)
 
 
-def _is_softmax(function) -> bool:
+def _is_softmax(function: object) -> bool:
     """Whether a function is a softmax, whatever it is called."""
     if not callable(function):
         return False
@@ -230,7 +231,12 @@ def _is_softmax(function) -> bool:
         return False
 
 
-def _check_traced(name: str, apply, weights: Sequence[np.ndarray], x) -> None:
+def _check_traced(
+    name: str,
+    apply: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor],
+    weights: Sequence[np.ndarray],
+    x: tf.TensorSpec,
+) -> None:
     """Raises `ModelError` if a model ends in a softmax, be it a custom layer's."""
     specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights]
     # Without AutoGraph, which would wrap our errors in its own.
@@ -279,7 +285,9 @@ def _weight_slots(keras_model: tf.keras.Model) -> list[tuple[object, str, int]]:
 
 
 @contextlib.contextmanager
-def _replaced(slots, tensors):
+def _replaced(
+    slots: Sequence[tuple[object, str, int]], tensors: Mapping[int, tf.Tensor]
+) -> Iterator[None]:
     """Puts tensors in the place of variables while the model is called."""
     kept = [(owner, attribute, vars(owner)[attribute]) for owner, attribute, _ in slots]
     try:

@@ -94,7 +94,7 @@ class Model:
     features: Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor] | None = None
     has_constants: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 2:
             raise errors.ModelError(
                 f"{self.name} has {self.num_classes} classes; a classifier has two at "

@@ -69,7 +69,7 @@ class ExportConfig:
     trained: LocalSettings | None = None
     num_tensors: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # The file takes this many rows at once, whatever a user has.
         check_at_least(self, "batch_size", 1, MOST_BATCH_ROWS)
         check_at_least(self, "infer_batch_size", 1, MOST_BATCH_ROWS)

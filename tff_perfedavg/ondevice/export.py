@@ -193,21 +193,21 @@ def export_inference(
 
 
 def _checked_weights(
-    model: Model, weights, adaptation: AdaptationConfig
+    model: Model, weights: Sequence[np.ndarray], adaptation: AdaptationConfig
 ) -> list[np.ndarray]:
     _check_float32(model)
-    weights = [np.asarray(w, np.float32) for w in weights]
+    checked = [np.asarray(w, np.float32) for w in weights]
     expected = [w.shape for w in adaptation.parameters(model.init(0))]
-    if [w.shape for w in weights] != expected:
+    if [w.shape for w in checked] != expected:
         raise errors.ModelError(
             f"{model.name!r} takes weights of shapes {expected}, but these have "
-            f"{[w.shape for w in weights]}."
+            f"{[w.shape for w in checked]}."
         )
-    if not all(np.isfinite(w).all() for w in weights):
+    if not all(np.isfinite(w).all() for w in checked):
         raise errors.ModelError(
             f"{model.name!r}: a weight is not finite; export a run that converged."
         )
-    return weights
+    return checked
 
 
 def _check_frozen(model: Model, config: ExportConfig) -> None:
@@ -251,7 +251,12 @@ def _check_float32(model: Model) -> None:
             raise errors.ModelError(f"{model.name!r}: {what} is {dtype.name}; {remedy}")
 
 
-def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
+def _card_text(
+    model: Model,
+    weights: Sequence[np.ndarray],
+    config: ExportConfig,
+    card: Mapping[str, object],
+) -> bytes:
     own = {
         "format": "tff_perfedavg",
         "format_version": 2,
@@ -278,7 +283,9 @@ def _card_text(model: Model, weights, config: ExportConfig, card) -> bytes:
     return json.dumps({**own, **card}, separators=(",", ":")).encode()
 
 
-def _personal_shapes(model: Model, weights, config: ExportConfig) -> list[list[int]]:
+def _personal_shapes(
+    model: Model, weights: Sequence[np.ndarray], config: ExportConfig
+) -> list[list[int]]:
     """The shapes of the weights that adapt, as `get_weights` returns them."""
     return [list(w.shape) for w in Deployment(model, weights, config).weights]
 

@@ -134,7 +134,8 @@ class PersonalModel:
     @property
     def version(self) -> int:
         """The version in use."""
-        return self._device.card.get("version", 1)
+        version: int = self._device.card.get("version", 1)
+        return version
 
     @property
     def device(self) -> OnDeviceModel:
@@ -314,7 +315,7 @@ class PersonalModel:
         except (OSError, UnicodeDecodeError) as e:
             raise errors.CheckpointError(f"{path} cannot be read ({e}).") from e
         try:
-            state = json.loads(text)
+            state: dict[str, Any] = json.loads(text)
             is_known = state["format"] == _FORMAT
             missing = {"model", "weights", "candidate"} - state.keys()
         except (ValueError, LookupError, TypeError, AttributeError) as e:

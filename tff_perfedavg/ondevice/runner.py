@@ -12,6 +12,7 @@ import math
 import pathlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -124,7 +125,8 @@ class OnDeviceModel:
     @property
     def batch_size(self) -> int:
         """The most rows `adapt` takes."""
-        return self.card["batch_size"]
+        size: int = self.card["batch_size"]
+        return size
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         """Returns probabilities `[rows, classes]`, or outputs of a regressor.
@@ -146,7 +148,8 @@ class OnDeviceModel:
             outputs = self._infer(x)
             is_finite = _is_finite(outputs)
             if is_finite.all():
-                return outputs[0] if is_one else outputs
+                answer: np.ndarray = outputs[0] if is_one else outputs
+                return answer
             self._check_alive()
         raise errors.DataError(
             f"infer: the answer for row {int(np.argmin(is_finite))} is not finite; its "
@@ -305,7 +308,13 @@ class OnDeviceModel:
         answer = self._guarded_call(rows, rows, 1.0, 0)
         return float(answer["loss_before"][0])
 
-    def _guarded_call(self, learn, check, rate: float, num_steps: int):
+    def _guarded_call(
+        self,
+        learn: Mapping[str, np.ndarray],
+        check: Mapping[str, np.ndarray],
+        rate: float,
+        num_steps: int,
+    ) -> dict[str, np.ndarray]:
         return self.call(
             "adapt_guarded",
             **learn,
@@ -315,7 +324,7 @@ class OnDeviceModel:
         )
 
     def _most_guarded_steps(self, asked: int | None) -> int:
-        most = self.card.get("max_guarded_steps", 0)
+        most: int = self.card.get("max_guarded_steps", 0)
         if not most:
             raise errors.ModelError(
                 f"{self._path} was exported without adapt_guarded; export it with "
@@ -497,7 +506,8 @@ class OnDeviceModel:
         size = self.card["infer_batch_size"]
         parts = [x[start : start + size] for start in range(0, len(x), size)]
         answers = [self.call("infer", x=given.padded(part, size, 0)) for part in parts]
-        return np.concatenate([next(iter(a.values())) for a in answers])[: len(x)]
+        rows: np.ndarray = np.concatenate([next(iter(a.values())) for a in answers])
+        return rows[: len(x)]
 
     def _is_alive(self) -> bool:
         """Whether answers are finite wherever the initial model's are."""
@@ -518,7 +528,7 @@ class OnDeviceModel:
         count = sum(name.startswith("weight_") for name in inputs)
         return [tuple(inputs[f"weight_{i}"][0]) for i in range(count)]
 
-    def _features(self, x) -> np.ndarray:
+    def _features(self, x: np.ndarray) -> np.ndarray:
         x = given.numbers("x", x)
         shape = tuple(self.card["input_shape"])
         if x.shape == shape:
@@ -540,7 +550,7 @@ class OnDeviceModel:
             )
         return x.astype(dtype)
 
-    def _labels(self, y) -> np.ndarray:
+    def _labels(self, y: np.ndarray) -> np.ndarray:
         y = given.numbers("y", y)
         shape = tuple(self.card["label_shape"])
         if y.shape == shape:
@@ -564,7 +574,12 @@ class OnDeviceModel:
             )
         return y.astype(np.int32)
 
-    def _steps(self, batches, taken: Iterable[str], most: int) -> dict[str, np.ndarray]:
+    def _steps(
+        self,
+        batches: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]],
+        taken: Iterable[str],
+        most: int,
+    ) -> dict[str, np.ndarray]:
         """Batches of all steps by input, padded to as many steps as the file takes."""
         if not 1 <= len(batches) <= most:
             raise errors.DataError(
@@ -589,7 +604,9 @@ class OnDeviceModel:
                 inputs[name] = given.padded(stacked, most, 0)
         return inputs
 
-    def _batch(self, x, y, suffix: str) -> dict[str, np.ndarray]:
+    def _batch(
+        self, x: np.ndarray, y: np.ndarray, suffix: str
+    ) -> dict[str, np.ndarray]:
         x, y = self._features(x), self._labels(y)
         given.check_lengths(x, y)
         if not 1 <= len(x) <= self.batch_size:
@@ -604,7 +621,7 @@ class OnDeviceModel:
         }
 
     def _named_weights(
-        self, weights, signature: str = "set_weights"
+        self, weights: Sequence[np.ndarray], signature: str = "set_weights"
     ) -> dict[str, np.ndarray]:
         wanted = self._shapes(signature)
         try:
@@ -630,7 +647,7 @@ class OnDeviceModel:
         return _named(arrays)
 
 
-def _card(content: bytes, path: pathlib.Path) -> dict:
+def _card(content: bytes, path: pathlib.Path) -> dict[str, Any]:
     """The card of a model file's content, which is checked before it is parsed."""
     has_checksum = seal.check(content, path)
     try:
@@ -646,7 +663,7 @@ def _card(content: bytes, path: pathlib.Path) -> dict:
             "model with export_tflite."
         )
     try:
-        found = json.loads(card)
+        found: dict[str, Any] = json.loads(card)
         needs_checksum = found.get("format_version", 1) >= _CHECKED_FORMAT
     except (ValueError, AttributeError, TypeError) as e:
         raise errors.ModelError(
@@ -663,13 +680,15 @@ def _probes(batch_shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """Some rows in the range of scaled features."""
     shape = tuple(batch_shape[1:])
     some = np.random.default_rng(0).random((2, *shape))
-    rows = np.concatenate([np.zeros([1, *shape]), np.ones([1, *shape]), some])
+    ends = np.zeros([1, *shape]), np.ones([1, *shape])
+    rows: np.ndarray = np.concatenate([*ends, some])
     return rows.astype(dtype)
 
 
 def _is_finite(outputs: np.ndarray) -> np.ndarray:
     """Bool `[rows]`: whether all numbers of a row are finite."""
-    return np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+    are_finite: np.ndarray = np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+    return are_finite
 
 
 def _named(weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

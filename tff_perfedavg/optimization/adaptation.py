@@ -198,7 +198,9 @@ def adapt(
         first.dtype, num_steps + 1, element_shape=first.shape
     ).write(0, first)
 
-    def body(number, weights, measured):
+    def body(
+        number: tf.Tensor, weights: Weights, measured: tf.TensorArray
+    ) -> tuple[tf.Tensor, Weights, tf.TensorArray]:
         _, weights = adaptation.step(loss, weights, draw_batch(number), start)
         return number + 1, weights, measured.write(number + 1, measure(weights))
 

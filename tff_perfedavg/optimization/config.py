@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tff_perfedavg import errors, optimization
 from tff_perfedavg.optimization.learned_rates import LearnedRates
@@ -57,7 +57,7 @@ class AdaptationConfig:
     learned: LearnedRates | None = None
     rows_per_class: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(self, "inner_learning_rate", "for example 0.01")
         check_at_least(self, "num_steps", 0)
         for field, most in (("batch_size", MOST_BATCH_ROWS), ("num_rows", _MOST)):
@@ -89,7 +89,7 @@ class AdaptationConfig:
         )
 
 
-def check_positive(config, field: str, example: str) -> None:
+def check_positive(config: object, field: str, example: str) -> None:
     """Raises `ConfigError` unless a field is a finite number above 0."""
     value = getattr(config, field)
     if not _is_finite(value) or value <= 0:
@@ -99,7 +99,7 @@ def check_positive(config, field: str, example: str) -> None:
         )
 
 
-def check_not_negative(config, field: str, example: str) -> None:
+def check_not_negative(config: object, field: str, example: str) -> None:
     """Raises `ConfigError` unless a field is a finite number of at least 0."""
     value = getattr(config, field)
     if not _is_finite(value) or value < 0:
@@ -109,7 +109,7 @@ def check_not_negative(config, field: str, example: str) -> None:
         )
 
 
-def check_pull(config, rate: str, pull: str) -> None:
+def check_pull(config: object, rate: str, pull: str) -> None:
     """Raises `ConfigError` unless a pull is at least 0 and steps at a rate can take it.
 
     A step multiplies the distance from the start by 1 - rate pull, whatever the loss.
@@ -124,12 +124,22 @@ def check_pull(config, rate: str, pull: str) -> None:
         )
 
 
-def _is_finite(value) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _is_finite(value: object) -> bool:
+    is_flag = isinstance(value, bool)
+    return isinstance(value, (int, float)) and not is_flag and math.isfinite(value)
 
 
-def check_rows(config) -> None:
+class _TakesSteps(Protocol):
+    """A configuration of a user's part of a round."""
+
+    @property
+    def num_local_steps(self) -> int: ...
+
+    @property
+    def batch_sizes(self) -> Sequence[int]: ...
+
+
+def check_rows(config: _TakesSteps) -> None:
     """Raises `ConfigError` if a user draws more rows a round than have numbers."""
     rows = config.num_local_steps * sum(config.batch_sizes)
     if rows > _MOST:
@@ -140,7 +150,9 @@ def check_rows(config) -> None:
         )
 
 
-def check_at_least(config, field: str, lowest: int, highest: int = _MOST) -> None:
+def check_at_least(
+    config: object, field: str, lowest: int, highest: int = _MOST
+) -> None:
     """Raises `ConfigError` unless a field is a whole number from lowest to highest."""
     value = getattr(config, field)
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:

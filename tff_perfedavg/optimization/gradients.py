@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, overload
 
 import tensorflow as tf
 
@@ -71,7 +71,9 @@ def loss_and_gradient(
         return value, _scaled_gradient(value, weights, scale, scales)
 
 
-def _scaled_gradient(value, weights, scale, scales) -> list[tf.Tensor]:
+def _scaled_gradient(
+    value: tf.Tensor, weights: Weights, scale: Scale, scales: Weights
+) -> list[tf.Tensor]:
     """The gradient with a scale for each tensor.
 
     A kernel's gradient is the product of a layer's input and of the derivative by its
@@ -104,7 +106,9 @@ def _scaled_gradient(value, weights, scale, scales) -> list[tf.Tensor]:
 
 
 @tf.RegisterGradient("TffPerfedavgMulByScalar")
-def _mul_by_scalar(op, gradient):
+def _mul_by_scalar(
+    op: tf.Operation, gradient: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """TensorFlow's own, but that it need not find out which factor is broadcast."""
     scalar, tensor = op.inputs
     return tf.reduce_sum(tensor * gradient), scalar * gradient
@@ -147,7 +151,9 @@ def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
     return [w - s for w, s in zip(weights, step, strict=True)]
 
 
-def differentiable(with_gradients: bool = False):
+def differentiable(
+    with_gradients: bool = False,
+) -> contextlib.AbstractContextManager[None]:
     """What is computed in this context has our gradients, or the replaced ones.
 
     Args:
@@ -155,7 +161,9 @@ def differentiable(with_gradients: bool = False):
     """
     own = {**_own_gradients(), **(_OF_STEPS if with_gradients else {})}
     graph = tf.compat.v1.get_default_graph()
-    return graph.gradient_override_map({**own, **(_REPLACED.get() or {})})
+    context: contextlib.AbstractContextManager[None]
+    context = graph.gradient_override_map({**own, **(_REPLACED.get() or {})})
+    return context
 
 
 # oneDNN fuses the gradients of a bias and of its convolution's kernel into one
@@ -165,7 +173,7 @@ _OF_STEPS = {"BiasAdd": "TffPerfedavgBiasAddOfSteps"}
 
 
 @tf.RegisterGradient("TffPerfedavgBiasAddOfSteps")
-def _bias_add(op, gradient):
+def _bias_add(op: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """TensorFlow's own, by a sum in the place of an operation for biases."""
     channels = 1 if op.get_attr("data_format") == b"NCHW" else gradient.shape.rank - 1
     others = [axis for axis in range(gradient.shape.rank) if axis != channels]
@@ -173,7 +181,9 @@ def _bias_add(op, gradient):
 
 
 @tf.RegisterGradient("TffPerfedavgCrossEntropy")
-def _cross_entropy(op, of_loss, of_derivative):
+def _cross_entropy(
+    op: tf.Operation, of_loss: tf.Tensor, of_derivative: tf.Tensor
+) -> tuple[tf.Tensor, None]:
     """TensorFlow's own, but that a first derivative leaves out the second's part.
 
     TensorFlow sees by a mark on the tensor that nothing depends on the operation's
@@ -191,7 +201,7 @@ def _cross_entropy(op, of_loss, of_derivative):
 
 
 @tf.RegisterGradient("TffPerfedavgSoftsignTwice")
-def _softsign(op, gradient):
+def _softsign(op: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
     """TensorFlow's own, by operations that have a second derivative."""
     return gradient / tf.square(1 + tf.abs(op.inputs[0]))
 
@@ -214,7 +224,11 @@ def _marks_zeros() -> bool:
     return marks[0] is True and not marks[1]
 
 
-def gradient(value, weights: Weights, factor) -> list[tf.Tensor]:
+@overload
+def gradient(value: Weights, weights: Weights, factor: Weights) -> list[tf.Tensor]: ...
+@overload
+def gradient(value: tf.Tensor, weights: Weights, factor: Scale) -> list[tf.Tensor]: ...
+def gradient(value: Any, weights: Weights, factor: Scale | Weights) -> list[tf.Tensor]:
     """Returns the gradient of <value, factor>, a factor's own dependence left out."""
     # The factor goes in where differentiation starts, at the small end of the graph:
     # a product with the gradient would be another pass over all weights.

@@ -105,7 +105,9 @@ def exact(batch: str = OWN_BATCH) -> HessianProduct:
       batch: one of `BATCHES`.
     """
 
-    def times(loss, weights, direction, batch):
+    def times(
+        loss: Loss, weights: Weights, direction: Direction, batch: Batch
+    ) -> list[tf.Tensor]:
         vector, factor, _, moves, factors = direction
         with optimization.differentiable():
             # Copies, or the derivative would go on to what a point was computed from.
@@ -133,7 +135,9 @@ def hessian_free(
       batch: one of `BATCHES`.
     """
 
-    def times(loss, weights, direction, batch):
+    def times(
+        loss: Loss, weights: Weights, direction: Direction, batch: Batch
+    ) -> list[tf.Tensor]:
         vector, factor, scale, moves, factors = direction
         if factors is not None:
             vector = [f * v for f, v in zip(factors, vector, strict=True)]

@@ -106,7 +106,9 @@ class _Step(NamedTuple):
     change: list[tf.Tensor]
 
 
-def _walk(loss, start, support, inner) -> tuple[list[_Step], list, tf.Tensor]:
+def _walk(
+    loss: Loss, start: Weights, support: Batch, inner: Adaptation
+) -> tuple[list[_Step], list[tf.Tensor], tf.Tensor]:
     """Returns the steps, where they end, and the loss before them."""
     point, steps, losses = list(start), [], []
     for _ in range(inner.num_steps):
@@ -122,7 +124,13 @@ def _walk(loss, start, support, inner) -> tuple[list[_Step], list, tf.Tensor]:
     return steps, point, losses[0]
 
 
-def _differentiated(loss, weights, batches, inner, scale) -> MetaGradient:
+def _differentiated(
+    loss: Loss,
+    weights: Weights,
+    batches: Mapping[str, Batch],
+    inner: Adaptation,
+    scale: Scale,
+) -> MetaGradient:
     """The gradient by differentiating the steps themselves, gradients and all."""
     with differentiable(with_gradients=True):
         start = [tf.identity(w) for w in weights]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
@@ -13,13 +13,14 @@ from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.gradients import Loss, Weights, subtract
 from tff_perfedavg.optimization.moves import BODY, Moves
 
+_T = TypeVar("_T")
 # A user's state between its local steps: any nest of tensors.
 State = Any
 Measures = Mapping[str, tf.Tensor]
 Step = Callable[[Loss, State, Mapping[str, Batch]], tuple[State, Measures]]
 
 
-def _same(parameters):
+def _same(parameters: _T) -> _T:
     return parameters
 
 

@@ -184,7 +184,7 @@ class LocalRuntime:
             transform_result=tff.tensorflow.transform_result,
         )
 
-    def _wait_until_ready(self, stub) -> None:
+    def _wait_until_ready(self, stub: tff.framework.RemoteExecutorGrpcStub) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while not stub.is_ready:
             self.worker.check_alive()
