@@ -15,6 +15,7 @@ import scipy.stats
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.evaluation.selection import validation_users
+from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -688,6 +689,51 @@ def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
     gain = seen["difference"]["exact", first, second]
     assert np.isclose(gain, means["exact", "support", 0] - means["exact", "own", 0])
     assert seen["difference"]["fed_avg", first, second] == 0
+
+
+def test_methods_have_settings_of_their_own_in_one_comparison(command, tmp_path):
+    command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        *SMALL_SWEEP,
+        "--grid=method=fed_avg,exact",
+        "--of_method=fed_avg:outer_learning_rate=0.2,inner_learning_rate=0.7",
+        "--of_method=exact:total_rounds=1,inner_learning_rate=0.3",
+        "--adaptation_steps=1",
+        "--nobaselines",
+    )
+    found = {}
+    for method in ("fed_avg", "exact"):
+        _, experiment = trained_model.load(RunPaths(tmp_path, method).model)
+        local = experiment.local
+        found[method] = (experiment.total_rounds, local.outer_learning_rate)
+    assert found == {"fed_avg": (2, 0.2), "exact": (1, BASE.local.outer_learning_rate)}
+    rates = evaluations(tmp_path).groupby("method")["adaptation_learning_rate"]
+    assert rates.unique().map(list).to_dict() == {"fed_avg": [0.7], "exact": [0.3]}
+    assert len(pd.read_csv(tmp_path / "sweep.comparison.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fed_prox:batch_size=3", "'fed_prox' is no method of the grid"),
+        ("exact:batch_size=3", "but batch_size is an axis of the grid"),
+        ("exact:colour=3", "is 'colour'; known:"),
+        ("exact:total_rounds=many", "of_method has 'exact:total_rounds=many'"),
+        ("exact:total_rounds=0", "total_rounds is 0"),
+    ],
+)
+def test_settings_of_a_method_that_cannot_be_are_refused(run, tmp_path, text, message):
+    answer = run(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        "--grid=method=fed_avg,exact",
+        "--grid=batch_size=2,4",
+        f"--of_method={text}",
+    )
+    assert answer.returncode == 1
+    assert message in answer.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_baselines_stand_on_the_users_that_a_sweep_measures(command, tmp_path):

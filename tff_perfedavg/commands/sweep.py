@@ -11,6 +11,8 @@ what was chosen. Beside the methods stand
 baselines on the same users: what label shares give without a gradient, with FedAvg's
 model if the grid has it, and what users reach by training alone. A method is trained
 once for all values of what it does not use, such as FedAvg for inner learning rates.
+--of_method gives a method settings of its own, so that methods are compared at the
+rates chosen for each, or after as many rows or bytes.
 A run that diverges is counted, and what it was trained with is not chosen. Runs that
 are there, under --root_output_dir, are not made again. Writes sweep.table.csv and,
 where methods are compared, sweep.comparison.csv. Of runs on a fleet it tells, too, how
@@ -52,6 +54,13 @@ def define(flag_values):
         "FIELD=VALUE,VALUE,...; once for each axis. Known methods: "
         f"{', '.join(methods())}.",
         required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "of_method",
+        [],
+        "METHOD:FIELD=VALUE,FIELD=VALUE,...; settings that a method of the grid has in "
+        "the place of those of all, such as rates that were chosen for it.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(
@@ -169,6 +178,30 @@ def axes(flag_values) -> dict[str, list]:
     return found
 
 
+def of_methods(flag_values, grid) -> dict[str, dict]:
+    """The settings that methods have for their own."""
+    found: dict[str, dict] = {}
+    for text in flag_values.of_method:
+        method, _, settings = text.partition(":")
+        if method not in grid.get("method", ()):
+            raise errors.ConfigError(
+                f"of_method has {text!r}, but {method!r} is no method of the grid."
+            )
+        own = found.setdefault(method, {})
+        for setting in settings.split(","):
+            name, _, value = setting.partition("=")
+            check_axis(name)
+            if name in ("method", *grid):
+                raise errors.ConfigError(
+                    f"of_method has {text!r}, but {name} is an axis of the grid."
+                )
+            try:
+                own[name] = flag_values[name].parser.parse(value)
+            except ValueError as e:
+                raise errors.ConfigError(f"of_method has {text!r}: {e}.") from e
+    return found
+
+
 def reported_steps(flag_values) -> list[int]:
     """The numbers of steps that are reported each; none to choose one."""
     steps = command.numbers(flag_values, "report_steps", int)
@@ -260,6 +293,7 @@ class _Asked(NamedTuple):
 
     grid: dict[str, list]
     chosen: list[str]
+    of_methods: dict[str, dict[str, Any]]
     choosing: list[int]
     rates: list[float]
     rows: list[int]
@@ -280,6 +314,7 @@ def read(flag_values, base) -> _Asked:
     asked = _Asked(
         grid=grid,
         chosen=flag_values.choose,
+        of_methods=of_methods(flag_values, grid),
         choosing=choosing_seeds(flag_values, grid),
         rates=command.numbers(flag_values, "adaptation_learning_rates", float),
         rows=command.numbers(flag_values, "adaptation_rows", int),
@@ -309,6 +344,8 @@ def main(flag_values):
     runs = sweep.sweep_runs(
         base, asked.grid, asked.rates, most, asked.rows, asked.changes
     )
+    if asked.of_methods:
+        runs = sweep.of_methods(runs, asked.of_methods, asked.rates)
     runs = [run._replace(num_users=flag_values.num_evaluation_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)

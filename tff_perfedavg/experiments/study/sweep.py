@@ -89,6 +89,35 @@ def sweep_runs(
     return runs
 
 
+def of_methods(
+    runs: Sequence[Run],
+    changes: Mapping[str, Mapping[str, Any]],
+    rates: Sequence[float],
+) -> list[Run]:
+    """Returns runs with settings of their method's own.
+
+    Args:
+      runs: of `sweep_runs`, of a grid with the axis `method`.
+      changes: settings by method.
+      rates: of the adaptation, as given to `sweep_runs`; none for each run's inner
+        learning rate.
+    """
+    found = []
+    for run in runs:
+        own = changes.get(run.settings[_METHOD])
+        if own:
+            experiment = run.experiment.replace(**own)
+            run = run._replace(experiment=experiment)
+            if not rates and _INNER_RATE in own:
+                adaptations = [
+                    dataclasses.replace(one, inner_learning_rate=own[_INNER_RATE])
+                    for one in run.adaptations
+                ]
+                run = run._replace(adaptations=[*dict.fromkeys(adaptations)])
+        found.append(run)
+    return found
+
+
 def of_seeds(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
     """Returns the runs of some seeds."""
     return [run for run in runs if run.experiment.base_random_seed in seeds]
