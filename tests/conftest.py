@@ -5,11 +5,20 @@ import subprocess
 # Before TensorFlow is loaded: its start-up notices are no test output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
+import hypothesis
 import pytest
 
 from tests import builds, needs
 from tests.commands import Commands, TrainedRun
 from tff_perfedavg.experiments.files.run_paths import RunPaths
+
+# A machine that is busy with other work is no defect of what is tested.
+hypothesis.settings.register_profile(
+    "at leisure",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("at leisure")
 
 # Test files that take longest, in this order.
 LONGEST = (

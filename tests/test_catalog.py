@@ -64,11 +64,43 @@ def test_digits_gives_no_row_twice_and_keeps_the_rule_in_both_splits(tmp_path):
         ({"partition": "papers"}, "partition is 'papers'; known: natural, paper"),
         ({"evaluation_fraction": 1.0}, "evaluation_fraction is 1.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"partition": "iid", "fold": "3"}, "fold is '3'; write which of how many"),
+        ({"partition": "iid", "fold": "0/3"}, "fold is 0/3; it must be from 1/N"),
+        ({"partition": "iid", "fold": "4/3"}, "fold is 4/3; it must be from 1/N"),
+        ({"partition": "iid", "fold": "1/1"}, "fold is 1/1; .* of at least 2"),
+        (
+            {"partition": "iid", "fold": "1/2", "num_new_users": 2},
+            "fold is 1/2 and num_new_users 2; leave out one",
+        ),
+        ({"fold": "1/2"}, "users of digits by paper are new by another rule"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_loaded(fields, message):
     with pytest.raises(errors.ConfigError, match=message):
         DataConfig.of("digits", **fields)
+
+
+def test_over_all_folds_each_user_is_new_once_and_keeps_its_rows(tmp_path):
+    stores = [
+        prepare(
+            DataConfig.of("digits", partition="iid", num_users=10, fold=f"{k}/4"),
+            tmp_path / str(k),
+        )
+        for k in range(1, 5)
+    ]
+    new = np.concatenate([store.new_users for store in stores])
+    assert sorted(new) == [*range(10)]
+    assert [len(store.new_users) for store in stores] == [3, 3, 2, 2]
+    for store in stores[1:]:
+        for user in range(10):
+            first, same = stores[0].evaluation(user), store.evaluation(user)
+            assert np.array_equal(first.x, same.x)
+
+
+def test_more_folds_than_users_are_refused(tmp_path):
+    config = DataConfig.of("digits", partition="iid", num_users=10, fold="1/11")
+    with pytest.raises(errors.DataError, match="fold is 1/11, but there are 10 users"):
+        prepare(config, tmp_path / "store")
 
 
 def test_data_sets_that_come_user_by_user_take_no_partition():

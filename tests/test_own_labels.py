@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import relative_error, toy_user
@@ -55,7 +55,6 @@ LABELS = st.lists(st.integers(0, 9), max_size=20)
 
 
 # How long a busy machine takes to make up users says nothing of them.
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     extra=st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=4),
     count=st.integers(2, 4),
@@ -235,7 +234,6 @@ def drawn(labels, count, round_number=0, user=0):
     return tuple(array.numpy() for array in found)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     labels=st.lists(st.integers(0, 7), min_size=1, max_size=40),
     count=st.integers(2, 6),
@@ -272,7 +270,7 @@ def test_a_user_of_few_classes_has_labels_from_all():
     assert seen == {0, 1, 2}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     held=st.lists(
         st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4

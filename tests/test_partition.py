@@ -5,11 +5,29 @@ from hypothesis import strategies as st
 
 from tff_perfedavg import errors
 from tff_perfedavg.data import partition
+from tff_perfedavg.data.division import choose_fold
 from tff_perfedavg.data.partition import paper_partition, split_by_class
 
 
 def labels_of(per_class, seed=0):
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(10), per_class))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 50), st.integers(0, 48), st.integers(0, 2**32))
+def test_folds_are_equal_parts_of_the_users_and_another_seeds_are_others(
+    num_users, fewer, seed
+):
+    count = max(2, num_users - fewer)
+    numbers = range(1, count + 1)
+    folds = [choose_fold(num_users, k, count, seed) for k in numbers]
+    assert (np.sum(folds, axis=0) == 1).all()
+    assert np.ptp([fold.sum() for fold in folds]) <= 1
+    if num_users > 20 and count < 10:
+        other = [
+            choose_fold(num_users, k, count, seed + 1) for k in range(1, count + 1)
+        ]
+        assert not np.array_equal(folds, other)
 
 
 @settings(max_examples=60, deadline=None)

@@ -110,6 +110,26 @@ def test_the_choice_is_the_best_mean_of_the_validation_users():
         assert found == (means[key].idxmax(),)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 99))
+def test_cross_fitted_every_user_is_reported_with_what_others_chose(num_users, seed):
+    frame = results(num_users, seed=seed)
+    found = select(frame, OF, CHOOSE, seed=seed, cross_fit=True)
+    runs = ["users", "user", "method", "seed"]
+    assert not found.duplicated(runs).any()
+    assert len(found) == len(frame[runs].drop_duplicates())
+    # Those of one half as without; those of the other by hand.
+    validating = is_validating(frame, seed)
+    one_way = select(frame, OF, CHOOSE, seed=seed)
+    is_test = found["user"].isin(one_way["user"])
+    by = [*runs, *CHOOSE]
+    assert choices(found[is_test]) == choices(one_way)
+    means = frame[~validating].groupby(["users", *OF, *CHOOSE])["accuracy"].mean()
+    for key, other in choices(found[~is_test]).items():
+        assert other == (means[key].idxmax(),)
+    assert len(found.merge(frame, on=by)) == len(found)
+
+
 def test_all_rows_of_test_users_with_what_was_chosen_are_returned():
     frame = results(num_users=9)
     # Two groups, two methods, two seeds, four test users of nine.

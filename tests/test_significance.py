@@ -5,16 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tff_perfedavg.experiments.evaluation.significance import holm, sign_flip_p_value
 
 # How long a busy machine takes to make up differences says nothing of them.
-AT_LEISURE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@AT_LEISURE
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=9))
 def test_of_few_users_every_pattern_is_tried(thousandths):
     values = np.array(thousandths) / 1000
@@ -90,7 +88,6 @@ def test_holm_by_hand():
     assert holm([]).shape == (0,)
 
 
-@AT_LEISURE
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_keeps_the_order_and_lies_below_bonferroni(p):
     corrected = holm(p)

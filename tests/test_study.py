@@ -736,6 +736,48 @@ def test_settings_of_a_method_that_cannot_be_are_refused(run, tmp_path, text, me
     assert not (tmp_path / "results").exists()
 
 
+def test_over_folds_every_user_is_reported_as_new_once_a_seed(command, tmp_path):
+    said = command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        "--model=logistic_regression",
+        "--partition=iid",
+        "--num_users=14",
+        "--clients_per_round=3",
+        "--total_rounds=2",
+        "--num_local_steps=1",
+        "--grid=method=fed_avg,exact",
+        "--grid=fold=1/2,2/2",
+        "--grid=inner_learning_rate=0.01,1",
+        "--choose=inner_learning_rate",
+        "--adaptation_steps=1",
+        "--cross_fit",
+    )
+    table = pd.read_csv(tmp_path / "sweep.table.csv")
+    assert "fold" not in table
+    methods = table[(table["baseline"] == "-") & (table["users"] == "new")]
+    # Seven and seven: enough for an interval, where each half alone has none.
+    assert (methods["over_users"] > 0).all()
+    rows = evaluations(tmp_path)
+    new = rows[rows["users"] == "new"]
+    assert new.groupby("fold")["user"].nunique().to_dict() == {"1/2": 7, "2/2": 7}
+    assert new["user"].nunique() == 14
+    # What the two halves chose, by hand, for the method whose training has the rate.
+    users = np.arange(14)
+    half = users[validation_users(users, 0)]
+    expected = []
+    of_exact = new[new["method"] == "exact"]
+    for choosing in (half, np.setdiff1d(users, half)):
+        by = ["inner_learning_rate", "adaptation_learning_rate", "step"]
+        chosen = of_exact[of_exact["user"].isin(choosing)]
+        best = chosen.groupby(by, sort=False)["accuracy"].mean().idxmax()
+        others = of_exact[~of_exact["user"].isin(choosing)]
+        expected.append(others[(others[by] == best).all(axis=1)]["accuracy"])
+    found = methods.set_index("method")["accuracy"]["exact"]
+    assert np.isclose(found, pd.concat(expected).mean(), atol=1e-6)
+    assert "accuracy %" in said
+
+
 def test_baselines_stand_on_the_users_that_a_sweep_measures(command, tmp_path):
     command(
         "sweep.py",

@@ -5,7 +5,9 @@
 Every --grid names a field of the experiment (any flag of train.py that is one, or
 `method`, an algorithm with its variant) and its values. Half of the users of each
 group, seen and new, choose the adaptation's rate and number of steps, 0 among them, and
-what --choose names besides; the table is of the other half. With --choosing_seeds,
+what --choose names besides; the table is of the other half, or, with --cross_fit, of
+all, each with what the other half chose. Of folds (--grid=fold=1/10,2/10,...) all users
+are put together, each new once. With --choosing_seeds,
 runs of these seeds alone try all of the grid, and those of other seeds are trained with
 what was chosen. Beside the methods stand
 baselines on the same users: what label shares give without a gradient, with FedAvg's
@@ -121,6 +123,13 @@ def _define_reports(flag_values):
         0,
         "Of the division into users that choose and that report.",
         lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "cross_fit",
+        False,
+        "Whether each half of the users chooses for the other, so that all are "
+        "reported.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -376,7 +385,7 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
         first = sweep.of_seeds(runs, asked.choosing)
         study.run_all(first, base, root, watched=asked.watched)
         results = sweep.read_results(root, first, asked.grid, asked.chosen, asked.rates)
-        results = results._replace(steps=asked.steps)
+        results = results._replace(steps=asked.steps, cross_fit=flag_values.cross_fit)
         test = sweep.choose(results, seed=flag_values.selection_seed)
         choices = sweep.choices_of(test, results)
         runs = sweep.of_choices(runs, choices)
@@ -385,7 +394,10 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
     if flag_values.baselines:
         study_baselines.run_baselines(runs, root)
     results = sweep.read_results(root, runs, asked.grid, asked.chosen, asked.rates)
-    return runs, results._replace(choices=choices, steps=asked.steps), tried
+    results = results._replace(
+        choices=choices, steps=asked.steps, cross_fit=flag_values.cross_fit
+    )
+    return runs, results, tried
 
 
 def tell(flag_values, results, tried: str):

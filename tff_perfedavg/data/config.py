@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 from tff_perfedavg import errors
 from tff_perfedavg.settings import setting
@@ -130,6 +131,11 @@ class DataConfig:
         "How many are held out of training. Where the data set says itself who is new "
         "(mnist_by_writer, uci_har), 0 leaves it to that.",
     )
+    fold: str = setting(
+        "",
+        "Which users are new, as K/N: the K-th of N parts of all, drawn by lot, so "
+        "that over K from 1 to N each is new once; in the place of num_new_users.",
+    )
     a: int = setting(8, "The paper's rule: adaptation rows per class, even.")
     evaluation_a: int = setting(4, "The same for evaluation rows.")
     concentration: float = setting(0.5, "Of dirichlet and quantity_skew.")
@@ -213,6 +219,7 @@ class DataConfig:
                 f"evaluation_fraction is {self.evaluation_fraction}; it must be "
                 "between 0 and 1."
             )
+        self._check_fold()
         self._check_own_labels()
         self._check_features()
         for field in ("synthetic_alpha", "synthetic_beta"):
@@ -221,6 +228,38 @@ class DataConfig:
                 raise errors.ConfigError(f"{field} is {value}; it must be at least 0.")
         if self.seed < 0:
             raise errors.ConfigError(f"seed is {self.seed}; it must be at least 0.")
+
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """Number of the fold, from 1, and of how many; None without folds."""
+        if not self.fold:
+            return None
+        number, _, count = self.fold.partition("/")
+        return int(number), int(count)
+
+    def _check_fold(self) -> None:
+        if not self.fold:
+            return
+        if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", self.fold):
+            raise errors.ConfigError(
+                f"fold is {self.fold!r}; write which of how many, for example 3/10."
+            )
+        number, count = self.fold_of or (0, 0)
+        if not 1 <= number <= count or count < 2:
+            raise errors.ConfigError(
+                f"fold is {self.fold}; it must be from 1/N to N/N, of at least 2."
+            )
+        if self.num_new_users:
+            raise errors.ConfigError(
+                f"fold is {self.fold} and num_new_users {self.num_new_users}; leave "
+                "out one of the two."
+            )
+        without = (PAPER, PAPER_DIFF_HETERO, TASKS)
+        if self.partition in without or self.dataset in GENERATED + FROM_TFF:
+            raise errors.ConfigError(
+                f"fold is {self.fold}, but users of {self.dataset} by "
+                f"{self.partition} are new by another rule; give num_new_users."
+            )
 
     def _check_own_labels(self) -> None:
         count = self.own_labels
@@ -273,14 +312,19 @@ class DataConfig:
     def of(cls, dataset: str, **fields) -> DataConfig:
         """Returns the data set's own way of being divided, but for the fields given."""
         errors.check_known("dataset", dataset, DATASETS)
-        return cls(dataset=dataset, **{**_DEFAULTS[dataset], **fields})
+        usual = dict(_DEFAULTS[dataset])
+        if fields.get("fold"):
+            # Folds say who is new.
+            usual.pop("num_new_users", None)
+        return cls(dataset=dataset, **{**usual, **fields})
 
     def __str__(self) -> str:
         """Returns the fields that matter for this data set and partition."""
         fields = ["dataset", "partition"]
         if self.partition != NATURAL or self.dataset in GENERATED:
             fields.append("num_users")
-        fields += ["num_new_users", *_FIELDS_OF[self.partition]]
+        fields.append("fold" if self.fold else "num_new_users")
+        fields += _FIELDS_OF[self.partition]
         if self.dataset == "synthetic":
             fields += ["synthetic_alpha", "synthetic_beta"]
         if self.partition not in (PAPER, PAPER_DIFF_HETERO):

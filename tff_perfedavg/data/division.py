@@ -15,7 +15,7 @@ from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.user_store import Description, Rows, User
 
 # Sets draws of new users and of splits apart from those of the partition.
-_NEW_USERS, _SPLIT, _TASKS, _TURNS = 1, 2, 4, 5
+_NEW_USERS, _SPLIT, _TASKS, _TURNS, _FOLDS = 1, 2, 4, 5, 6
 # Of the rows of a class that users train on, at most this share judges them: what is
 # learned from few classes needs the rows.
 _MOST_OF_TRAINED = 0.2
@@ -70,6 +70,8 @@ def divide(data: LabeledRows, config: DataConfig) -> Iterator[User]:
         is_new = np.zeros([len(per_user)], bool)
     if config.num_new_users:
         is_new = choose_new_users(len(per_user), config.num_new_users, config.seed)
+    if config.fold_of:
+        is_new = choose_fold(len(per_user), *config.fold_of, config.seed)
     for number, rows in enumerate(per_user):
         first, second = _split(data, rows, config, number)
         yield User(
@@ -117,6 +119,32 @@ def choose_new_users(num_users: int, num_new_users: int, seed: int) -> np.ndarra
     rng = np.random.default_rng([seed, _NEW_USERS])
     is_new = np.zeros([num_users], bool)
     is_new[rng.choice(num_users, num_new_users, replace=False)] = True
+    return is_new
+
+
+def choose_fold(num_users: int, number: int, count: int, seed: int) -> np.ndarray:
+    """Draws who is held out of training in a fold of cross-validation.
+
+    Args:
+      num_users: of all folds.
+      number: of the fold, from 1 to count.
+      count: folds, equally large to one user.
+      seed: of the division into folds, the same for all of them.
+
+    Returns:
+      bool `[num_users]`.
+
+    Raises:
+      DataError: if there are more folds than users.
+    """
+    if count > num_users:
+        raise errors.DataError(
+            f"fold is {number}/{count}, but there are {num_users} users; take at most "
+            "as many folds."
+        )
+    rng = np.random.default_rng([seed, _FOLDS])
+    is_new = np.zeros([num_users], bool)
+    is_new[np.array_split(rng.permutation(num_users), count)[number - 1]] = True
     return is_new
 
 

@@ -46,6 +46,7 @@ def select(
     *,
     seed: int = 0,
     divided: pd.DataFrame | None = None,
+    cross_fit: bool = False,
 ) -> pd.DataFrame:
     """Chooses on validation users, and returns the others' rows for what was chosen.
 
@@ -63,6 +64,8 @@ def select(
         another run; train on one store where that matters.
       divided: rows whose users are divided, where `per_user` has not all of them; by
         default `per_user`.
+      cross_fit: whether the test users choose for the validation users, too, so that
+        the rows of all are returned, each with what the other half chose.
 
     Returns:
       Rows of test users alone, those of the choice.
@@ -77,17 +80,22 @@ def select(
         users = np.sort(everyone[everyone["users"] == name]["user"].unique())
         validating = users[validation_users(users, seed)]
         is_validation = group["user"].isin(validating)
-        test = group[~is_validation]
-        merit = group["accuracy"].fillna(-group["loss"])
-        means = (
-            group.assign(merit=merit)[is_validation]
-            .groupby([*of, *choose], dropna=False, sort=False)["merit"]
-            .mean()
-            .reset_index()
-        )
-        by = ["merit", *(["step"] if "step" in choose else [])]
-        best = means.sort_values(by, ascending=[False, True][: len(by)], kind="stable")
-        best = best.drop_duplicates(of) if of else best.head(1)
-        best = best.drop(columns="merit")
-        kept.append(test.merge(best, on=[*of, *choose]))
+        for choosing in (is_validation, ~is_validation)[: 1 + cross_fit]:
+            best = _best(group[choosing], of, choose)
+            kept.append(group[~choosing].merge(best, on=[*of, *choose]))
     return pd.concat(kept, ignore_index=True)
+
+
+def _best(rows: pd.DataFrame, of: Sequence[str], choose: Sequence[str]) -> pd.DataFrame:
+    """Returns what these users choose, for each combination of `of`."""
+    merit = rows["accuracy"].fillna(-rows["loss"])
+    means = (
+        rows.assign(merit=merit)
+        .groupby([*of, *choose], dropna=False, sort=False)["merit"]
+        .mean()
+        .reset_index()
+    )
+    by = ["merit", *(["step"] if "step" in choose else [])]
+    best = means.sort_values(by, ascending=[False, True][: len(by)], kind="stable")
+    best = best.drop_duplicates(of) if of else best.head(1)
+    return best.drop(columns="merit")

@@ -55,6 +55,7 @@ class DataSettings:
     )
     num_users: int | None = setting(None, _DIVISION_HELP)
     num_new_users: int | None = setting(None, _DIVISION_HELP)
+    fold: str | None = setting(None, _DIVISION_HELP)
     a: int | None = setting(None, _DIVISION_HELP)
     evaluation_a: int | None = setting(None, _DIVISION_HELP)
     concentration: float | None = setting(None, _DIVISION_HELP)
@@ -92,7 +93,8 @@ class DataSettings:
             value if name == "partition" else f"{name}{value}"
             for name, value in self.division.items()
         ]
-        return "-".join([self.dataset, *given, f"seed{seed}"])
+        name = "-".join([self.dataset, *given, f"seed{seed}"])
+        return name.replace("/", "_of_")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,8 @@ from tff_perfedavg.experiments.study.study_baselines import read_baselines
 from tff_perfedavg.files import atomic_write
 
 _SEED = "base_random_seed"
+# Axes over which runs are repeated: their values are averaged over, not reported each.
+_REPEATS = (_SEED, "fold")
 # The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
@@ -151,6 +153,7 @@ class Results(NamedTuple):
       baselines: the rows of `read_baselines`; None if there are none.
       choices: what is chosen already, of `choices_of`; None to choose.
       steps: numbers of adaptation steps that are reported each; none to choose one.
+      cross_fit: whether each half of the users chooses for the other.
     """
 
     axes: Mapping[str, Sequence[Any]]
@@ -160,11 +163,12 @@ class Results(NamedTuple):
     baselines: pd.DataFrame | None = None
     choices: pd.DataFrame | None = None
     steps: Sequence[int] = ()
+    cross_fit: bool = False
 
     @property
     def reported(self) -> list[str]:
         """Columns of which each combination has a line of its own."""
-        names = [name for name in self.axes if name not in (_SEED, *self.chosen)]
+        names = [name for name in self.axes if name not in (*_REPEATS, *self.chosen)]
         return [*names, _ROWS, *([_STEP] if self.steps else [])]
 
     @property
@@ -222,7 +226,7 @@ def read_results(
     )
     frames = [read_study(root, runs), outcomes, read_baselines(root, runs)]
     for axis, values in axes.items():
-        reported = [] if axis in chosen or axis == _SEED else values
+        reported = [] if axis in chosen or axis in _REPEATS else values
         frames = [
             None if frame is None else _at_each(frame, axis, reported, rates)
             for frame in frames
@@ -278,8 +282,14 @@ def _select(rows, results, seed, divided) -> pd.DataFrame:
         rows = rows[rows[_STEP].isin(results.steps)]
     if rows.empty:
         return rows
-    by = [*results.chosen, *results.of_adaptation]
-    return select(rows, results.reported, by, seed=seed, divided=divided)
+    return select(
+        rows,
+        results.reported,
+        [*results.chosen, *results.of_adaptation],
+        seed=seed,
+        divided=divided,
+        cross_fit=results.cross_fit,
+    )
 
 
 def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -322,13 +332,24 @@ def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
         of_key = _of(test[test["users"] == group], results.reported, key)
         row = pd.Series({"mean": np.nan})
         if len(of_key):
-            choice = of_key.iloc[0][[*results.chosen, *results.of_adaptation]]
+            choice = _choices(of_key[[*results.chosen, *results.of_adaptation]])
             row = pd.concat([choice, mean_with_intervals(of_key, column=column)])
         diverged = results.outcomes_of(key)["diverged"]
         row["num_runs"], row["num_diverged"] = len(diverged), diverged.sum()
         rows[(group, *key)] = row
     table = pd.DataFrame(rows).T.rename_axis(["users", *results.reported])
     return table.rename(columns={"mean": column}).infer_objects()
+
+
+def _choices(rows: pd.DataFrame) -> pd.Series:
+    """Returns what was chosen, or, where halves of the users differ, both values."""
+    found = {}
+    for name in rows:
+        values = rows[name].drop_duplicates()
+        found[name] = values.iloc[0]
+        if len(values) > 1:
+            found[name] = ", ".join(f"{value:g}" for value in sorted(values))
+    return pd.Series(found, dtype=object)
 
 
 def with_baselines(
@@ -386,7 +407,14 @@ def baseline_rows(
             # The same whatever the methods' steps.
             copies = [of_name.assign(**{_STEP: step}) for step in results.steps]
             of_name = pd.concat(copies, ignore_index=True)
-        of_one = Results(axes, chosen, of_name, outcomes, steps=results.steps)
+        of_one = results._replace(
+            axes=axes,
+            chosen=chosen,
+            per_user=of_name,
+            outcomes=outcomes,
+            baselines=None,
+            choices=None,
+        )
         yield name, of_one, choose(of_one, seed=seed, divided=results.per_user)
 
 
@@ -445,10 +473,13 @@ def _others(results: Results, axis: str) -> list[str]:
 def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
     if _SEED in results.chosen:
         return []
+    repeats = ["seed", *(name for name in _REPEATS[1:] if name in results.axes)]
     # Seen and new users may have chosen differently.
-    counts = rows.groupby([axis, "users"])["seed"].nunique()
-    num_seeds = counts.groupby(axis).min()
-    return [*num_seeds.index[num_seeds < results.outcomes["seed"].nunique()]]
+    counts = rows.drop_duplicates([axis, "users", *repeats]).groupby([axis, "users"])
+    num_runs = counts.size().groupby(axis).min()
+    return [
+        *num_runs.index[num_runs < len(results.outcomes[repeats].drop_duplicates())]
+    ]
 
 
 def format_table(table: pd.DataFrame) -> str:
