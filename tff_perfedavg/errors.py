@@ -37,7 +37,7 @@ class WorkerError(PerFedAvgError, RuntimeError):
 
 
 class Diverged(PerFedAvgError, ArithmeticError):
-    """Training left the finite numbers; names the round and what is kept."""
+    """Training diverged: numbers are not finite; names the round and what is kept."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,6 +49,12 @@ class CheckpointError(PerFedAvgError, ValueError):
 
 
 def check_known(field: str, value: str, known: Iterable[str]) -> None:
-    """Raises `ConfigError`, listing the known values, if `value` is none of them."""
+    """Raises `ConfigError`, listing the known values, if `value` is none of them.
+
+    Args:
+      field: the field's name, for the message.
+      value: the field's value.
+      known: the values that it may have.
+    """
     if value not in known:
         raise ConfigError(f"{field} is {value!r}; known: {', '.join(known)}.")

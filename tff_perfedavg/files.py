@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Atomic writes of files and directories, file locks and hashes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ _cleaned: set[pathlib.Path] = set()
 
 @contextlib.contextmanager
 def atomic_write(path: pathlib.Path, *, is_secret: bool = False) -> Iterator[IO[bytes]]:
-    """Opens a file that appears at `path`, whole, when the block ends well.
+    """Writes a file atomically: it appears at `path`, whole, when the block ends well.
 
     A block that fails, or a process killed inside it, leaves what was at `path`
     before. Missing directories are made. What killed writers left beside it is removed
-    (see `remove_unfinished`), by a process's first write into a directory. A secret
-    one is readable by its owner alone.
+    (see `remove_unfinished`), by a process's first write into a directory.
+
+    Args:
+      path: where the file will be; a file that is there is replaced.
+      is_secret: whether it is readable by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent.absolute() not in _cleaned:
@@ -58,7 +61,7 @@ def atomic_write(path: pathlib.Path, *, is_secret: bool = False) -> Iterator[IO[
 
 @contextlib.contextmanager
 def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a directory to fill that appears at `path` when the block ends well.
+    """Writes a directory atomically: it appears at `path` when the block ends well.
 
     The block must sync the files it writes. A block that fails leaves nothing; a
     process killed inside it leaves a hidden directory beside `path`, which the next
@@ -105,7 +108,7 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:
-    """Removes what writers left in a directory that were killed in an atomic write.
+    """Removes stale temporaries, which writers killed in an atomic write left.
 
     A writer holds a lock on its hidden file or directory, which the kernel releases
     when the writer ends, so that those of writers at work stay. They stay, too, where
@@ -133,7 +136,9 @@ def remove_unfinished(directory: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lock file for the block; the kernel lets go of it if the process dies.
+    """Holds an exclusive file lock (flock) for the block, without waiting for it.
+
+    The kernel releases it if the process dies.
 
     Raises:
       BlockingIOError: if another process holds it.
@@ -146,7 +151,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(path: pathlib.Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Holds a lock file for the block, after whoever holds it now; then removes it.
+    """Waits for a file lock (flock), holds it for the block, and removes its file.
 
     Does nothing where the file system has no locks.
 
@@ -184,12 +189,12 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def sync_directory(path: pathlib.Path) -> None:
-    """Makes the names in a directory durable."""
+    """Syncs a directory (fsync): makes the names in it durable."""
     sync_file(path)
 
 
 def sync_file(path: pathlib.Path) -> None:
-    """Makes a file's content durable."""
+    """Syncs a file (fsync): makes its content durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""TensorFlow, and names of packages, loaded when they are first used.
+"""Lazy imports: TensorFlow, and names of packages, loaded on first use.
 
 For what commands and users import before anything of it is needed.
 """
@@ -18,7 +18,7 @@ __all__ = ["names_of", "tf"]
 
 
 class _Lazy(types.ModuleType):
-    """Stands for a module until an attribute of it is asked for."""
+    """Lazy module: loaded when an attribute of it is first asked for."""
 
     def __getattr__(self, name: str):
         return getattr(importlib.import_module(self.__name__), name)
@@ -27,7 +27,7 @@ class _Lazy(types.ModuleType):
 def names_of(
     package: str, moved: Mapping[str, str] = types.MappingProxyType({})
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Returns a package's `__getattr__`, `__dir__` and `__all__`.
+    """Returns a package's lazy `__getattr__`, `__dir__` and `__all__` (PEP 562).
 
     The names are those that the package's `__init__.pyi` imports, where editors and
     type checkers see them. They are loaded once they are asked for.

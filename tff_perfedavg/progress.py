@@ -14,13 +14,18 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress(Protocol):
-    """What `progress` gives: the part of tqdm's interface that is used here."""
+    """Interface of a progress bar: the part of tqdm's that is used here."""
 
     def set_postfix(self, *, refresh: bool = True, **values: Any) -> None:
-        """Sets what is shown behind the numbers, by name."""
+        """Sets the postfix: values shown behind the numbers, by name.
+
+        Args:
+          refresh: whether a bar is drawn anew at once.
+          **values: what is shown, by name.
+        """
 
     def update(self, n: int = 1) -> Any:
-        """Adds so many units that are done."""
+        """Advances by so many units that are done."""
 
 
 @contextlib.contextmanager
@@ -33,7 +38,7 @@ def progress(
     patience: float = 0.0,
     file: TextIO | None = None,
 ) -> Iterator[Progress]:
-    """Shows how far a loop is, for the block.
+    """Shows a progress bar for the block.
 
     Example:
       with progress(total=300, desc="training", unit="round") as bar:
@@ -74,7 +79,10 @@ def tell(text: str) -> None:
 
 
 class _Lines:
-    """A line at most every half minute and every hundredth, and one at the end."""
+    """Rate-limited progress lines, for logs.
+
+    One at most every half minute and every hundredth, and one at the end.
+    """
 
     def __init__(
         self,

@@ -32,7 +32,10 @@ for line in sys.stdin.buffer:
 
 
 def import_module(name: str) -> types.ModuleType:
-    """Imports a module that loads TensorFlow; passes on all it prints but notices."""
+    """Imports a module that loads TensorFlow, without its start-up notices.
+
+    Passes on all else that it prints.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     with without_notices():
@@ -41,10 +44,11 @@ def import_module(name: str) -> types.ModuleType:
 
 @contextlib.contextmanager
 def without_notices() -> Iterator[None]:
-    """Passes on what is printed to standard error, but for notices.
+    """Filters TensorFlow's notices out of standard error.
 
-    Of the whole process, libraries written in C included. By a process of its own, so
-    that what TensorFlow says before it aborts is not lost with this one.
+    For the whole process, libraries written in C included; all else is passed on. By a
+    process of its own, so that what TensorFlow says before it aborts is not lost with
+    this one.
     """
     sys.stderr.flush()
     kept = os.dup(2)

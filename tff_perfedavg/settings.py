@@ -1,4 +1,4 @@
-"""Fields of settings that say themselves: for flags, checks and docs alike."""
+"""Dataclass fields that carry help, choices and bounds: for flags, checks and docs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def setting(
     lowest: float | None = None,
     unrecorded: Any = None,
 ) -> Any:
-    """Returns a field of a dataclass.
+    """Returns a dataclass field with help, choices and a lower bound.
 
     Args:
       default: its default.
@@ -51,7 +51,12 @@ def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
 
 
 def kind_of(owner: type, name: str) -> type:
-    """Returns the type of a field's values, None left out."""
+    """Returns the type of a field's values, None left out.
+
+    Args:
+      owner: the dataclass.
+      name: the field's name.
+    """
     hint = typing.get_type_hints(owner)[name]
     if isinstance(hint, types.UnionType):
         (hint,) = (t for t in typing.get_args(hint) if t is not types.NoneType)

@@ -1,4 +1,4 @@
-"""What users do in a round: an algorithm in a file of its own."""
+"""Federated learning and meta-learning algorithms, each in a file of its own."""
 
 from tff_perfedavg import lazy
 

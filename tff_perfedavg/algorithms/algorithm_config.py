@@ -1,4 +1,4 @@
-"""The front of an algorithm: settings that are checked before anything is loaded."""
+"""Base class of algorithms' configurations, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AlgorithmConfig:
-    """The front of an algorithm: its settings, checked, before anything is loaded.
+    """Hyper-parameters of an algorithm, checked before anything is loaded.
 
     Subclasses are frozen dataclasses; what only some know is in their fields.
 
@@ -37,7 +37,7 @@ class AlgorithmConfig:
 
     @classmethod
     def of(cls, settings: LocalSettings) -> AlgorithmConfig:
-        """Returns the configuration that an experiment's settings amount to."""
+        """Builds the configuration from an experiment's settings."""
         raise NotImplementedError
 
     @property
@@ -47,7 +47,7 @@ class AlgorithmConfig:
 
     @property
     def idle(self) -> Mapping[str, str]:
-        """Settings of its own that change nothing as the others stand, and why."""
+        """Settings of its own without effect, given the others, and why."""
         return {}
 
     @property
@@ -57,16 +57,16 @@ class AlgorithmConfig:
 
     @property
     def adaptation(self) -> AdaptationConfig:
-        """How users adapt what is trained, if nothing else is said."""
+        """The default adaptation of what is trained."""
         raise NotImplementedError
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What users may not expect of the settings, a sentence each."""
+        """Warnings about the settings, a sentence each."""
         return ()
 
     def inner(self, in_graph: Mapping[str, Any]) -> Adaptation:
-        """Returns the adaptation, at the rate that is known in a graph if there is."""
+        """Returns the adaptation, at the rate that the graph gives, if it gives one."""
         adaptation = self.adaptation.build()
         rate = in_graph.get("inner_learning_rate", adaptation.learning_rate)
         return dataclasses.replace(adaptation, learning_rate=rate)
@@ -86,7 +86,7 @@ class AlgorithmConfig:
         raise NotImplementedError
 
     def with_values(self, values: Mapping[str, Any]):
-        """Returns a copy with other fields, unchecked: tensors cannot be."""
+        """Returns a copy with fields replaced, unchecked: tensors cannot be."""
         changed = copy.copy(self)
         vars(changed).update(values)
         return changed

@@ -21,7 +21,7 @@ from tff_perfedavg.optimization.moves import HEAD
 
 @dataclasses.dataclass(frozen=True)
 class AnilConfig(PerFedAvgConfig):
-    """One user's part of a round of ANIL.
+    """Hyper-parameters of ANIL: a user's part of a round.
 
     Attributes:
       head_tensors: how many of the last weight tensors are the head.

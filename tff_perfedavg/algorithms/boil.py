@@ -17,7 +17,7 @@ from tff_perfedavg.optimization.moves import BODY
 
 @dataclasses.dataclass(frozen=True)
 class BoilConfig(AnilConfig):
-    """One user's part of a round of BOIL."""
+    """Hyper-parameters of BOIL: a user's part of a round."""
 
     NAME: ClassVar = "BOIL"
     MOVES: ClassVar = BODY

@@ -103,7 +103,7 @@ def largest_eigenvalue(
 
 @dataclasses.dataclass(frozen=True)
 class CurvatureGuard:
-    """What users' largest eigenvalues say of an inner learning rate alpha.
+    """Summary of users' largest Hessian eigenvalues against 1 / alpha.
 
     Attributes:
       curvature_median: of the eigenvalues that are finite; NaN if none is.
@@ -128,7 +128,7 @@ class CurvatureGuard:
 
 
 def curvature_guard(eigenvalues: Sequence[float], alpha: float) -> CurvatureGuard:
-    """Puts users together, each counting alike.
+    """Aggregates users' largest eigenvalues, each user counting alike.
 
     Args:
       eigenvalues: each user's largest; NaN where it is not known.

@@ -1,4 +1,4 @@
-"""What the analysis of Per-FedAvg assumes and bounds, measured on data.
+"""Empirical constants of Per-FedAvg's convergence analysis: variances, bias, drift.
 
 Symbols are those of Fallah et al., 2020 (arXiv 2002.07948), section 4: for user i with
 rows j, loss l_ij of one row and f_i their mean,
@@ -49,7 +49,7 @@ from tff_perfedavg.optimization.local_update import local_update
 
 
 class UserDiagnostics(NamedTuple):
-    """One user's part, of all its rows; d is the number of weights, k of probes.
+    """One user's diagnostics, of all its rows; d weights, k probes.
 
     Attributes:
       gradient: `[d]`, grad f_i.
@@ -71,7 +71,7 @@ class UserDiagnostics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostics:
-    """What a population's users amount to.
+    """Diagnostics aggregated over users.
 
     Attributes:
       meta_gradient_norm: ||grad F(w)||, of the mean over users of exact meta-gradients
@@ -107,7 +107,7 @@ def user_diagnostics(
     probes: Sequence[Weights],
     config: PerFedAvgConfig,
 ) -> UserDiagnostics:
-    """Measures one user.
+    """Computes one user's diagnostics.
 
     Args:
       loss: the user's loss, a mean over the rows that count.
@@ -160,7 +160,12 @@ def user_diagnostics(
 def population_diagnostics(
     users: Sequence[UserDiagnostics], config: PerFedAvgConfig
 ) -> Diagnostics:
-    """Puts users together, each counting alike, as in the paper."""
+    """Aggregates users' diagnostics, each user counting alike, as in the paper.
+
+    Args:
+      users: each user's diagnostics, at least one's, of the same weights and probes.
+      config: the local steps that the diagnostics were taken with.
+    """
     gradients, products, gradient_variances, hessian_variances, metas, movements = (
         np.stack([np.asarray(part, np.float64) for part in parts])
         for parts in zip(*users, strict=True)
@@ -189,7 +194,7 @@ def population_diagnostics(
 def draw_probes(
     weights: Sequence[np.ndarray], count: int, seed: int
 ) -> list[list[np.ndarray]]:
-    """Draws probes of entries 1 and -1, each with equal probability.
+    """Draws Rademacher probes: entries 1 and -1, each with equal probability.
 
     Args:
       weights: what the probes are shaped like.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedAvgConfig(AlgorithmConfig):
-    """One user's part of a round of FedAvg.
+    """Hyper-parameters of FedAvg: a user's part of a round.
 
     Attributes:
       learning_rate: eta, the step of each local SGD step.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedBabuConfig(FedAvgConfig):
-    """One user's part of a round of FedBABU.
+    """Hyper-parameters of FedBABU: a user's part of a round.
 
     Attributes:
       head_tensors: how many of the last weight tensors are the head.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedProxConfig(FedAvgConfig):
-    """One user's part of a round of FedProx.
+    """Hyper-parameters of FedProx: a user's part of a round.
 
     Attributes:
       proximal_pull: mu; 0 is FedAvg.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedReconConfig(AlgorithmConfig):
-    """One user's part of a round of FedRecon.
+    """Hyper-parameters of FedRecon: a user's part of a round.
 
     Attributes:
       inner_learning_rate: a, of the head's steps.
@@ -95,7 +95,12 @@ class FedReconConfig(AlgorithmConfig):
 
 
 def fed_recon(config: FedReconConfig, inner: Adaptation) -> LocalAlgorithm:
-    """Returns FedRecon, given `FedReconConfig`'s fields as numbers or as tensors."""
+    """Returns FedRecon, given `FedReconConfig`'s fields as numbers or as tensors.
+
+    Args:
+      config: hyper-parameters; numbers, or scalar tensors where a device decides.
+      inner: the user's steps of the head.
+    """
     body = Moves.of(BODY, config.head_tensors)
     local = optimization.Adaptation(config.outer_learning_rate, moves=body)
 

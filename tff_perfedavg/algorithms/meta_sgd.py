@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class MetaSgdConfig(PerFedAvgConfig):
-    """One user's part of a round of Meta-SGD.
+    """Hyper-parameters of Meta-SGD: a user's part of a round.
 
     Attributes:
       learned_rates: a rate of every tensor, or of every weight.
@@ -90,7 +90,12 @@ class MetaSgdConfig(PerFedAvgConfig):
 
 
 def meta_sgd(config: MetaSgdConfig, inner: Adaptation) -> LocalAlgorithm:
-    """Returns Meta-SGD, given `MetaSgdConfig`'s fields as numbers or as tensors."""
+    """Returns Meta-SGD, given `MetaSgdConfig`'s fields as numbers or as tensors.
+
+    Args:
+      config: hyper-parameters; numbers, or scalar tensors where a device decides.
+      inner: the user's inner steps, with the form of their learned rates.
+    """
     product, rate, learned = config.product, config.outer_learning_rate, config.learned
 
     def init(parameters: Weights) -> list[tf.Tensor]:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PFedMeConfig(AlgorithmConfig):
-    """One user's part of a round of pFedMe.
+    """Hyper-parameters of pFedMe: a user's part of a round.
 
     Attributes:
       inner_learning_rate: a, of the steps to the user's own model.
@@ -102,7 +102,12 @@ class PFedMeConfig(AlgorithmConfig):
 
 
 def p_fed_me(config: PFedMeConfig, inner: Adaptation) -> LocalAlgorithm:
-    """Returns pFedMe, given `PFedMeConfig`'s fields as numbers or as tensors."""
+    """Returns pFedMe, given `PFedMeConfig`'s fields as numbers or as tensors.
+
+    Args:
+      config: hyper-parameters; numbers, or scalar tensors where a device decides.
+      inner: the user's K steps to its own model, with the pull lambda.
+    """
     rate = config.outer_learning_rate * inner.pull
 
     def step(

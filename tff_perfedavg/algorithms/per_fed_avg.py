@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PerFedAvgConfig(AlgorithmConfig):
-    """One user's part of a round of Per-FedAvg.
+    """Hyper-parameters of Per-FedAvg: a user's part of a round.
 
     Attributes:
       inner_learning_rate: a (alpha in the paper), the step a user adapts with.
@@ -154,7 +154,12 @@ class PerFedAvgConfig(AlgorithmConfig):
 
 
 def per_fed_avg(config: PerFedAvgConfig, inner: Adaptation) -> LocalAlgorithm:
-    """Returns Per-FedAvg, given `PerFedAvgConfig`'s fields as numbers or as tensors."""
+    """Returns Per-FedAvg, given `PerFedAvgConfig`'s fields as numbers or as tensors.
+
+    Args:
+      config: hyper-parameters; numbers, or scalar tensors where a device decides.
+      inner: the user's inner steps.
+    """
     product, rate = config.product, config.outer_learning_rate
 
     def step(

@@ -1,4 +1,7 @@
-"""The algorithms there are, by name: one line each. Loads no framework."""
+"""Registry of the algorithms by name: one line each.
+
+Loads no framework.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def paper_methods() -> dict[str, dict[str, Any]]:
 
 
 def options() -> dict[str, tuple[type[AlgorithmConfig], dataclasses.Field]]:
-    """Returns the settings that some algorithms alone have, with one that does.
+    """Returns the algorithm-specific settings, each with a configuration that has it.
 
     They are the fields of configurations that `setting` made.
     """
@@ -72,7 +75,7 @@ def options() -> dict[str, tuple[type[AlgorithmConfig], dataclasses.Field]]:
 
 @dataclasses.dataclass(frozen=True)
 class LocalSettings:
-    """What a user does in a round, said in the same words for every algorithm.
+    """Settings of a user's part of a round, by names common to all algorithms.
 
     Attributes:
       options: values of `options()` that are not their defaults.
@@ -115,12 +118,12 @@ class LocalSettings:
         return {name: value for name, value in self.options.items() if name in own}
 
     def uses(self, name: str) -> bool:
-        """Whether a setting of some algorithms has a part in this one."""
+        """Whether an algorithm-specific setting has an effect on this algorithm."""
         return name in settings_of(type(self.config)) and name not in self.config.idle
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Values of the options it uses, but for what a record means without them."""
+        """Options to record: those used whose value a record does not imply."""
         return {
             name: getattr(self.config, name)
             for name, field in settings_of(type(self.config)).items()
@@ -130,7 +133,7 @@ class LocalSettings:
 
     @property
     def ignored(self) -> dict[str, str]:
-        """Settings of some algorithms alone that do nothing here, by name, with why.
+        """Algorithm-specific settings without effect here, by name, with the reason.
 
         Whatever their value: where the default does nothing, it does not, either.
         """
@@ -146,7 +149,7 @@ class LocalSettings:
 
     @property
     def method(self) -> str:
-        """The name of `methods()` that the algorithm with its variant has."""
+        """The method's name, a key of `methods()`."""
         return next(
             name
             for name, settings in methods().items()
@@ -155,7 +158,7 @@ class LocalSettings:
 
     @property
     def adaptation(self) -> AdaptationConfig:
-        """How users adapt what is trained, if nothing else is said."""
+        """The default adaptation of what is trained."""
         rate = self.inner_learning_rate
         return dataclasses.replace(self.config.adaptation, inner_learning_rate=rate)
 

@@ -1,4 +1,4 @@
-"""Settings that several algorithms have, said once."""
+"""Dataclass fields shared by several algorithms' configurations."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tff_perfedavg.settings import setting
 
 
 def inner_steps() -> Any:
-    """m, in the field's terms."""
+    """Returns the field of m, the number of inner steps."""
     return setting(1, "m, gradient steps a user adapts by within training.")
 
 
 def random_support() -> Any:
-    """The rows of D."""
+    """Returns the field of whether D has a random number of rows."""
     return setting(False, "Adapt, in training, on one to batch_size rows, by lot.")
 
 
 def hessian_batch() -> Any:
-    """D'', or D in its place."""
+    """Returns the field of the batch of Hessian-vector products, D or D''."""
     return setting(
         hessian.SUPPORT_BATCH,
         "Rows of Hessian-vector products: the support batch's, or a batch of their "
@@ -30,7 +30,7 @@ def hessian_batch() -> Any:
 
 
 def head_tensors() -> Any:
-    """What the head is."""
+    """Returns the field of how many weight tensors are the head."""
     return setting(
         2, "How many of the last weight tensors are the head; a dense layer has two."
     )

@@ -1,4 +1,4 @@
-"""Data sets by name, as rows not yet divided among users.
+"""Data set loaders by name: labelled rows, not yet divided among users.
 
 Looked for in this order: files in `data_dir` (or `TFF_PERFEDAVG_DATA_DIR`), then the
 downloader of the library that knows the data set. Heavy packages are imported only by
@@ -25,7 +25,7 @@ CONTEXT_LENGTH = 40
 
 @dataclasses.dataclass(frozen=True)
 class LabeledRows:
-    """A data set's rows.
+    """A labelled data set, not yet divided among users.
 
     Attributes:
       name: of the data set.

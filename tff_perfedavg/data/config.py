@@ -1,4 +1,7 @@
-"""Which data, divided how. Plain Python, for checks before anything is loaded."""
+"""Configuration of data: the data set and its partition among users.
+
+Plain Python, for checks before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -310,7 +313,15 @@ class DataConfig:
 
     @classmethod
     def of(cls, dataset: str, **fields) -> DataConfig:
-        """Returns the data set's own way of being divided, but for the fields given."""
+        """Builds a configuration from the data set's defaults and the fields given.
+
+        Args:
+          dataset: one of `DATASETS`.
+          **fields: other fields by name, in the place of the data set's defaults.
+
+        Raises:
+          ConfigError: if the data set is unknown, or a field out of range.
+        """
         errors.check_known("dataset", dataset, DATASETS)
         usual = dict(_DEFAULTS[dataset])
         if fields.get("fold"):

@@ -1,4 +1,4 @@
-"""From a data set's rows to its users, and the generated data sets."""
+"""Division of data sets' rows among users, and generated data sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ SINUSOID_ROWS = 40
 
 
 def describe(data: LabeledRows, config: DataConfig) -> Description:
-    """Returns what a store of these users' rows says of them."""
+    """Returns the description of a store of a data set's divided rows.
+
+    Args:
+      data: from `catalog.load`.
+      config: how the rows are divided, which becomes the provenance.
+    """
     return Description(
         name=data.name,
         num_classes=data.num_classes,
@@ -106,10 +111,15 @@ def generate(config: DataConfig) -> tuple[Description, Iterator[User]]:
 
 
 def choose_new_users(num_users: int, num_new_users: int, seed: int) -> np.ndarray:
-    """Draws who is held out of training: bool `[num_users]`.
+    """Draws the new users, held out of training: bool `[num_users]`.
+
+    Args:
+      num_users: users in all.
+      num_new_users: how many of them are new, from 0 to num_users - 1.
+      seed: of the draw.
 
     Raises:
-      DataError: if that is everybody.
+      DataError: if all users would be new.
     """
     if num_new_users >= num_users:
         raise errors.DataError(

@@ -1,4 +1,4 @@
-"""How unlike the users of a population are in what labels they hold."""
+"""Label heterogeneity (label skew) of a store's users."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tff_perfedavg.data.user_store import UserStore
 
 @dataclasses.dataclass(frozen=True)
 class Heterogeneity:
-    """A summary of who holds what.
+    """Summary statistics of heterogeneity: label histograms, sizes, label skew.
 
     Attributes:
       histograms: int `[users, classes]`, rows of each class, both splits together;
         None if the labels are no classes.
       sizes: int `[users]`, rows of each user.
       total_variation: mean over users of the total-variation distance, from 0 to 1,
-        between a user's distribution of classes and the population's; None if the
-        labels are no classes. It says nothing of what the labels mean to a user.
+        between a user's distribution of classes and that of all users together; None if
+        the labels are no classes. It says nothing of what the labels mean to a user.
     """
 
     histograms: np.ndarray | None
@@ -46,7 +46,7 @@ class Heterogeneity:
 
 
 def label_histograms(store: UserStore, *, evaluation: bool = True) -> np.ndarray:
-    """Counts each user's rows of each class: int64 `[users, classes]`.
+    """Counts each user's rows of each class: a histogram int64 `[users, classes]`.
 
     Args:
       store: the users; their labels must be classes.
@@ -66,7 +66,7 @@ def label_histograms(store: UserStore, *, evaluation: bool = True) -> np.ndarray
 
 
 def summarize(store: UserStore) -> Heterogeneity:
-    """Summarizes a store's users, seen and new together."""
+    """Summarizes the heterogeneity of a store's users, training and new together."""
     sizes = store.users[:, 2] - store.users[:, 0]
     if store.description.num_classes is None or store.label_shape:
         return Heterogeneity(None, sizes, None)

@@ -1,4 +1,4 @@
-"""Omniglot as it is given out: archives of drawings, 105 x 105 pixels each.
+"""Reader of Omniglot's archives of drawings, 105 x 105 pixels each.
 
 1,623 characters of 50 alphabets, each drawn by 20 people (Lake, Salakhutdinov and
 Tenenbaum, 2015, "Human-level concept learning through probabilistic program induction",
@@ -30,7 +30,7 @@ _Key = tuple[str, str, int]
 
 
 class Drawings(NamedTuple):
-    """Drawings of characters.
+    """Drawings of characters, with their characters and alphabets.
 
     Attributes:
       x: uint8 `[drawings, 28, 28]`, ink bright.
@@ -104,7 +104,7 @@ def _drawings(path: pathlib.Path) -> Iterator[tuple[_Key, np.ndarray]]:
 
 
 def shrink(ink: np.ndarray) -> np.ndarray:
-    """Scales drawings down by averages over areas.
+    """Downsamples drawings by area averaging.
 
     Args:
       ink: float `[drawings, side, side]` from 0 to 1.

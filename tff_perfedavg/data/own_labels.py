@@ -1,4 +1,4 @@
-"""Users with labels of their own: K of a user's classes, in an order of its own.
+"""Per-user label permutations: K of a user's classes, in an order of its own.
 
 Where users differ in what things mean to them (signs, gestures, words that each assigns
 to actions of its own), no single model and no table of label shares can serve: before
@@ -26,7 +26,7 @@ def relabel(
     make_users: Callable[[], Iterable[User]],
     config: DataConfig,
 ) -> tuple[Description, Callable[[], Iterator[User]]]:
-    """Gives users labels of their own, a pure function of labels and seed.
+    """Permutes labels per user, as a pure function of labels and seed.
 
     Every user keeps `config.own_labels` of the classes that both of its splits have,
     drawn without replacement, as labels 0, 1, ... in the order drawn. With

@@ -1,4 +1,4 @@
-"""Divides a data set's rows among users.
+"""IID and non-IID partitions of a data set's rows among users.
 
 Every partition is a pure function of labels (or sizes, or keys) and a seed: the same
 arguments give the same users on any machine. All but `tasks` return, for each user, the
@@ -81,11 +81,11 @@ def dirichlet_partition(
     num_users: int,
     seed: int,
 ) -> list[np.ndarray]:
-    """Gives every user its own mixture of classes (Hsu et al., arXiv 1909.06335).
+    """Partitions rows by Dirichlet label skew (Hsu et al., arXiv 1909.06335).
 
-    A user's class proportions are drawn from a Dirichlet distribution around the
-    population's, and its rows one by one from these, without replacement; a class
-    that is used up is left out of the proportions from then on.
+    A user's class proportions are drawn from a Dirichlet distribution around those
+    of all rows, and its rows one by one from these, without replacement; a class that
+    is used up is left out of the proportions from then on.
 
     Args:
       labels: int `[rows]`.
@@ -134,7 +134,7 @@ def dirichlet_partition(
 def k_classes_partition(
     labels: np.ndarray, classes_per_user: int, num_users: int, seed: int
 ) -> list[np.ndarray]:
-    """Gives every user rows of exactly k classes.
+    """Partitions rows by k-class label skew: every user has rows of exactly k classes.
 
     The classes go to users so that each serves as many users as any other (to one);
     its rows are divided evenly among them. All rows of a class that serves any user
@@ -186,10 +186,15 @@ def k_classes_partition(
 
 
 def iid_partition(num_rows: int, num_users: int, seed: int) -> list[np.ndarray]:
-    """Divides all rows evenly (to one) and without regard to their labels.
+    """Partitions all rows IID: evenly (to one), without regard to their labels.
+
+    Args:
+      num_rows: rows to divide.
+      num_users: number of users, at least 1.
+      seed: of the shuffle.
 
     Raises:
-      DataError: if there are fewer rows than users.
+      DataError: if there is no user, or fewer rows than users.
     """
     _check_counts("iid_partition", users=num_users)
     _check_enough("iid_partition", num_rows, num_users)
@@ -200,7 +205,7 @@ def iid_partition(num_rows: int, num_users: int, seed: int) -> list[np.ndarray]:
 def quantity_skew_partition(
     num_rows: int, concentration: float, num_users: int, seed: int
 ) -> list[np.ndarray]:
-    """Divides all rows into unequal shares, without regard to their labels.
+    """Partitions all rows by quantity skew: unequal shares, regardless of labels.
 
     Every user gets one row; the others are divided in proportions drawn from a
     symmetric Dirichlet distribution (Li et al., arXiv 2102.02079, sec. 4.3).
@@ -234,7 +239,7 @@ def quantity_skew_partition(
 
 
 def natural_partition(keys: np.ndarray) -> dict:
-    """Groups rows by whose they are.
+    """Natural partition of rows by their key: the writer, person or speaker.
 
     Args:
       keys: `[rows]`, the writer, person or speaker of each row.
@@ -297,7 +302,7 @@ def tasks(
 def split_by_class(
     labels: np.ndarray, rows: np.ndarray, num_parts: int, first_parts: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits one user's rows in two, alike in every class.
+    """Splits one user's rows in two, stratified by class.
 
     Args:
       labels: `[rows of the data set]`.
@@ -333,7 +338,7 @@ def split_by_group(
     *,
     labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits one user's rows in two, every group of rows wholly on one side.
+    """Splits one user's rows in two by groups: none is on both sides.
 
     Rows of one group must not be separated where they share content, as windows of
     one recording do. Each row a group of its own gives a plain random split.

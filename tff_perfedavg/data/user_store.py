@@ -1,4 +1,4 @@
-"""A population on disk, memory-mapped: what every user holds, for any number of users.
+"""User store: memory-mapped files of all users' rows, for any number of users.
 
 A store is a directory:
 
@@ -54,7 +54,7 @@ _AGAIN = "prepare the data again"
 
 
 class Rows(NamedTuple):
-    """Some rows of one user.
+    """Features and labels of some rows of one user.
 
     Attributes:
       x: `[rows, ...]` features as stored.
@@ -88,7 +88,7 @@ class User(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FrozenBody:
-    """The network that made a store's features of images.
+    """The frozen feature extractor that made a store's features of images.
 
     Attributes:
       name: of the network, one of `data.config.FEATURES`.
@@ -105,7 +105,7 @@ class FrozenBody:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a store's rows mean.
+    """Description of a store: what its rows mean.
 
     Attributes:
       name: of the data set.
@@ -172,7 +172,7 @@ class Description:
 
 
 class UserStore:
-    """An opened store. Rows are read where they are asked for, by memory map."""
+    """A user store, opened as memory maps: rows are read where they are asked for."""
 
     def __init__(self, path: pathlib.Path, header: dict):
         """Use `UserStore.open` or `UserStore.write`."""
@@ -189,7 +189,7 @@ class UserStore:
         users: Iterable[User],
         description: Description,
     ) -> UserStore:
-        """Writes a store, user by user, in memory that does not grow with it.
+        """Writes a store atomically, streaming it user by user.
 
         The store appears whole when the last user is written; a run that fails
         leaves nothing at `path`, a run that is killed a hidden directory beside it.
@@ -220,7 +220,7 @@ class UserStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> UserStore:
-        """Opens a store, without reading its rows: 12 ms for a million users.
+        """Opens a store as memory maps, reading no row: 12 ms for a million users.
 
         Raises:
           DataError: naming the file, if it is missing, of another size than it was
@@ -241,7 +241,7 @@ class UserStore:
         return store
 
     def verify(self) -> None:
-        """Reads every file and checks its hash; once in a process while none changes.
+        """Verifies every file's SHA-256; once in a process while none changes.
 
         Raises:
           DataError: naming the first file whose content has changed.
@@ -286,12 +286,12 @@ class UserStore:
 
     @property
     def description(self) -> Description:
-        """What the rows mean."""
+        """The store's description: what its rows mean."""
         return Description(**self._header["description"])
 
     @property
     def num_users(self) -> int:
-        """Number of users, seen and new."""
+        """Number of users, training and new."""
         return int(self._header["num_users"])
 
     @property
@@ -333,11 +333,11 @@ class UserStore:
 
     @property
     def has_training_rows(self) -> bool:
-        """Whether the file `training` is there."""
+        """Whether the store has rows for training alone (`training.bin`)."""
         return _TRAINING in self._header["files"]
 
     def owners(self) -> np.ndarray:
-        """Returns whose every row is, int64 `[rows]`."""
+        """Returns each row's user, int64 `[rows]`."""
         sizes = np.asarray(self.users)[:, 2] - np.asarray(self.first_rows)
         return np.repeat(np.arange(self.num_users), sizes)
 
@@ -374,18 +374,18 @@ class UserStore:
         return Rows(self.features[split:end], self.labels[split:end])
 
     def training(self, user: int) -> Rows:
-        """Returns what the user trains on: adaptation rows, and further ones if any."""
+        """Returns a user's training rows: adaptation rows, and further ones if any."""
         _, split, _, _ = self._user(user)
         start = self.first_rows[user]
         return Rows(self.features[start:split], self.labels[start:split])
 
     def scaled(self, rows: Rows) -> Rows:
-        """Returns rows as a model takes them: features in float32, times the scale."""
+        """Returns rows as a model takes them: float32 features, times the scale."""
         scale = np.asarray(self.description.scale, np.float32)
         return Rows(np.asarray(rows.x, np.float32) * scale, np.asarray(rows.y))
 
     def user_name(self, user: int) -> str:
-        """Returns what the data set calls the user, else its number."""
+        """Returns the user's name in the data set, else its number."""
         self._user(user)
         if _IDS not in self._header["files"]:
             return str(user)
@@ -393,7 +393,10 @@ class UserStore:
         return name.decode()
 
     def label_names(self, user: int) -> list[str]:
-        """Returns what each label is called, of a user's own labels what they mean."""
+        """Returns the names of a user's labels.
+
+        Of labels of its own, they are the names of the classes behind them.
+        """
         self._user(user)
         description = self.description
         if _CLASSES not in self._header["files"]:
@@ -538,7 +541,7 @@ def _check_users(
 
 
 class _Writer:
-    """Writes a store's files into a directory."""
+    """Writer of a store's files into a directory."""
 
     def __init__(self, directory: pathlib.Path, description: Description):
         self._directory = directory
@@ -694,7 +697,7 @@ class _Writer:
 
 
 class _HashedFile:
-    """A file that knows the hash of what was written to it."""
+    """A file writer that keeps a running SHA-256 and size."""
 
     def __init__(self, path: pathlib.Path):
         self._file = open(path, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""Directories whose header knows size and SHA-256 of every other file in them."""
+"""Checksummed directories: a header has size and SHA-256 of every other file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tff_perfedavg.files import atomic_directory, sha256
 
 @contextlib.contextmanager
 def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a directory to fill, which appears at `path` with the end of the block.
+    """Writes a directory atomically: it appears at `path` when the block ends well.
 
     Raises:
       DataError: if something is at the path, a file is where a directory is needed, or
@@ -95,7 +95,12 @@ def read_header(
 
 
 def verify(path: pathlib.Path, header: dict[str, Any], *, again: str) -> None:
-    """Reads every file and checks its hash.
+    """Verifies the SHA-256 of every file in a directory.
+
+    Args:
+      path: the directory.
+      header: from `read_header`.
+      again: what to do about damage, for example `prepare the data again`.
 
     Raises:
       DataError: naming the first file whose content has changed.

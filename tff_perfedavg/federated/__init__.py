@@ -1,4 +1,4 @@
-"""Federated computations: client data forms, client work, learning processes."""
+"""Federated computations: forms of client data, client work, learning processes."""
 
 from tff_perfedavg import lazy
 

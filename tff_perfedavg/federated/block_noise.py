@@ -7,7 +7,7 @@ import tensorflow_federated as tff
 
 
 class BlockGaussianFactory(tff.aggregators.WeightedAggregationFactory):
-    """Adds Gaussian noise to the sum of all users' updates, and takes the mean.
+    """Gaussian mechanism: noise on the sum of all users' updates, then their mean.
 
     For blocks whose update is the mean over their users and whose weight is the users'
     number; each user's update must have been clipped before (`clip_update`). What

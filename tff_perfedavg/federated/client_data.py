@@ -1,4 +1,4 @@
-"""The seam between federated computations and where clients' rows are kept.
+"""Forms of client data: TFF types of clients' values, and access to their rows.
 
 A client work or an evaluation knows its data only as `UserRows`. A form of client
 data says what TFF type one client's value has, for which users a client stands, and
@@ -31,11 +31,11 @@ EvaluateUser = Callable[[tf.Tensor, UserRows, UserRows], Any]
 
 
 class ClientData(Protocol):
-    """One form of client data."""
+    """Interface of a form of client data."""
 
     @property
     def fresh_labels(self) -> int:
-        """Of how many labels training draws a task for every user; 0 for none."""
+        """Number of labels of the tasks that training draws for users; 0 for none."""
 
     @property
     def training_type(self) -> tff.Type:
@@ -68,8 +68,8 @@ class StoreClientData:
     """Clients as users of a `UserStore`: a client's value is its user's number.
 
     The rows are memory-mapped by the process that runs the client (TFF's worker), so
-    they never pass through TFF's executors, and a population may be larger than
-    memory. Features become float32, times the store's scale.
+    they never pass through TFF's executors, and a store may be larger than memory.
+    Features become float32, times the store's scale.
     """
 
     def __init__(self, store: UserStore, model: Model, *, with_steps: bool = False):
@@ -329,7 +329,7 @@ _USER_SPEC = tf.TensorSpec([], tf.int32)
 def mapped_file(
     store: UserStore, name: str, array: np.ndarray | None = None
 ) -> tf.Tensor:
-    """Returns a file of a store as a tensor, mapped where the graph runs.
+    """Returns a store's file as a memory-mapped tensor, mapped where the graph runs.
 
     Args:
       store: the store.
@@ -447,7 +447,7 @@ def client_dataset(
     """Returns one user's rows as a client's value for `SequenceClientData`.
 
     Args:
-      user: the user's number in the population; its draws are keyed by it.
+      user: the user's number; its draws are keyed by it.
       x: `[rows, ...]` features.
       y: `[rows, ...]` labels.
     """

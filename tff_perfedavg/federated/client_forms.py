@@ -1,4 +1,7 @@
-"""The names of how many users a TFF client stands for. Plain Python, for flags."""
+"""Names of the forms of client data.
+
+Plain Python, for flags.
+"""
 
 AUTO = "auto"
 USERS = "users"

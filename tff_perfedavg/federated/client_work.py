@@ -1,4 +1,4 @@
-"""A client's part of a round, as a TFF client work process."""
+"""Client work process of TFF: a client's part of a round."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DECADES = 77
 
 
 class ClientWeighting(enum.Enum):
-    """What a user counts for in the mean over users."""
+    """Weight of a user in the mean: uniform, or its number of rows."""
 
     UNIFORM = "uniform"
     NUM_EXAMPLES = "num_examples"
@@ -49,7 +49,7 @@ def build_client_work(
     update_transform: UpdateTransform | None,
     seed: int,
 ) -> tff.templates.MeasuredProcess:
-    """Builds the client work that takes every user's local steps.
+    """Builds the client work process that takes every user's local steps.
 
     The process counts rounds in its state, since every draw of a user is keyed by
     (seed, round, user, step, role). Where the client data have fresh labels, a user's
@@ -138,7 +138,7 @@ def _compose(
 
 
 class _UserWork:
-    """What a user does in a round, and what is summed of it. Graph code."""
+    """A user's local update and the sums of its measurements. Graph code."""
 
     def __init__(
         self,
@@ -266,10 +266,10 @@ def _outlier_decades(counts: tf.Tensor) -> tf.Tensor:
 def weights_type_of(
     weights: Sequence[np.ndarray], num_fixed: int = 0
 ) -> tff.StructWithPythonType:
-    """Returns the type that weights like these have at the server.
+    """Returns the TFF type of the server's `ModelWeights`.
 
     Args:
-      weights: arrays.
+      weights: arrays of their shapes and dtypes.
       num_fixed: how many of the last never change.
     """
     specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights]
@@ -277,7 +277,12 @@ def weights_type_of(
 
 
 def server_weights(weights: Sequence[Any], num_fixed: int = 0) -> Any:
-    """Returns weights as TFF's structure, the last ones as those that never change."""
+    """Returns weights as TFF's `ModelWeights`.
+
+    Args:
+      weights: arrays, tensors or their specifications.
+      num_fixed: how many of the last never change: they are `non_trainable`.
+    """
     count = len(weights) - num_fixed
     return tff.learning.models.ModelWeights(
         trainable=tuple(weights[:count]), non_trainable=tuple(weights[count:])

@@ -1,4 +1,4 @@
-"""The border between our models and `tff.learning.models.FunctionalModel`."""
+"""Conversion between models and `tff.learning.models.FunctionalModel`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from tff_perfedavg.models.model import Model
 
 
 def to_tff(model: Model, *, seed: int = 0) -> tff.learning.models.FunctionalModel:
-    """Converts a model, with the initial weights `model.init(seed)`.
+    """Converts a model to a TFF functional model.
 
     The result's loss takes no `sample_weight` other than a `[batch]` of 0 and 1,
     which leaves rows out. It has no metrics of its own.
+
+    Args:
+      model: the model.
+      seed: the initial weights are `model.init(seed)`.
     """
 
     @tf.function
@@ -46,7 +50,7 @@ def from_tff(
     num_classes: int | None,
     name: str = "tff_functional_model",
 ) -> Model:
-    """Converts a TFF functional model.
+    """Converts a TFF functional model to a model.
 
     Its trainable weights become the model's weights, in order, starting from the
     given values whatever the seed; its non-trainable weights become constants. It

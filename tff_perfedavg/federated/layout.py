@@ -1,8 +1,8 @@
-"""How many users a TFF client stands for, chosen from model and cohort.
+"""Choice of the form of client data, by the model and the cohort's size.
 
-The choice depends on these alone, not on the machine, so that a run repeats anywhere to
-the last bit that the machine's arithmetic repeats. docs/scaling.md has the measurements
-behind the numbers below.
+It says how many users a TFF client stands for, and depends on these alone, not on the
+machine, so that a run repeats anywhere to the last bit that the machine's arithmetic
+repeats. docs/scaling.md has the measurements behind the numbers below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Composes a client work with TFF's own parts into a learning process."""
+"""Composition of a client work and TFF's own parts into a learning process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compose(
     model_aggregator: tff.aggregators.AggregationFactory | None,
     num_fixed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
-    """Composes distributor, client work, aggregator and finalizer.
+    """Composes a learning process of distributor, client work, aggregator, finalizer.
 
     This is `tff.learning.templates.compose_learning_process`, state and metrics
     alike, for client data of any form: TFF's own insists on sequences.

@@ -1,4 +1,4 @@
-"""Per-user evaluation of local training: what each user reaches by its rows alone."""
+"""Local-training baseline: per-user evaluation of training on own rows alone."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def build_local_training_eval(
     *,
     seed: int = 0,
 ) -> tff.Computation:
-    """Builds the evaluation of weights that nobody has trained.
+    """Builds the per-user evaluation of local training from untrained weights.
 
-    Every user trains all of them on its adaptation rows in two ways: by the steps of
+    Every user trains all weights on its adaptation rows in two ways: by the steps of
     the adaptation, for each number of steps at whichever of several rates leaves the
     loss on these rows lowest after so many; and by `train_to_convergence`. Evaluation
     rows only judge.

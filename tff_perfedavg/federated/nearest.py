@@ -31,7 +31,7 @@ def build_nearest_eval(
     *,
     seed: int = 0,
 ) -> tff.Computation:
-    """Builds the evaluation of users' adaptation rows as a classifier.
+    """Builds the per-user evaluation of 1-NN and nearest centroids on adaptation rows.
 
     Args:
       model: whose classes they are, and whose features, if it has any.

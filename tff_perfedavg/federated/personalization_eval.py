@@ -33,7 +33,7 @@ def build_personalization_eval(
     client_data: ClientData | None = None,
     seed: int = 0,
 ) -> tff.Computation:
-    """Builds the evaluation of initial weights by what users make of them.
+    """Builds the per-user evaluation before and after every adaptation step.
 
     Args:
       model: what to evaluate.
@@ -96,7 +96,7 @@ def _taken_apart(value: Adaptation | LocalAlgorithm) -> tuple[Adaptation, int]:
 
 
 def stack_results(results: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Joins the results of users or of blocks of users along an axis `[users]`."""
+    """Concatenates results of users or of blocks of users along an axis `[users]`."""
     # A block's numbers of users have an axis, a user's number has none.
     if np.ndim(results[0]["user"]) == 0:
         return {name: np.stack([r[name] for r in results]) for name in results[0]}

@@ -1,4 +1,4 @@
-"""The bridge between user stores and `tff.simulation.datasets.ClientData`."""
+"""Conversion between user stores and `tff.simulation.datasets.ClientData`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def users_from_client_data(
     """Reads TFF client data, SQLite-backed or in memory, as users for a store.
 
     Args:
-      train: every client's adaptation rows, one example an element; all rows, where
+      train: every client's adaptation rows, one row an element; all rows, where
         there is no `test`.
       to_rows: from one client's elements, stacked by name, to its rows.
       test: every client's evaluation rows; clients it lacks have none.
@@ -71,7 +71,7 @@ def users_from_client_data(
 def client_data_from_store(
     store: UserStore, *, evaluation: bool = False
 ) -> tff.simulation.datasets.ClientData:
-    """Turns a store's users into client data for TFF's own simulations.
+    """Converts a store's users to client data for TFF's own simulations.
 
     Args:
       store: the users; they stay on disk.
@@ -79,7 +79,7 @@ def client_data_from_store(
 
     Returns:
       Client data whose client ids are the users' numbers, and whose elements are
-      single examples (x, y), features as stored.
+      single rows (x, y), features as stored.
     """
 
     def dataset(client_id):
@@ -132,9 +132,13 @@ def load(
 
 
 def image_rows(image: str, label: str) -> ToRows:
-    """Rows of images kept under one name and classes under another.
+    """Returns a function from a client's image elements to rows.
 
     Floating-point images from 0 to 1 become uint8.
+
+    Args:
+      image: name of the images among an element's values.
+      label: name of the classes, whole numbers.
     """
 
     def to_rows(elements: Mapping[str, np.ndarray]) -> Rows:
@@ -147,11 +151,16 @@ def image_rows(image: str, label: str) -> ToRows:
 
 
 def sentence_rows(text: str, words: Mapping[bytes, int], context: int) -> ToRows:
-    """Rows of sentences: the words before, and the one that follows them.
+    """Returns a function from a client's sentences to rows of next-word prediction.
 
     A sentence gives one row: its first `context` words, numbered from 1 (0 where the
     sentence is shorter, `len(words) + 1` for a word not listed), and the word behind
     them, or, where it is shorter, its last word behind the others.
+
+    Args:
+      text: name of the sentences among an element's values, bytes with spaces.
+      words: from a word to its number, from 1.
+      context: words in x, which becomes int32 `[rows, context]`.
     """
 
     def to_rows(elements: Mapping[str, np.ndarray]) -> Rows:

@@ -1,1 +1,4 @@
-"""Fleet: which users take part in a round. NumPy alone."""
+"""Fleet simulation: availability of devices, cohorts and the cost of rounds.
+
+NumPy alone.
+"""

@@ -1,4 +1,4 @@
-"""Availability: when each user's device may work.
+"""Device availability: when each user's device may work.
 
 Pure functions of time, so that answers do not depend on the order of questions. Times
 are seconds from the start of the simulation, which is midnight in UTC.
@@ -22,16 +22,31 @@ _MOST_WINDOWS = 2_000
 
 
 class Availability(Protocol):
-    """When users are on. All methods take and return arrays `[n]` over users."""
+    """Interface of availability models. All methods take and return arrays `[n]`."""
 
     def is_on(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns bool: whether each user is on at its time."""
+        """Returns bool: whether each user is on at its time.
+
+        Args:
+          users: int `[n]`, users' numbers.
+          times: float `[n]`, one for each user, seconds since the simulation's start.
+        """
 
     def off_at(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns when users that are on at these times are next off; inf for never."""
+        """Returns when users that are on at these times are next off; inf for never.
+
+        Args:
+          users: int `[n]`, users' numbers.
+          times: float `[n]`, one for each user, seconds since the simulation's start.
+        """
 
     def next_on(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns the first times, these included, at which users are on; or inf."""
+        """Returns the first times, these included, at which users are on; or inf.
+
+        Args:
+          users: int `[n]`, users' numbers.
+          times: float `[n]`, one for each user, seconds since the simulation's start.
+        """
 
 
 class Always:
@@ -49,7 +64,7 @@ class Always:
 
 @dataclasses.dataclass(frozen=True)
 class Daily:
-    """The chance of being on, by the user's local hour.
+    """Diurnal probability of being on, by the user's local hour.
 
     It swings from `at_peak` to `at_peak / ratio` twelve hours later, as a cosine of its
     logarithm.
@@ -84,7 +99,7 @@ class Daily:
 
 
 class Diurnal:
-    """Users who come and go with the hours of their days.
+    """Diurnal availability: random windows, with a chance by the local hour.
 
     A user's time is cut into windows of equal length, the first of which begins at a
     place of the user's own. Through each it is on or off, with the chance at the local
@@ -154,7 +169,7 @@ class Diurnal:
 
 
 class Windows:
-    """Users who are on in given windows, of a trace, over and over."""
+    """Trace-driven availability: users are on in a trace's windows, over and over."""
 
     def __init__(
         self,
@@ -271,7 +286,7 @@ class Windows:
 
 
 class AllOf:
-    """Users who are on where all of several conditions hold."""
+    """Conjunction of availability models: users are on where all conditions hold."""
 
     def __init__(self, parts: Sequence[Availability]):
         self._parts = tuple(parts)

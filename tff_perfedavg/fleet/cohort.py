@@ -57,7 +57,7 @@ def sample_cohort(
       int64 `[cohort_size]` user numbers.
 
     Raises:
-      ConfigError: if the cohort is empty or larger than the population.
+      ConfigError: if the cohort is empty or larger than the number of users.
     """
     _check_size(users, cohort_size)
     rng = np.random.default_rng([seed, round_number, _ROLE])
@@ -65,7 +65,7 @@ def sample_cohort(
 
 
 class PoissonSampler:
-    """Poisson samples: every user is in a cohort with one probability, independently.
+    """Poisson sampling: every user is in a cohort with one probability, independently.
 
     This is the sampling whose privacy amplification accountants compute. It amplifies
     only as long as nobody learns who took part, so it is keyed by a secret and not by
@@ -73,7 +73,7 @@ class PoissonSampler:
     """
 
     def __init__(self, users: Users, expected_size: int, secret: bytes):
-        """Takes the population.
+        """Takes the users to draw from.
 
         Args:
           users: numbers of the users to draw from.
@@ -81,7 +81,7 @@ class PoissonSampler:
           secret: what the draws are keyed by, 16 bytes or more from `secrets`.
 
         Raises:
-          ConfigError: if the expected size is below 1 or above the population's.
+          ConfigError: if the expected size is below 1 or above the number of users.
         """
         _check_size(users, expected_size)
         self._users = np.asarray(users)

@@ -24,7 +24,7 @@ from tff_perfedavg.fleet.devices import Estimate, FleetSpec, Link
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a task costs wherever it is done.
+    """Device-independent cost of a task: steps, seconds and bytes.
 
     Training takes `fixed_s + steps * step_s` on a device of speed 1.
 
@@ -69,7 +69,7 @@ class Work:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Work:
-        """Returns the work of which `dataclasses.asdict` gave a record, as JSON has it.
+        """Builds the work from a record of `dataclasses.asdict`, as JSON has it.
 
         Raises:
           ConfigError, TypeError: as the constructor.
@@ -94,7 +94,7 @@ class Work:
 
 
 def read_device_table(path: str | os.PathLike) -> dict[str, tuple[float, float]]:
-    """Reads milliseconds measured on devices of each class.
+    """Reads a CSV table of milliseconds measured on devices of each class.
 
     Args:
       path: of a CSV file with the columns class, fixed_ms and step_ms.
@@ -135,7 +135,7 @@ def read_device_table(path: str | os.PathLike) -> dict[str, tuple[float, float]]
 
 
 class Phases(NamedTuple):
-    """What each of some tasks takes if nothing comes in between; arrays `[n]`.
+    """Durations and power of tasks' phases without interruption; arrays `[n]`.
 
     Attributes:
       down_s: seconds of the download.
@@ -152,7 +152,7 @@ class Phases(NamedTuple):
     watts: np.ndarray
 
     def joules(self, seconds: np.ndarray) -> np.ndarray:
-        """Returns the energy of so many seconds of each phase.
+        """Returns tasks' energy, given the seconds spent in each phase.
 
         Args:
           seconds: `[n, 3]`: of download, training and upload.
@@ -164,7 +164,7 @@ class Phases(NamedTuple):
 
 
 class Costs:
-    """What tasks of one kind of work cost in a fleet."""
+    """Cost model of tasks of one kind of work in a fleet."""
 
     def __init__(self, spec: FleetSpec, work: Work):
         """Works out medians by class.
@@ -200,7 +200,7 @@ class Costs:
         )
 
     def phases(self, records: np.ndarray, is_mobile: np.ndarray) -> Phases:
-        """Returns what tasks take.
+        """Returns the durations and power of tasks' phases.
 
         Args:
           records: of the users, `population.RECORD` `[n]`.

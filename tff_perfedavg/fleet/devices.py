@@ -30,7 +30,7 @@ _SLACK = 1e-6
 
 
 class Estimate(NamedTuple):
-    """A number that is known roughly: low, middle and high."""
+    """A three-point estimate: low, middle and high."""
 
     low: float
     mid: float
@@ -96,7 +96,7 @@ class Zone:
 
 @dataclasses.dataclass(frozen=True)
 class FleetSpec:
-    """A fleet: its classes, where they are, when they are on, and how often they fail.
+    """Description of a fleet: device classes, time zones, availability, drop-outs.
 
     Attributes:
       name: of the fleet.
@@ -121,7 +121,7 @@ class FleetSpec:
 
 
 def find_spec(name: str) -> FleetSpec:
-    """Returns a fleet that comes with the toolkit, or that of a directory.
+    """Returns the description of a bundled fleet, or of a directory's.
 
     Args:
       name: `ideal`, `mixed`, or a directory with a file fleet.toml.
@@ -141,7 +141,7 @@ def find_spec(name: str) -> FleetSpec:
 
 
 def read_spec(path: str | os.PathLike) -> FleetSpec:
-    """Reads a fleet's description.
+    """Reads a fleet's description from TOML.
 
     Args:
       path: of a TOML file like mixed.toml.
@@ -160,7 +160,7 @@ def read_spec(path: str | os.PathLike) -> FleetSpec:
 
 
 class _Reader:
-    """Turns what TOML says into a description, and keeps the sources."""
+    """Parser of a fleet's TOML file, which keeps the sources of its numbers."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path

@@ -1,4 +1,4 @@
-"""Stateless random numbers: a hash of (seed, role, keys), many at a time.
+"""Counter-based (stateless) random numbers: a hash of (seed, role, keys), vectorized.
 
 A draw depends on its key alone, so that it is the same whatever was drawn before it, in
 whatever order and in whatever company. (The finalizer is that of SplitMix64: Steele,
@@ -51,27 +51,45 @@ def bits(seed: int, role: int, *keys: Key) -> np.ndarray:
 
 
 def uniform(seed: int, role: int, *keys: Key) -> np.ndarray:
-    """Returns float64 draws, uniform in the open interval from 0 to 1; as `bits`."""
+    """Returns float64 draws, uniform in the open interval from 0 to 1.
+
+    Args:
+      seed: the run's.
+      role: what the draw is for, one of this module's.
+      keys: integers, or integer arrays `[n]`.
+    """
     return ((bits(seed, role, *keys) >> np.uint64(11)).astype(np.float64) + 0.5) * _UNIT
 
 
 def normal(seed: int, role: int, *keys: Key) -> np.ndarray:
-    """Returns standard normal float64 draws (Box and Muller, 1958); as `bits`."""
+    """Returns standard normal float64 draws (Box and Muller, 1958).
+
+    Args:
+      seed: the run's.
+      role: what the draw is for, one of this module's.
+      keys: integers, or integer arrays `[n]`.
+    """
     radius = np.sqrt(-2 * np.log(uniform(seed, role, *keys, 0)))
     return radius * np.cos(2 * np.pi * uniform(seed, role, *keys, 1))
 
 
 def exponential(seed: int, role: int, *keys: Key) -> np.ndarray:
-    """Returns exponential float64 draws of mean 1; as `bits`."""
+    """Returns exponential float64 draws of mean 1, by inverse transform sampling.
+
+    Args:
+      seed: the run's.
+      role: what the draw is for, one of this module's.
+      keys: integers, or integer arrays `[n]`.
+    """
     return -np.log(uniform(seed, role, *keys))
 
 
 def walk(seed: int, keys: tuple[int, ...], size: int, places: np.ndarray) -> np.ndarray:
-    """Returns where a random order of 0 to size - 1 has its places.
+    """Evaluates a pseudo-random permutation of 0 to size - 1 at given places.
 
-    A Feistel network over the smallest power of four that holds `size`, walked on while
-    it leads outside: nothing of the length of `size` is made. Few are sorted by a draw
-    each, which is faster.
+    A Feistel network over the smallest power of four that holds `size`, with cycle
+    walking while it leads outside: nothing of the length of `size` is made. Few are
+    sorted by a draw each, which is faster.
 
     Args:
       seed: the run's.

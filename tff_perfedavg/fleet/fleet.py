@@ -16,7 +16,7 @@ _MOST_ASKED = 10_000
 
 
 class Fleet:
-    """Users' devices.
+    """A fleet of users' devices: their records and availability.
 
     Attributes:
       spec: the description.
@@ -52,7 +52,7 @@ class Fleet:
         }
 
     def availability(self, needs: Sequence[str]) -> Availability:
-        """Returns when users are on for a protocol.
+        """Returns the availability model of a protocol's conditions.
 
         Args:
           needs: conditions that must hold, of `names.CONDITIONS`. One that the
@@ -67,7 +67,12 @@ class Fleet:
         return AllOf(parts)
 
     def is_mobile(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Returns bool `[n]`: whether each user has the mobile link at its time."""
+        """Returns bool `[n]`: whether each user has the mobile link at its time.
+
+        Args:
+          users: int `[n]`, users' numbers.
+          times: float `[n]`, one for each user, seconds since the simulation's start.
+        """
         if self._trace is not None or UNMETERED not in self._conditions:
             return np.zeros(len(users), bool)
         return ~self._conditions[UNMETERED].is_on(users, times)

@@ -1,4 +1,7 @@
-"""Names of what fleets and protocols may be asked for. Plain Python, for flags."""
+"""Names of fleets, conditions and settings of protocols.
+
+Plain Python, for flags.
+"""
 
 # No fleet; fleets that come with the toolkit.
 NONE, IDEAL, MIXED = "none", "ideal", "mixed"

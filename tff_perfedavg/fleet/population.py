@@ -1,4 +1,4 @@
-"""Who is in a fleet: each user's device class, speed, link and time zone.
+"""Records of a fleet's users: device class, speed, link and time zone.
 
 One record of 16 bytes a user, in memory or mapped from a file. A user's record depends
 on the fleet, the seed and the user's number alone, not on how many users there are.
@@ -34,7 +34,7 @@ _CHUNK = 1 << 18
 def draw_users(
     spec: FleetSpec, num_users: int, seed: int, ranks: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draws a fleet's users.
+    """Draws the records of a fleet's users.
 
     Args:
       spec: the fleet.
@@ -86,14 +86,19 @@ def _chosen(uniform: np.ndarray, shares: list[float]) -> np.ndarray:
 
 
 def write_users(users: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes users' records, whole or not at all."""
+    """Writes users' records atomically.
+
+    Args:
+      users: `RECORD` `[users]`.
+      path: of the file.
+    """
     with atomic_write(pathlib.Path(path)) as file:
         for first in range(0, len(users), _CHUNK):
             file.write(users[first : first + _CHUNK].tobytes())
 
 
 def open_users(path: str | os.PathLike) -> np.ndarray:
-    """Maps users' records into memory.
+    """Opens users' records as a memory map.
 
     Raises:
       DataError: if the file is no such file.

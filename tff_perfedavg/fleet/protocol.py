@@ -24,7 +24,7 @@ from tff_perfedavg.fleet.names import (
 
 @dataclasses.dataclass(frozen=True)
 class SyncRound:
-    """A synchronous round.
+    """Protocol of synchronous rounds: over-selection, goal of reports, deadline.
 
     The server chooses `num_selected` devices that are on, and takes the first `goal`
     reports. It stops waiting at the deadline; then `min_reports` are enough, and with

@@ -1,4 +1,4 @@
-"""Schedules: what a fleet did, task by task, and the files that keep it.
+"""Schedules: logs of simulated rounds, task by task, and their files.
 
 A schedule depends on sizes, not on weights, so it can be made before training, saved,
 and trained from as often as one likes.
@@ -56,7 +56,7 @@ _VERSION = 1
 
 
 class ServerStep(NamedTuple):
-    """What the server did at once: a round, taken or abandoned.
+    """One attempt at a round, taken or abandoned, with its tasks.
 
     Attributes:
       number: of the round, from 0; rounds that are abandoned are tried again.
@@ -83,7 +83,7 @@ class ServerStep(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Server steps, one after the other.
+    """A sequence of server steps.
 
     Attributes:
       classes: names of the fleet's device classes.
@@ -101,7 +101,7 @@ class Schedule(NamedTuple):
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the schedule as .npz, whole or not at all."""
+        """Writes the schedule atomically as .npz."""
         head = {"version": _VERSION, "classes": [*self.classes]}
         rows = [(*step[:-1], len(step.tasks)) for step in self.steps]
         with atomic_write(pathlib.Path(path)) as file:
@@ -146,7 +146,7 @@ class Schedule(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What server steps amount to.
+    """Summary statistics of server steps.
 
     Attributes:
       rounds: taken.
@@ -175,7 +175,7 @@ class Summary(NamedTuple):
 
 
 def summarize(steps: Sequence[ServerStep], num_classes: int) -> Summary:
-    """Sums server steps up.
+    """Computes summary statistics of server steps.
 
     Args:
       steps: at least one.

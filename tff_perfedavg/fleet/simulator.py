@@ -33,7 +33,7 @@ _LEAST_CHUNK = 64
 
 
 class Simulator:
-    """A fleet under a protocol.
+    """A simulator of a fleet under a protocol.
 
     Attributes:
       clock_s: seconds since the start of the simulation, which is midnight in UTC.
@@ -95,7 +95,7 @@ class Simulator:
         )
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the next round depends on, as JSON."""
+        """Returns the state, all that the next round depends on, as JSON."""
         return {
             "clock_s": self.clock_s,
             "busy": self._busy.tolist(),
@@ -105,7 +105,7 @@ class Simulator:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a state that `state` returned."""
+        """Restores a state that `state` returned."""
         self.clock_s = state["clock_s"]
         self._busy = np.array(state["busy"], np.int64)
         self._busy_until = np.array(state["busy_until"], np.float64)
@@ -113,7 +113,7 @@ class Simulator:
         self._spent = dict(zip(*state["spent"], strict=True))
 
     def next_round(self, number: int) -> list[ServerStep]:
-        """Runs a round, as often as it takes until one is not abandoned.
+        """Simulates a round, with retries until one attempt is not abandoned.
 
         Args:
           number: of the round, from 0.
@@ -353,7 +353,7 @@ def _is_among(users: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class _Timing(NamedTuple):
-    """When devices would report, inf for never; and which can do no step."""
+    """Times of devices' reports, inf for never; and which can do no step."""
 
     reports: np.ndarray
     idle: np.ndarray

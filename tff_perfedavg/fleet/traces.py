@@ -143,11 +143,11 @@ class Trace:
         return len(self.offsets) - 1
 
     def availability(self) -> Windows:
-        """Returns when users are on; user u is device u modulo their number."""
+        """Returns the availability model; user u is device u modulo their number."""
         return Windows(self.offsets, self.starts, self.ends, self.period_s)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the trace as an .npz file, whole or not at all."""
+        """Writes the trace atomically as an .npz file."""
         with files.atomic_write(pathlib.Path(path)) as file:
             np.savez(
                 file,
@@ -187,7 +187,7 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeviceCapacity:
-    """FedScale's speeds of devices, in the order of its file.
+    """FedScale's compute and network speeds of devices, in its file's order.
 
     Attributes:
       ms_per_example: float64 `[clients]`: milliseconds of inference per example, of
@@ -397,7 +397,7 @@ def read_power_profile(path: str | os.PathLike) -> PowerProfile:
 
 
 class _Record(NamedTuple):
-    """When a device was on while it was recorded.
+    """Windows in which a device was on while it was recorded.
 
     Attributes:
       place: the file and the device, for messages.
@@ -542,7 +542,7 @@ def _flash_messages(place: str, text: str) -> list[tuple[float, str]]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler for data alone.
+    """A restricted unpickler, for data alone.
 
     It never imports anything. NumPy's scalars, of which FedScale's capacities consist,
     become Python's numbers by functions of our own, each made anew for a pickle: one

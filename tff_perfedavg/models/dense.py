@@ -21,10 +21,10 @@ from tff_perfedavg.models.model import (
 def mlp(
     input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (80, 60)
 ) -> Model:
-    """Builds the paper's network: ELU layers of 80 and 60 (arXiv 2002.07948, sec. 5).
+    """Builds the paper's MLP: ELU layers of 80 and 60 (arXiv 2002.07948, sec. 5).
 
     Args:
-      input_shape: shape of one example; it is flattened.
+      input_shape: shape of one row's features; they are flattened.
       num_classes: number of logits.
       hidden: units of each hidden layer.
 
@@ -34,10 +34,10 @@ def mlp(
 
 
 def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
-    """Builds multinomial logistic regression on the flattened example.
+    """Builds multinomial logistic regression on flattened features.
 
     Args:
-      input_shape: shape of one example.
+      input_shape: shape of one row's features.
       num_classes: number of logits.
 
     Weights are the kernel `[inputs, num_classes]` and the bias `[num_classes]`.
@@ -48,10 +48,10 @@ def logistic_regression(input_shape: Sequence[int], num_classes: int) -> Model:
 def mlp_regressor(
     input_shape: Sequence[int], num_outputs: int = 1, hidden: Sequence[int] = (40, 40)
 ) -> Model:
-    """Builds a regressor with ELU layers and the mean squared error.
+    """Builds an MLP regressor with ELU layers and the mean squared error.
 
     Args:
-      input_shape: shape of one example; it is flattened.
+      input_shape: shape of one row's features; they are flattened.
       num_outputs: numbers predicted; labels are float32 `[batch, num_outputs]`.
       hidden: units of each hidden layer.
     """

@@ -30,7 +30,7 @@ _FEATURES_SPREAD = 8.0
 
 
 class _Stage(NamedTuple):
-    """Blocks of Tan and Le's table 1."""
+    """A stage of equal inverted residual blocks (Tan and Le, table 1)."""
 
     repeats: int
     window: int
@@ -101,7 +101,7 @@ _LAYERS = tuple(_layers())
 
 
 def find() -> pathlib.Path:
-    """Returns the file of weights.
+    """Returns the path of the weights file.
 
     Raises:
       ModelError: if the package that holds it is not installed.
@@ -120,7 +120,7 @@ def find() -> pathlib.Path:
 
 
 def load() -> list[np.ndarray]:
-    """Reads the body's weights: of each convolution in turn a kernel and a bias.
+    """Reads the body's weights: a kernel and a bias of each convolution in turn.
 
     Batch normalizations, which are frozen, are folded into the convolutions before.
 
@@ -153,7 +153,7 @@ def load() -> list[np.ndarray]:
 def apply(
     weights: Sequence[np.ndarray | tf.Tensor], images: tf.Tensor, size: int
 ) -> tf.Tensor:
-    """Returns the features of images, float32 `[batch, 1280]`: what the head sees, / 8.
+    """Returns the pooled features of images, float32 `[batch, 1280]`, divided by 8.
 
     Args:
       weights: of `load`.

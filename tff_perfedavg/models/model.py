@@ -1,4 +1,4 @@
-"""The project's one model type: pure functions of weights."""
+"""Model type: pure functions of weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tff_perfedavg import errors
 
 
 class Batch(NamedTuple):
-    """Rows of one user, padded to a fixed count.
+    """A padded, masked batch of one user's rows.
 
     Attributes:
       x: `[batch, ...]` floating-point features.
@@ -102,7 +102,12 @@ class Model:
             )
 
     def batch_loss(self, weights: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:
-        """Returns the scalar mean loss over the rows of the batch that count."""
+        """Returns the scalar mean loss over the rows of the batch that count.
+
+        Args:
+          weights: tensors as `init` gives them.
+          batch: the rows.
+        """
         return self.loss(self.apply(weights, batch.x), batch.y, batch.mask)
 
     def evaluate(self, weights: Sequence[tf.Tensor], batch: Batch) -> tf.Tensor:
@@ -110,6 +115,10 @@ class Model:
 
         Accuracy is NaN for a model without classes, and both are NaN where no
         row counts.
+
+        Args:
+          weights: tensors as `init` gives them.
+          batch: the rows.
         """
         outputs = self.apply(weights, batch.x)
         count = tf.reduce_sum(batch.mask)
@@ -124,7 +133,7 @@ class Model:
 
 
 def glorot_uniform(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-    """Draws a float32 weight as Glorot and Bengio, 2010, eq. 16.
+    """Draws a float32 weight by Glorot uniform initialization (2010, eq. 16).
 
     Args:
       rng: where the draw comes from.

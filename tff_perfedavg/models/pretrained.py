@@ -1,4 +1,4 @@
-"""Frozen bodies with weights from elsewhere, on which a head is trained."""
+"""Pretrained frozen feature extractors (bodies), on which a head is trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tff_perfedavg.models.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """A frozen network from images to features.
+    """A frozen feature extractor of images.
 
     Attributes:
       name: of the network.
@@ -49,7 +49,7 @@ _LOADERS = {"efficientnet_lite0": (efficientnet_lite.load, efficientnet_lite.app
 
 
 def load_body(name: str, image_size: int) -> Body:
-    """Loads a body with its weights.
+    """Loads a body with its pretrained weights.
 
     Args:
       name: of the network: `efficientnet_lite0`.
@@ -67,7 +67,7 @@ def load_body(name: str, image_size: int) -> Body:
 
 
 def with_body(head: Model, body: Body, input_shape: Sequence[int]) -> Model:
-    """Returns a model of images: a frozen body, then a head with all the weights.
+    """Returns a model of images: a frozen body, then a head that is trained.
 
     Args:
       head: a model of the body's features.

@@ -1,9 +1,9 @@
-"""Reads weights out of files that PyTorch wrote, without PyTorch.
+"""Reader of PyTorch's legacy `state_dict` files, by a restricted unpickler.
 
-Files of PyTorch before 1.6 are five pickles (a magic number, the protocol's version,
-what the machine was, the weights by name, the keys of their storages) and then the
-storages, a count and the numbers each. A pickle can run anything it names; these may
-name the few classes below, and nothing else.
+PyTorch is not needed. Its files before 1.6 are five pickles (a magic number, the
+protocol's version, what the machine was, the weights by name, the keys of their
+storages) and then the storages, a count and the numbers each. A pickle can run anything
+it names; these may name the few classes below, and nothing else.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file by name, in its order.
+    """Reads a `state_dict` as arrays by name, in the file's order.
 
     Args:
       path: a file that `torch.save` of PyTorch before 1.6, or of later ones with

@@ -1,4 +1,4 @@
-"""The mathematics of local training and adaptation, on tensors.
+"""Optimization on tensors: gradients, Hessian-vector products, adaptation, batches.
 
 The names below are what algorithms are made of. They are loaded on first use, so that
 a module that names them, and is asked for its settings alone, loads no TensorFlow.

@@ -27,7 +27,7 @@ MOST_STEPS = 3000
 
 
 class AdamState(NamedTuple):
-    """Weights on their way.
+    """Adam's state: weights, and running moments of their gradients.
 
     Attributes:
       number: int32 scalar, steps taken.
@@ -50,7 +50,13 @@ def start(weights: Weights) -> AdamState:
 
 
 def adam_step(state: AdamState, gradient: Weights, learning_rate: Scale) -> AdamState:
-    """Returns the state after a step."""
+    """Returns the state after one step of Adam.
+
+    Args:
+      state: before the step.
+      gradient: of the loss, shaped like the weights.
+      learning_rate: above 0; a number or a scalar tensor.
+    """
     number = state.number + 1
     count = tf.cast(number, gradient[0].dtype)
     bias = tf.sqrt(1 - _SQUARE_DECAY**count) / (1 - _DECAY**count)
@@ -72,7 +78,7 @@ def adam_step(state: AdamState, gradient: Weights, learning_rate: Scale) -> Adam
 def train_to_convergence(
     loss: Loss, weights: Weights, batch: Batch
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Trains on all rows in every step until the loss stops falling.
+    """Trains by full-batch Adam until the loss stops falling.
 
     The rate is 0.01, and a tenth of it from where a hundred steps together have lowered
     the lowest loss so far by less than 5 %; where that is so once more, training ends.

@@ -29,7 +29,9 @@ _STEPS, _CHOICE_OF_ROWS = -1, -2
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation:
-    """How a user adapts a model: one value for training, evaluation and devices.
+    """Rule of adaptation: the gradient steps by which a user fine-tunes a model.
+
+    One value for training, evaluation and devices.
 
     A step takes, of every tensor that moves,
 
@@ -66,7 +68,7 @@ class Adaptation:
         return self
 
     def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns what the server holds to begin with, from a model's weights."""
+        """Returns the server's initial parameters: weights, then learned rates."""
         return [*weights, *(self.learned.initial(weights) if self.learned else ())]
 
     def of(self, parameters: Weights) -> tuple[Weights, Adaptation]:
@@ -84,7 +86,18 @@ class Adaptation:
     def change(
         self, loss: Loss, weights: Weights, batch: Batch, start: Weights
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the loss before a step, and what the step takes off what moves."""
+        """Returns the loss and the update of one gradient step.
+
+        Args:
+          loss: the user's loss.
+          weights: w, all tensors of the model.
+          batch: D.
+          start: where the pull is to, shaped like `weights`.
+
+        Returns:
+          The loss before the step, a scalar, and what the step subtracts from the
+          tensors that move, shaped like these.
+        """
         moving = self.moves.chosen(weights)
         restricted = self.moves.restrict(loss, weights)
         factors = None if self.factors is None else self.moves.chosen(self.factors)
@@ -98,7 +111,7 @@ class Adaptation:
         return value, change
 
     def rated(self, vectors: Weights) -> list[tf.Tensor]:
-        """Returns vectors, shaped like what moves, times alpha and its factors."""
+        """Returns vectors, shaped like the tensors that move, times their rates."""
         if self.factors is None:
             return [self.learning_rate * v for v in vectors]
         rates = [self.learning_rate * f for f in self.moves.chosen(self.factors)]
@@ -130,7 +143,7 @@ class Adaptation:
 def adaptation_rows(
     rows: batches.UserRows, seed: tf.Tensor, user: tf.Tensor, adaptation: Adaptation
 ) -> batches.UserRows:
-    """Returns those of a user's adaptation rows that it may use.
+    """Returns a subsample of a user's adaptation rows: those that it may use.
 
     Args:
       rows: all of them.

@@ -1,7 +1,7 @@
-"""A user's rows as tensors, and the batches drawn from them.
+"""Stateless minibatch sampling: users' rows as tensors, and batches drawn from them.
 
 All draws are stateless: a batch depends on (seed, round, user, step, role) and
-on nothing else, so the layout of a simulation never changes its result.
+on nothing else, so the form of client data never changes a result.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DrawBatches = Callable[[tf.Tensor], Sequence[Batch]]
 
 @dataclasses.dataclass(frozen=True)
 class UserRows:
-    """One split of one user's data, or of several users', wherever it is kept.
+    """Random access to one split of the rows of a user, or of several users.
 
-    Looking rows up is in parts, so that a loop over batches need repeat the reading of
-    features alone.
+    Wherever the rows are kept, looking them up is in parts, so that a loop over batches
+    need repeat the reading of features alone.
 
     Attributes:
       num_rows: int32 scalar; for several users `[users]`.
@@ -53,9 +53,13 @@ class UserRows:
 
     @classmethod
     def of(cls, x: tf.Tensor, y: tf.Tensor) -> UserRows:
-        """Returns one user's rows that lie in two tensors, `[rows, ...]`.
+        """Returns the rows of one user that are held in two tensors.
 
         For a user without rows these hold one row nevertheless; set `num_rows`.
+
+        Args:
+          x: `[rows, ...]` features, floating point.
+          y: `[rows, ...]` labels.
         """
         return cls(
             tf.shape(x)[0],
@@ -67,7 +71,7 @@ class UserRows:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
-    """Draws the batches of a user's steps, or of several users'.
+    """Sampler of the batches of a user's steps, or of several users'.
 
     In two parts, so that what trains several users side by side reads features where
     it uses them: between the parts they would be copied.
@@ -111,8 +115,8 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
     Args:
       seed: int32 `[2]`, the run's seed.
       round_number: int32 scalar.
-      user: int32 scalar, the user's number in the population; for several users
-        `[users]`, which gives keys `[users, 2]`.
+      user: int32 scalar, the user's number in the store; for several users `[users]`,
+        which gives keys `[users, 2]`.
     """
     round_key = tf.random.experimental.stateless_fold_in(
         seed, tf.cast(round_number, tf.int32), alg=ALGORITHM
@@ -128,7 +132,7 @@ def user_key(seed: tf.Tensor, round_number: tf.Tensor, user: tf.Tensor) -> tf.Te
 def draw_rows(
     num_rows: tf.Tensor, key: tf.Tensor, num_steps: int, places: tf.Tensor
 ) -> tf.Tensor:
-    """Draws rows for all of a user's steps: a fresh shuffle for each.
+    """Samples rows without replacement, by a fresh shuffle for each of a user's steps.
 
     Args:
       num_rows: int32 scalar, rows of the user.
@@ -157,7 +161,7 @@ def draw_rows(
 
 
 def rows_per_role(num_rows: tf.Tensor, batch_sizes: Sequence[int]) -> tf.Tensor:
-    """Returns how many rows each role's batch has, for a user of so many rows.
+    """Returns the batch size of each role, given a user's number of rows.
 
     The batch sizes, where the user has rows enough for all roles together. With fewer,
     as many as leave the batches disjoint, shared out in proportion, but at least one:
@@ -186,7 +190,7 @@ def rows_per_role(num_rows: tf.Tensor, batch_sizes: Sequence[int]) -> tf.Tensor:
 def random_masks(
     counts: tf.Tensor, key: tf.Tensor, num_steps: int, batch_size: int
 ) -> tf.Tensor:
-    """Draws how many rows a batch has in each step: from 1 to all, equally likely.
+    """Draws masks of random batch sizes, uniform from 1 to all rows, for each step.
 
     Args:
       counts: int32 scalar, rows the batch would have; for several users `[users]`.
@@ -225,7 +229,7 @@ def batch_source(
     batch_sizes: Sequence[int],
     random_roles: Sequence[int] = (),
 ) -> BatchSource:
-    """Returns the batches of a user's steps, drawn by `draw_rows`.
+    """Returns a sampler of disjoint batches for a user's steps, drawn by `draw_rows`.
 
     A step's roles take consecutive slices of its shuffle, so that its batches are
     disjoint, hence independent samples of the user's distribution, unless the user has
@@ -300,7 +304,7 @@ def _same(mask: tf.Tensor, _) -> tf.Tensor:
 
 
 def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
-    """Returns `most` of one user's rows, or all where it has fewer.
+    """Subsamples at most `most` of one user's rows, without replacement.
 
     Args:
       rows: one user's rows.
@@ -317,7 +321,7 @@ def some_rows(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
 
 
 def some_rows_per_class(rows: UserRows, key: tf.Tensor, most: int) -> UserRows:
-    """Returns `most` of one user's rows of each class, or all of which it has fewer.
+    """Subsamples one user's rows stratified by class: at most `most` of each class.
 
     Args:
       rows: one user's rows, whose labels are classes.

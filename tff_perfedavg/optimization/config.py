@@ -28,7 +28,7 @@ MOST_BATCH_ROWS = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
-    """How a user adapts the model to itself before using it.
+    """Hyper-parameters of a user's adaptation of the model.
 
     Attributes:
       inner_learning_rate: the step of each gradient step.
@@ -68,11 +68,11 @@ class AdaptationConfig:
         check_pull(self, "inner_learning_rate", "pull")
 
     def parameters(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns what the server holds to begin with, from a model's weights."""
+        """Returns the server's initial parameters: weights, then learned rates."""
         return self.build().parameters(weights)
 
     def weights(self, parameters: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Returns the model's weights of what the server holds."""
+        """Returns the model's weights among the server's parameters."""
         return self.learned.split(parameters)[0] if self.learned else parameters
 
     def build(self) -> Adaptation:
@@ -90,7 +90,13 @@ class AdaptationConfig:
 
 
 def check_positive(config: object, field: str, example: str) -> None:
-    """Raises `ConfigError` unless a field is a finite number above 0."""
+    """Raises `ConfigError` unless a field is a finite number above 0.
+
+    Args:
+      config: the configuration that has the field.
+      field: the field's name.
+      example: the end of the message, such as `for example 0.01`.
+    """
     value = getattr(config, field)
     if not _is_finite(value) or value <= 0:
         raise errors.ConfigError(
@@ -100,7 +106,13 @@ def check_positive(config: object, field: str, example: str) -> None:
 
 
 def check_not_negative(config: object, field: str, example: str) -> None:
-    """Raises `ConfigError` unless a field is a finite number of at least 0."""
+    """Raises `ConfigError` unless a field is a finite number of at least 0.
+
+    Args:
+      config: the configuration that has the field.
+      field: the field's name.
+      example: the end of the message, such as `0 for none`.
+    """
     value = getattr(config, field)
     if not _is_finite(value) or value < 0:
         raise errors.ConfigError(
@@ -110,9 +122,14 @@ def check_not_negative(config: object, field: str, example: str) -> None:
 
 
 def check_pull(config: object, rate: str, pull: str) -> None:
-    """Raises `ConfigError` unless a pull is at least 0 and steps at a rate can take it.
+    """Raises `ConfigError` unless a pull is at least 0, and pull times rate below 2.
 
     A step multiplies the distance from the start by 1 - rate pull, whatever the loss.
+
+    Args:
+      config: the configuration that has both fields.
+      rate: name of the field of the learning rate, above 0.
+      pull: name of the field of the pull.
     """
     check_not_negative(config, pull, "0 for none")
     product = getattr(config, rate) * getattr(config, pull)
@@ -140,7 +157,7 @@ class _TakesSteps(Protocol):
 
 
 def check_rows(config: _TakesSteps) -> None:
-    """Raises `ConfigError` if a user draws more rows a round than have numbers."""
+    """Raises `ConfigError` if a user's rows of a round overflow int32."""
     rows = config.num_local_steps * sum(config.batch_sizes)
     if rows > _MOST:
         raise errors.ConfigError(
@@ -153,7 +170,14 @@ def check_rows(config: _TakesSteps) -> None:
 def check_at_least(
     config: object, field: str, lowest: int, highest: int = _MOST
 ) -> None:
-    """Raises `ConfigError` unless a field is a whole number from lowest to highest."""
+    """Raises `ConfigError` unless a field is a whole number from lowest to highest.
+
+    Args:
+      config: the configuration that has the field.
+      field: the field's name.
+      lowest: the least value allowed.
+      highest: the greatest value allowed; by default that of int32.
+    """
     value = getattr(config, field)
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise errors.ConfigError(

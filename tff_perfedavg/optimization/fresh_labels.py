@@ -20,7 +20,7 @@ _LABELS = 2
 
 
 def with_fresh_labels(rows: UserRows, key: tf.Tensor, num_labels: int) -> UserRows:
-    """Returns a user's rows of `num_labels` of its classes, under labels drawn by lot.
+    """Draws an N-way task: a user's rows of `num_labels` classes, labels permuted.
 
     Every choice of classes and every order of them is equally likely. A user of fewer
     classes keeps all of them, under labels drawn from all `num_labels`.

@@ -1,4 +1,4 @@
-"""Losses, their gradients and what is done with tensors shaped like the weights.
+"""Gradients of losses in graph mode, and arithmetic on lists of weight tensors.
 
 Everything here is graph code: call it inside a `tf.function` or a
 `tff.tensorflow.computation`.
@@ -29,10 +29,10 @@ _REPLACED: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.Contex
 
 @contextlib.contextmanager
 def replaced_gradients(overrides: Mapping[str, str]) -> Iterator[None]:
-    """Differentiates with other gradient functions of operations than TensorFlow's.
+    """Overrides the gradient functions of TensorFlow's operations in this context.
 
-    Within this context all functions of this package do, in whatever graph they are
-    traced, bodies of loops included.
+    All functions of this package heed it, in whatever graph they are traced, bodies of
+    loops included.
 
     Args:
       overrides: from an operation's type to the name under which the function is
@@ -52,7 +52,7 @@ def loss_and_gradient(
     scale: Scale = 1.0,
     scales: Weights | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns the loss on a batch and its gradient times scale, as the weights.
+    """Returns the loss on a batch, and its gradient by the weights, times `scale`.
 
     Args:
       loss: the user's loss.
@@ -147,14 +147,19 @@ def global_norm(tensors: Weights) -> tf.Tensor:
 
 
 def subtract(weights: Weights, step: Weights) -> list[tf.Tensor]:
-    """Returns weights - step."""
+    """Returns weights - step, tensor by tensor.
+
+    Args:
+      weights: tensors of any shapes.
+      step: tensors shaped like the weights, as many.
+    """
     return [w - s for w, s in zip(weights, step, strict=True)]
 
 
 def differentiable(
     with_gradients: bool = False,
 ) -> contextlib.AbstractContextManager[None]:
-    """What is computed in this context has our gradients, or the replaced ones.
+    """Returns a context whose operations get our gradients, or the replaced ones.
 
     Args:
       with_gradients: whether what is differentiated are steps along gradients.
@@ -229,7 +234,18 @@ def gradient(value: Weights, weights: Weights, factor: Weights) -> list[tf.Tenso
 @overload
 def gradient(value: tf.Tensor, weights: Weights, factor: Scale) -> list[tf.Tensor]: ...
 def gradient(value: Any, weights: Weights, factor: Scale | Weights) -> list[tf.Tensor]:
-    """Returns the gradient of <value, factor>, a factor's own dependence left out."""
+    """Returns the vector-Jacobian product: the gradient of <value, factor>.
+
+    A factor's own dependence on the weights is left out.
+
+    Args:
+      value: a scalar, or tensors.
+      weights: what the gradient is by.
+      factor: a scalar, or tensors shaped like the value.
+
+    Returns:
+      Tensors shaped like the weights; zeros where the value does not depend on one.
+    """
     # The factor goes in where differentiation starts, at the small end of the graph:
     # a product with the gradient would be another pass over all weights.
     if not isinstance(factor, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Hessian-vector products: how a meta-gradient follows the inner steps' derivative.
+"""Hessian-vector products: exact, left out (first-order) or by finite differences.
 
 The derivative of w - a g(w; D'') is I - a H(w; D''), symmetric. It multiplies the
 gradient v after the inner step, in one of three ways (Fallah et al., 2020, arXiv
@@ -34,7 +34,7 @@ _ROLE = {OWN_BATCH: HESSIAN, SUPPORT_BATCH: SUPPORT}
 
 
 class Direction(NamedTuple):
-    """What a Hessian is multiplied by: factor times factors times the vector.
+    """The vector of a Hessian-vector product: factor times factors times `vector`.
 
     Attributes:
       vector: shaped like the weights of `moves`; zeros elsewhere.
@@ -52,7 +52,7 @@ class Direction(NamedTuple):
 
 
 class HessianProduct(NamedTuple):
-    """One way to multiply the Hessian by a vector.
+    """A form of the Hessian-vector product.
 
     Attributes:
       role: the batch it is taken on; None if there is no product.
@@ -78,7 +78,7 @@ def hessian_product(
     delta: float = 1e-2,
     normalized: bool = True,
 ) -> HessianProduct:
-    """Returns the product of a variant.
+    """Returns the form of Hessian-vector product of a variant.
 
     Args:
       variant: one of `VARIANTS`.
@@ -94,12 +94,14 @@ def hessian_product(
 
 
 def first_order() -> HessianProduct:
-    """Leaves the product out."""
+    """Returns the first-order form: no Hessian-vector product."""
     return HessianProduct(None, lambda *_: [])
 
 
 def exact(batch: str = OWN_BATCH) -> HessianProduct:
-    """Differentiates <gradient, vector> or, on their own rows, the inner steps.
+    """Returns the exact form: Hessian-vector products by double reverse mode.
+
+    It differentiates <gradient, vector> or, on their own rows, the inner steps.
 
     Args:
       batch: one of `BATCHES`.
@@ -126,7 +128,9 @@ def exact(batch: str = OWN_BATCH) -> HessianProduct:
 def hessian_free(
     delta: float = 1e-2, normalized: bool = True, batch: str = OWN_BATCH
 ) -> HessianProduct:
-    """Takes the difference of two gradients, at w + e v and w - e v.
+    """Returns the Hessian-free form: central finite differences of gradients.
+
+    The two gradients are taken at w + e v and w - e v.
 
     Args:
       delta: the distance ||e v|| of both from w; if not `normalized`, e itself, as
@@ -161,7 +165,18 @@ def hessian_free(
 def hessian_vector_product(
     loss: Loss, weights: Weights, vector: Weights, batch: Batch, scale: Scale = 1.0
 ) -> list[tf.Tensor]:
-    """Returns scale H(weights; batch) vector, by differentiating <gradient, vector>."""
+    """Returns the exact Hessian-vector product, scale H(weights; batch) vector.
+
+    Args:
+      loss: the user's loss.
+      weights: where the Hessian is taken.
+      vector: shaped like the weights.
+      batch: the rows.
+      scale: the product is returned times this.
+
+    Returns:
+      Tensors shaped like the weights.
+    """
     return exact().times(loss, weights, Direction(vector, scale), batch)
 
 
@@ -173,7 +188,9 @@ def finite_difference_hessian_vector_product(
     step: tf.Tensor,
     scale: Scale = 1.0,
 ) -> list[tf.Tensor]:
-    """Returns scale [g(w + e v) - g(w - e v)] / (2 e), scale H v up to order e^2.
+    """Returns the Hessian-vector product by central finite differences.
+
+    It is scale [g(w + e v) - g(w - e v)] / (2 e), scale H v up to order e^2.
 
     Args:
       loss: the user's loss.

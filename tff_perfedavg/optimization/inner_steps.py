@@ -1,4 +1,4 @@
-"""A user's inner steps, and the gradient of the loss behind them.
+"""Meta-gradients: the gradient of the loss after a user's inner steps, as in MAML.
 
 With w_0 = w and m steps w_{j+1} = w_j - a phi (g(w_j; D) + pull (w_j - w_0)) of what
 moves, the loss after them has the gradient (Finn et al., 2017, arXiv 1703.03400; for
@@ -60,7 +60,7 @@ def meta_gradient(
     product: HessianProduct,
     scale: Scale = 1.0,
 ) -> MetaGradient:
-    """Takes a user's inner steps, and the gradient of the loss behind them.
+    """Returns the meta-gradient: that of the loss after a user's inner steps.
 
     Args:
       loss: the user's loss.
@@ -99,7 +99,7 @@ def meta_gradient(
 
 
 class _Step(NamedTuple):
-    """Where a step was taken, with which factors, and what it took off what moves."""
+    """A recorded inner step: its point, its factors, its update of what moves."""
 
     point: list[tf.Tensor]
     factors: list[tf.Tensor]

@@ -24,7 +24,7 @@ GRAINS = (PER_TENSOR, PER_WEIGHT)
 
 @dataclasses.dataclass(frozen=True)
 class LearnedRates:
-    """How rates stand behind the weights in what the server holds.
+    """Log-parametrized learned rates, which the server holds behind the weights.
 
     Attributes:
       grain: `per_tensor`, one tensor `[tensors]` of all; or `per_weight`, tensors
@@ -39,7 +39,7 @@ class LearnedRates:
     bound: float = 100.0
 
     def initial(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns what the server holds for rates of alpha."""
+        """Returns the initial rates as held: zeros, the logarithms of factors of 1."""
         # Settings are there without NumPy.
         import numpy as np
 
@@ -48,7 +48,7 @@ class LearnedRates:
         return [np.zeros_like(w) for w in weights]
 
     def split(self, parameters: Sequence) -> tuple[Sequence, Sequence]:
-        """Returns the weights, and what stands behind them."""
+        """Splits the server's parameters into weights and rates as held."""
         count = 1 if self.grain == PER_TENSOR else len(parameters) // 2
         return parameters[:-count], parameters[-count:]
 
@@ -57,18 +57,18 @@ class LearnedRates:
         return self.by_tensor(self.exponentials(self.bounded(held)))
 
     def bounded(self, held: Weights) -> list[tf.Tensor]:
-        """Returns what is held, within the bounds: a server's noise knows of none."""
+        """Clips rates as held to the bounds: a server's noise knows of none."""
         limit = math.log(self.bound) * self.scale
         return [tf.clip_by_value(h, -limit, limit) for h in held]
 
     def exponentials(self, held: Weights) -> list[tf.Tensor]:
-        """Returns the factors of alpha as they are held, given what is in bounds."""
+        """Returns the factors of alpha, exp(rho), as held, given rates in bounds."""
         if self.scale != 1:
             held = [h / self.scale for h in held]
         return [tf.exp(h) for h in held]
 
     def by_tensor(self, exponentials: Weights) -> list[tf.Tensor]:
-        """Returns each weight tensor's of `exponentials`."""
+        """Unstacks `exponentials` into each weight tensor's factors."""
         if self.grain == PER_TENSOR:
             return tf.unstack(exponentials[0])
         return list(exponentials)
@@ -76,7 +76,7 @@ class LearnedRates:
     def stepped(
         self, held: Weights, exponentials: Weights, gradient: Weights, speed: float
     ) -> list[tf.Tensor]:
-        """Returns what is held after a step against the gradient of rho.
+        """Returns rates as held after a gradient step on rho, clipped to the bounds.
 
         Args:
           held: within the bounds.

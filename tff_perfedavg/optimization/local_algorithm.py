@@ -1,4 +1,4 @@
-"""What an algorithm is: a value that says what a user does in a round."""
+"""The interface of algorithms: a user's local update as a value of pure functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _same(parameters: _T) -> _T:
 
 @dataclasses.dataclass(frozen=True)
 class LocalAlgorithm:
-    """What a user does in a round, as pure functions that close over their settings.
+    """An algorithm's client update, as pure functions that close over their settings.
 
     Learning processes, exported files and tests run whatever is here and never ask
     which algorithm it is. All functions are graph code.
@@ -76,7 +76,7 @@ class LocalAlgorithm:
         return self
 
     def check(self, model: Model) -> None:
-        """Raises `ConfigError` if the model has no weights for what is to stay."""
+        """Raises `ConfigError` if the model has too few weight tensors."""
         self.adaptation.moves.check(model)
         if self.num_fixed:
             Moves.of(BODY, self.num_fixed).check(model)

@@ -1,4 +1,4 @@
-"""A user's part of a round: tau local steps from what the server sent.
+"""The client update: tau local steps from the server's parameters.
 
 Graph code, like `gradients`: call it inside a `tf.function` or a
 `tff.tensorflow.computation`.
@@ -18,7 +18,7 @@ from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures,
 
 
 class LocalUpdate(NamedTuple):
-    """What a user's local steps produced; for several users, with a leading axis.
+    """The result of a user's local steps; for several users, with a leading axis.
 
     Attributes:
       state: the algorithm's state after the last step.
@@ -68,7 +68,7 @@ def vectorized_local_update(
     num_users: tf.Tensor,
     num_steps: tf.Tensor | None = None,
 ) -> LocalUpdate:
-    """Takes the local steps of several users side by side.
+    """Takes the local steps of several users side by side, vectorized.
 
     Args:
       loss: the users' loss.

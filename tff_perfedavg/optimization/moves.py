@@ -1,4 +1,7 @@
-"""Which of a model's weight tensors move. Loads no framework."""
+"""Trainable subsets of a model's weight tensors: head, body or all.
+
+Loads no framework.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ PARTS = (ALL, HEAD, BODY)
 
 
 class Moves(NamedTuple):
-    """The weight tensors `weights[start:stop]`.
+    """The trainable slice `weights[start:stop]` of a model's weight tensors.
 
     The head are a model's last tensors, a dense layer's kernel and bias for instance,
     and the body are the others.
@@ -27,7 +30,12 @@ class Moves(NamedTuple):
 
     @classmethod
     def of(cls, part: str, head_tensors: int) -> Moves:
-        """Returns the tensors of one of `PARTS`."""
+        """Returns the slice of a part of the model: all, head or body.
+
+        Args:
+          part: one of `PARTS`.
+          head_tensors: how many of the last weight tensors are the head, at least 1.
+        """
         return {
             ALL: EVERYTHING,
             HEAD: cls(start=-head_tensors),
@@ -44,13 +52,26 @@ class Moves(NamedTuple):
         return weights[self.start : self.stop]
 
     def join(self, weights: Sequence[_T], moved: Sequence[_T]) -> list[_T]:
-        """Returns the weights with others in the place of those that move."""
+        """Returns the weights with the tensors that move replaced.
+
+        Args:
+          weights: all tensors of the model.
+          moved: as many as move, in the place of these.
+        """
         joined = list(weights)
         joined[self.start : self.stop] = moved
         return joined
 
     def restrict(self, loss: Callable, weights: Sequence[Any]) -> Callable:
-        """Returns a loss of the tensors that move, given what the others are."""
+        """Returns the loss as a function of the tensors that move.
+
+        Args:
+          loss: from (weights, batch) to a scalar.
+          weights: all tensors of the model; those that do not move are held fixed.
+
+        Returns:
+          A loss from (tensors that move, batch) to a scalar.
+        """
         if self.are_all:
             return loss
         return lambda moved, batch: loss(self.join(weights, moved), batch)

@@ -1,4 +1,7 @@
-"""Adaptation at whichever of several rates suits a user best. Graph code."""
+"""Learning-rate selection per user: adaptation at the best of several rates.
+
+Graph code.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def adapt_at_best_rate(
     learning_rates: Sequence[float],
     measure: Callable[[Weights], tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Adapts at every rate, and keeps for each number of steps what the best one gave.
+    """Adapts at every rate of a grid, and keeps the best for each number of steps.
 
     So what is kept after m steps does not depend on how many more are taken.
 

@@ -1,4 +1,4 @@
-"""What may be done to one user's update before it is summed with others'."""
+"""Transforms of one user's update before it is aggregated: norm clipping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tff_perfedavg.optimization.gradients import global_norm
 
 
 def clip_update(norm: float) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
-    """Returns a transform that scales an update down to a norm it exceeds.
+    """Returns a transform that clips an update to a Euclidean norm.
 
     Args:
       norm: the largest Euclidean norm over all tensors of an update, above 0.

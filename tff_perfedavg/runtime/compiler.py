@@ -1,9 +1,10 @@
-"""Compiles computations for TFF's workers, which pay for each of their parts.
+"""Compiler for TFF's workers: fuses a computation's parts into one for each stage.
 
-A part costs the worker some 0.1 ms, an aggregation as much again for every client, and
-TFF's own compiler leaves a round in some fifteen parts, with an aggregation for each
-thing summed. `consolidate` leaves one part for each thing done: what the server sends,
-what a client does, how results are summed, what the server makes of the sum.
+A worker pays for each part: it costs some 0.1 ms, an aggregation as much again for
+every client, and TFF's own compiler leaves a round in some fifteen parts, with an
+aggregation for each thing summed. `consolidate` leaves one part for each thing done:
+what the server sends, what a client does, how results are summed, what the server makes
+of the sum.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def compile_computation(
 def consolidate(
     computation: tff.framework.ConcreteComputation,
 ) -> tff.framework.ConcreteComputation:
-    """Returns a round's computation with a single part for each thing done.
+    """Fuses a round's computation into the map-reduce form, one part for each stage.
 
         prepare at the server -> broadcast -> work at the clients -> one aggregation
         -> update at the server

@@ -1,4 +1,4 @@
-"""Executors on TFF's workers, as few as will do."""
+"""A bounded LRU pool of remote executors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_COMPUTATIONS = 8
 
 
 def channel_options() -> list[tuple[str, int]]:
-    """Returns gRPC's settings for a worker: messages as large as weights may be."""
+    """Returns gRPC channel options of a worker: message sizes, reconnection backoff."""
     return [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -27,9 +27,9 @@ def channel_options() -> list[tuple[str, int]]:
 
 
 class _LastUsed:
-    """What belongs to each of the objects last asked for.
+    """An LRU cache by identity of the key.
 
-    By identity, since hashing a computation serializes it.
+    Not by hash: hashing a computation serializes it.
     """
 
     def __init__(self, most: int):
@@ -58,7 +58,10 @@ class _LastUsed:
 
 
 class _Executor(tff.framework.RemoteExecutor):
-    """Compiles and sends a computation once, where TFF's sends it at every call."""
+    """A remote executor that caches compiled and sent computations.
+
+    TFF's own sends them at every call.
+    """
 
     def __init__(self, stub: tff.framework.RemoteExecutorStub, compiled: _LastUsed):
         super().__init__(stub)
@@ -85,7 +88,7 @@ class _Executor(tff.framework.RemoteExecutor):
 
 
 class FewExecutors(tff.framework.ExecutorFactory):
-    """Keeps an executor for each of the numbers of clients last seen.
+    """A bounded LRU pool of remote executors, by number of clients.
 
     They compile what they run; a context on them needs no compiler.
 

@@ -1,4 +1,4 @@
-"""What a process's exit code usually means."""
+"""Explanations of processes' exit codes and signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REMEDIES = {signal.SIGKILL: ("block_size", "batch_size")}
 
 
 def explain(code: int) -> str:
-    """Returns an exit code with its signal and what that usually means.
+    """Returns an exit code with its signal and its usual cause.
 
     Args:
       code: as `subprocess.Popen.returncode` has it, negative for a signal.
@@ -39,7 +39,7 @@ def explain(code: int) -> str:
 
 
 def remedies(code: int) -> tuple[str, ...]:
-    """Returns the arguments that `explain` would have taken smaller.
+    """Returns the arguments to make smaller, as `explain` advises.
 
     Args:
       code: as for `explain`.

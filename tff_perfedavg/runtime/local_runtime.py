@@ -1,4 +1,4 @@
-"""TFF's runtime on this machine, in a worker process that never outlives us.
+"""TFF's runtime on this machine: a worker process that is killed with its parent.
 
 TFF runs computations in a C++ worker process of its own. The stock context lets
 that process inherit standard output and does not end it at every exit, so that a
@@ -151,7 +151,7 @@ class Worker:
             )
 
     def log_tail(self) -> str:
-        """Returns the end of what the process printed."""
+        """Returns the tail of the worker's log."""
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - _LOG_TAIL_BYTES)
         return os.pread(self._log.fileno(), size - start, start).decode(
@@ -166,7 +166,7 @@ class Worker:
 
 
 class LocalRuntime:
-    """One worker and the TFF context that runs computations on it."""
+    """One worker and the TFF execution context that runs computations on it."""
 
     def __init__(self, *, private: bool = True):
         """Starts a worker and waits until it serves; see `Worker`."""

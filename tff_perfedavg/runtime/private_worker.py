@@ -1,4 +1,4 @@
-"""A worker in a network of its own, reached by one process alone.
+"""A worker in its own network namespace, relayed to one process alone.
 
 Run by `local_runtime.Worker` as a program: TFF's worker listens on every address and
 asks nobody who they are. Here it is started in a Linux network namespace that has a

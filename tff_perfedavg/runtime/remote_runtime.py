@@ -1,4 +1,4 @@
-"""TFF's runtime on several machines: a cohort spread over workers that may fail.
+"""Distributed, fault-tolerant TFF runtime: a cohort spread over remote workers.
 
 Each worker is a TFF worker process that `worker_process.serve` runs. A cohort is
 cut into as many parts as there are workers; a part whose worker is lost is done
@@ -48,7 +48,7 @@ class WorkerLost(errors.WorkerError):
 
 
 class Connection:
-    """A connection to a worker elsewhere."""
+    """A gRPC connection to a remote worker."""
 
     def __init__(self, address: str):
         """Opens the connection; the worker need not be there yet.
@@ -66,7 +66,10 @@ class Connection:
         )
 
     def answers(self, within_seconds: float) -> bool:
-        """Whether the worker answers at all, on the connection its work goes over."""
+        """Sends a heartbeat: whether the worker answers it within a time limit.
+
+        It goes over the connection of its work.
+        """
         try:
             self._channel.unary_unary(_HEARTBEAT)(b"", timeout=within_seconds)
         except grpc.RpcError as e:
@@ -78,6 +81,13 @@ class Connection:
 
     def run(self, computation, argument) -> Any:
         """Runs a computation on the worker.
+
+        Args:
+          computation: a TFF computation, which its first call compiles.
+          argument: its argument; None if it takes none.
+
+        Returns:
+          The computation's result.
 
         Raises:
           WorkerLost: if it stops answering, or the connection is ended.
@@ -99,7 +109,7 @@ class Connection:
 
 @dataclasses.dataclass(eq=False)
 class RemoteWorker:
-    """A worker of a pool.
+    """A remote worker of a pool.
 
     Attributes:
       address: `host:port`.
@@ -116,7 +126,7 @@ class RemoteWorker:
 
 
 class _Stub(tff.framework.RemoteExecutorStub):
-    """Tells a lost worker from a computation that fails."""
+    """A gRPC stub that tells a lost worker from a computation that fails."""
 
     def __init__(self, channel: grpc.Channel, address: str):
         self._inner = tff.framework.RemoteExecutorGrpcStub(channel)
@@ -179,7 +189,7 @@ class _Stub(tff.framework.RemoteExecutorStub):
 
 
 class WorkerPool:
-    """Workers that take each other's place."""
+    """A pool of remote workers with heartbeats, failover and reconnection."""
 
     def __init__(
         self,
@@ -233,7 +243,14 @@ class WorkerPool:
                 worker.connection.close()
 
     def run(self, computation, argument) -> Any:
-        """Runs a computation on a worker that is free, on another if that is lost.
+        """Runs a computation on a free worker, with failover to another.
+
+        Args:
+          computation: a TFF computation.
+          argument: its argument; None if it takes none.
+
+        Returns:
+          The computation's result.
 
         Raises:
           WorkerError: if all are lost and none comes back in time, if one after another
@@ -376,7 +393,7 @@ class _PartContext(tff.framework.AsyncContext):
 
 
 class RemoteContext(tff.framework.SyncContext):
-    """Runs what has clients in parts on a pool, and the rest on one worker."""
+    """TFF context on a pool: what has clients runs in parts, the rest on one worker."""
 
     def __init__(self, pool: WorkerPool):
         threads = concurrent.futures.ThreadPoolExecutor(len(pool.workers))
@@ -395,7 +412,7 @@ class RemoteContext(tff.framework.SyncContext):
 def use_remote_runtime(
     addresses: Sequence[str], check: Callable[[Connection], None]
 ) -> WorkerPool:
-    """Reaches workers and makes a context on them TFF's default.
+    """Connects to remote workers and makes a context on them TFF's default.
 
     Args:
       addresses: `host:port` of each.

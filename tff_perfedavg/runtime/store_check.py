@@ -1,4 +1,4 @@
-"""Whether a worker elsewhere has the very store that this machine has."""
+"""Checksum comparison of a remote worker's user store with this machine's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TFF's worker process, kept to an address of its machine.
+"""TFF's worker process in a network namespace, behind a relay at one address.
 
 TFF's worker listens on every address and asks nobody who they are. So it is started in
 a network of its own (a Linux network namespace), where nothing but this process reaches
@@ -36,7 +36,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def find_program() -> pathlib.Path:
-    """Returns TFF's worker program.
+    """Returns the path of TFF's worker program.
 
     Raises:
       WorkerError: if this TFF package has none.
@@ -128,7 +128,7 @@ def leave_stopping_to_parent() -> None:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Listens where a worker will be reached; `serve` takes it from there.
+    """Opens the socket on which a worker will be reached, for `serve`.
 
     Ctrl-C and SIGTERM wait for `serve`.
 
@@ -207,7 +207,7 @@ def _running(worker: subprocess.Popen):
 
 
 def enter_own_network() -> None:
-    """Leaves the machine's network for one that has a loopback and nothing else.
+    """Enters a new network namespace, which has a loopback and nothing else.
 
     Call it in a process that has started no thread.
 
