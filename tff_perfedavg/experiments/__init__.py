@@ -1,1 +1,1 @@
-"""The jobs a user runs: train, evaluate, compare."""
+"""Experiments: training, evaluation, baselines, deployment, reports and studies."""

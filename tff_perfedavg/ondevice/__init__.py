@@ -1,4 +1,4 @@
-"""The initial model as a TensorFlow Lite file that adapts on its owner's device."""
+"""On-device personalization: export to TensorFlow Lite, adaptation with LiteRT."""
 
 from tff_perfedavg import lazy
 

@@ -1,8 +1,8 @@
-"""Reads the card of an exported file. Needs the standard library alone.
+"""Reader of the model card in an exported file's flatbuffer metadata.
 
-The card is an entry of the flatbuffer's `Model.metadata`. Reading that one entry needs
-five fields of the schema, so that a command can look at a file before it loads NumPy or
-a runtime; `flatbuffer.py` reads whole files.
+Needs the standard library alone. The card is an entry of `Model.metadata`, and reading
+that one entry needs five fields of the schema, so that a command can look at a file
+before it loads NumPy or a runtime; `flatbuffer.py` reads whole files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BUFFER_DATA = 0
 
 
 def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
-    """Returns an exported file's content and its card.
+    """Returns an exported file's content and its model card.
 
     Args:
       path: the file.

@@ -1,4 +1,4 @@
-"""What an exported file can do, validated when built. Loads no TensorFlow."""
+"""Export configuration of a model for devices. Loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MAX_ADAPT_STEPS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """How a model is exported. Shapes are fixed in the file.
+    """Export configuration: batch sizes, signatures, storage and what adapts.
 
-    A batch that is shorter than `batch_size` is padded with label -1 (NaN where labels
-    are no classes). Rows of all batches of all steps of `meta_update` are at most
-    1,000,000. The arithmetic is float32 whatever the storage.
+    Shapes are fixed in the file. A batch that is shorter than `batch_size` is padded
+    with label -1 (NaN where labels are no classes). Rows of all batches of all steps of
+    `meta_update` are at most 1,000,000. The arithmetic is float32 whatever the storage.
 
     Attributes:
       trained: what the model was trained by: users adapt as it says, and `meta_update`
@@ -106,7 +106,7 @@ class ExportConfig:
             )
 
     def of_run(self, trained: LocalSettings, parameters: Sequence) -> ExportConfig:
-        """Returns the options for what a run has trained.
+        """Returns the configuration for the model of a training run.
 
         Args:
           trained: what the run's users do in a round.
@@ -136,12 +136,12 @@ class ExportConfig:
 
     @property
     def method(self) -> str:
-        """The name of `registry.methods()` of these local steps."""
+        """The name of the local steps' method in `registry.methods()`."""
         by_default = self.trained.method if self.trained is not None else EXACT
         return self.variant or by_default
 
     def differences(self) -> list[str]:
-        """Returns in what the file differs from training, a sentence each."""
+        """Returns the differences between the file and training, a sentence each."""
         if self.trained is None:
             return []
         found, own, how = [], self.trained.adaptation, self.adaptation
@@ -174,7 +174,7 @@ class ExportConfig:
 
     @functools.cached_property
     def adaptation(self) -> AdaptationConfig:
-        """How a device adapts."""
+        """The configuration of the adaptation on a device."""
         own = AdaptationConfig(1.0) if self.trained is None else self.trained.adaptation
         if self.num_trainable is None:
             return own

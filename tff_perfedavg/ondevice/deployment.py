@@ -1,4 +1,4 @@
-"""What a file for devices is made of: what is fixed in it, what adapts, and how."""
+"""Split of a trained model for export: frozen constants and trainable weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tff_perfedavg.optimization.moves import EVERYTHING
 
 
 class Deployment:
-    """A trained model as a device has it.
+    """A trained model, split for a device into frozen and trainable weights.
 
     Attributes:
       model: the model of the weights that adapt; the others are constants of it.

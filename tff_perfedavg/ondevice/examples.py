@@ -1,4 +1,4 @@
-"""A user's examples on a device: bounded, balanced by class, some held back.
+"""Ring buffer of a user's examples, balanced by class, some held back for validation.
 
 NumPy alone.
 """
@@ -21,7 +21,7 @@ _MAGIC = b"PFEX0001"
 
 
 class Labelled(NamedTuple):
-    """Examples of one user.
+    """Labelled examples of one user.
 
     Attributes:
       x: `[rows, ...]` features.
@@ -33,7 +33,7 @@ class Labelled(NamedTuple):
 
 
 def held_back(y: np.ndarray) -> np.ndarray:
-    """Chooses rows to check on: of each class the second, the fifth and so on.
+    """Returns a validation mask by class: the second row of each, the fifth and so on.
 
     Args:
       y: `[rows]` class numbers; a regressor's numbers count as one class.
@@ -48,7 +48,9 @@ def held_back(y: np.ndarray) -> np.ndarray:
 
 
 def in_turns(y: np.ndarray) -> np.ndarray:
-    """Returns int `[rows]`: one row of each class, then a second of each, and so on.
+    """Returns the order of rows in round-robin over the classes, int `[rows]`.
+
+    One row of each class, then a second of each, and so on.
 
     Args:
       y: as `held_back`.
@@ -71,15 +73,15 @@ def _are_classes(y: np.ndarray) -> bool:
 
 
 class Examples:
-    """What a user has shown, the newest of it: as many rows as there is room for.
+    """A ring buffer of a user's newest examples, balanced by class, some held back.
 
-    Where there is no more, the oldest row of the class that has most goes. Whether a
+    When it is full, the oldest row of the class that has most goes. Whether a
     row is held back is settled when it comes, and stays: what a model was checked on it
     has not learned.
     """
 
     def __init__(self, capacity: int, x: np.ndarray, y: np.ndarray):
-        """Holds no row.
+        """Makes an empty buffer.
 
         Args:
           capacity: the most rows.
@@ -104,7 +106,15 @@ class Examples:
         return len(self._y)
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Adds rows `[rows, ...]`, one after the other."""
+        """Adds rows one by one; when full, drops the oldest of the largest class.
+
+        Args:
+          x: `[rows, ...]` features.
+          y: `[rows]` class numbers, or `[rows, ...]` numbers of a regressor.
+
+        Raises:
+          ValueError: if there is not a label for each row.
+        """
         for row, label in zip(x, y, strict=True):
             key = self._key(label)
             number = self._seen.get(key, 0)
@@ -117,7 +127,7 @@ class Examples:
                 self._drop()
 
     def clear(self) -> None:
-        """Forgets all rows."""
+        """Removes all rows."""
         self._x, self._y = self._x[:0], self._y[:0]
         self._is_check, self._seen = self._is_check[:0], {}
 

@@ -1,4 +1,4 @@
-"""From a trained initial model to a TensorFlow Lite file that adapts on a device."""
+"""Export of a model to a TensorFlow Lite file with on-device training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _REASON = re.compile(r"'tfl?\.\w+' op [^\n<]+")
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What was exported.
+    """Report of an export: size, operations and largest error.
 
     Attributes:
       path: the file.
@@ -62,7 +62,7 @@ def export_tflite(
     card: Mapping[str, object] | None = None,
     examples: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ExportReport:
-    """Writes a model as a `.tflite` file that adapts, and proves that it does.
+    """Exports a model as a `.tflite` file with training signatures, and verifies it.
 
     Before the file appears, its signatures are replayed in TensorFlow's interpreter
     and in LiteRT against TensorFlow: `infer`, three times `adapt`, `adapt_steps`,
@@ -108,7 +108,7 @@ def export_tflite(
 
 @dataclasses.dataclass(frozen=True)
 class ExportCheck:
-    """What a model would be as a file.
+    """Result of `check_exportable`: size and operations.
 
     Attributes:
       num_bytes: its size.
@@ -120,7 +120,7 @@ class ExportCheck:
 
 
 def check_exportable(model: Model, config: ExportConfig | None = None) -> ExportCheck:
-    """Tells before training whether a model can be exported.
+    """Checks before training that a model can be exported.
 
     Traces all signatures and converts them as `export_tflite` does, from untrained
     weights; what is left out is the replay. Seconds for small models; a MobileNet of 96
@@ -162,10 +162,11 @@ def export_inference(
     infer_batch_size: int = 1,
     card: Mapping[str, object] | None = None,
 ) -> ExportReport:
-    """Writes given weights, an adapted user's for instance, as a small fixed model.
+    """Exports weights as a quantized `.tflite` file for inference alone.
 
-    The weights are kept as 8-bit integers; the file has `infer` and `describe` alone.
-    It is not held to TensorFlow's numbers: what quantization changes is in the report.
+    The weights, an adapted user's for instance, are kept as 8-bit integers; the file
+    has `infer` and `describe` alone. It is not held to TensorFlow's numbers: what
+    quantization changes is in the report.
 
     Args:
       model: the model.
@@ -177,7 +178,7 @@ def export_inference(
 
     Returns:
       The report; `largest_error` is the largest difference of a probability (of an
-      output, for a regressor) from TensorFlow's on the examples.
+      output, for a regressor) from TensorFlow's on these rows.
 
     Raises:
       ModelError: as `export_tflite`.
@@ -331,7 +332,7 @@ _IS_SHOWN = contextvars.ContextVar("is_shown", default=False)
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[None]:
-    """Within this context standard error tells how far an export is."""
+    """Context manager that shows the progress of exports on standard error."""
     token = _IS_SHOWN.set(True)
     try:
         yield

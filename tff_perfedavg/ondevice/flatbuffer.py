@@ -1,4 +1,7 @@
-"""Reads and finishes TensorFlow Lite files. Loads no TensorFlow."""
+"""Flatbuffers of TensorFlow Lite files: metadata, deduplication, serialization.
+
+Loads no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _BUILTIN_NAMES = {
 
 
 def read(content: bytes) -> schema.ModelT:
-    """Returns the model of a file's content."""
+    """Unpacks a file's content into the schema's object API."""
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
@@ -36,9 +39,10 @@ def operations(model: schema.ModelT) -> list[str]:
 
 
 def shrink(model: schema.ModelT) -> None:
-    """Leaves out what no runtime needs, a fifth of a small model's file.
+    """Deduplicates buffers and removes fields that no runtime needs, in place.
 
-    Constants that occur several times are kept once, initial weights above all.
+    That is a fifth of a small model's file. Constants that occur several times are kept
+    once, initial weights above all.
     """
     first: dict[bytes, int] = {b"": 0}
     moved: dict[int, int] = {}
@@ -69,7 +73,13 @@ def shrink(model: schema.ModelT) -> None:
 
 
 def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
-    """Adds a named entry to `Model.metadata`."""
+    """Adds a named entry to `Model.metadata`, in place.
+
+    Args:
+      model: the unpacked file.
+      name: the entry's.
+      content: the entry's bytes.
+    """
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(content, np.uint8)
     model.buffers.append(buffer)
@@ -80,7 +90,12 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
 
 
 def metadata(model: schema.ModelT, name: str) -> bytes | None:
-    """Returns a named entry of `Model.metadata`, None if there is none."""
+    """Returns a named entry of `Model.metadata`, None if there is none.
+
+    Args:
+      model: the unpacked file.
+      name: the entry's.
+    """
     for entry in model.metadata or ():
         if entry.name == name.encode():
             return np.asarray(model.buffers[entry.buffer].data, np.uint8).tobytes()
@@ -88,7 +103,7 @@ def metadata(model: schema.ModelT, name: str) -> bytes | None:
 
 
 def pack(model: schema.ModelT) -> bytes:
-    """Returns the content of a file."""
+    """Serializes a model to the content of a `.tflite` file."""
     for buffer in model.buffers:
         buffer.__class__ = _AlignedBuffer
     builder = _SharingBuilder(1 << 16)
@@ -97,7 +112,7 @@ def pack(model: schema.ModelT) -> bytes:
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors, shapes above all, once, and refers to them."""
+    """A flatbuffer builder that writes equal vectors, shapes above all, only once."""
 
     def __init__(self, initial_size: int):
         super().__init__(initial_size)
@@ -113,7 +128,7 @@ class _SharingBuilder(flatbuffers.Builder):
 
 
 class _AlignedBuffer(schema.BufferT):
-    """A constant that begins where the runtime may read it without copying."""
+    """A buffer aligned to 16 bytes, which the runtime reads without copying."""
 
     def Pack(self, builder):
         if self.data is not None:

@@ -1,4 +1,4 @@
-"""What a device is given, checked before a runtime sees it."""
+"""Input validation of the on-device runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from tff_perfedavg import errors
 
 
 def numbers(name: str, value) -> np.ndarray:
-    """Returns an array of numbers; raises `DataError` where it is none."""
+    """Returns a value as an array of numbers.
+
+    Args:
+      name: what the value is called in the message.
+      value: an array, or what NumPy makes one of.
+
+    Raises:
+      DataError: if its dtype is none of bool, integer and float, or rows are not
+        equally long.
+    """
     try:
         found = np.asarray(value)
         if found.dtype.kind not in "biuf":
@@ -21,13 +30,27 @@ def numbers(name: str, value) -> np.ndarray:
 
 
 def padded(rows: np.ndarray, count: int, value) -> np.ndarray:
-    """Returns rows with copies of a value behind them, `count` in all."""
+    """Pads rows to a fixed number.
+
+    Args:
+      rows: `[rows, ...]`, at most `count`.
+      count: rows of the result.
+      value: what the rows added are filled with.
+
+    Returns:
+      `[count, ...]` in the dtype of `rows`, the rows added behind the others.
+    """
     padding = np.full([count - len(rows), *rows.shape[1:]], value, rows.dtype)
     return np.concatenate([rows, padding])
 
 
 def check_steps(value, most: int) -> None:
-    """Raises `ConfigError` unless a number of steps is whole and from 1 to `most`."""
+    """Raises `ConfigError` unless a number of steps is whole and from 1 to `most`.
+
+    Args:
+      value: the number of steps that was given.
+      most: the largest that is allowed.
+    """
     try:
         is_whole = bool(1 <= value <= most and value % 1 == 0)
     except (TypeError, ValueError):
@@ -39,13 +62,23 @@ def check_steps(value, most: int) -> None:
 
 
 def check_lengths(x: np.ndarray, y: np.ndarray) -> None:
-    """Raises `DataError` unless there is a label for each row."""
+    """Raises `DataError` unless there is a label for each row.
+
+    Args:
+      x: `[rows, ...]` features.
+      y: `[rows, ...]` labels.
+    """
     if len(x) != len(y):
         raise errors.DataError(f"x has {len(x)} rows and y has {len(y)}.")
 
 
 def check_rate(name: str, value: float) -> None:
-    """Raises `ConfigError` unless a rate is finite and above 0 in float32."""
+    """Raises `ConfigError` unless a rate is finite and above 0 in float32.
+
+    Args:
+      name: what the rate is called in the message.
+      value: the rate that was given.
+    """
     try:
         with np.errstate(over="ignore"):
             rounded = np.float32(value)

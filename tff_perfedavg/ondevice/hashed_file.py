@@ -1,4 +1,4 @@
-"""Small files of a user's with the SHA-256 of their content behind it."""
+"""Small files with a trailing SHA-256 checksum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIGEST_BYTES = 32
 
 
 def sealed(body: bytes) -> bytes:
-    """Returns content with its checksum behind it."""
+    """Returns content with its SHA-256 checksum appended."""
     return body + hashlib.sha256(body).digest()
 
 

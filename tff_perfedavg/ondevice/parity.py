@@ -1,4 +1,4 @@
-"""Proof that an exported file computes what TensorFlow computes."""
+"""Numerical parity check of an exported file against TensorFlow."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def check(
 
     TensorFlow's side uses its own gradients and losses, no replacement. A replay that
     differs is repeated with other rows.
+
+    Args:
+      model: the model.
+      weights: what was trained: the model's weights, with learned rates behind them.
+      config: what the file can do.
+      content: the file.
+      examples: rows (x, y) to replay with; None for random ones in [0, 1).
 
     Raises:
       ModelError: if a difference is too large, or not a number.
@@ -88,7 +95,7 @@ def _compare(model, weights, config, content, examples, seed) -> dict[str, float
 def largest_inference_error(
     model: Model, weights: Sequence[np.ndarray], content: bytes, x: np.ndarray
 ) -> dict[str, float]:
-    """Returns how far a file's `infer` is from TensorFlow's at most, by runtime.
+    """Returns the largest error of a file's `infer` against TensorFlow, by runtime.
 
     Args:
       model: the model.

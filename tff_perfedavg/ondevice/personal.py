@@ -1,4 +1,4 @@
-"""A user's model on a device over its versions: examples, weights, and what is in use.
+"""Personal model on a device: kept examples, adapted weights and model updates.
 
 Everything is in one directory of the user's. `state.json` names the files in use and is
 replaced whole, so a process that is killed at any moment leaves what was in use before
@@ -32,7 +32,7 @@ _SHARED = ("family", "num_classes", "input_shape", "label_shape", "own_labels")
 
 @dataclasses.dataclass(frozen=True)
 class PersonalAdaptation:
-    """What became of the weights.
+    """Result of `PersonalModel.adapt`: losses, steps and version.
 
     Attributes:
       loss_before: the mean loss of the examples held back with the weights that were in
@@ -54,7 +54,7 @@ class PersonalAdaptation:
 
 
 class _Best(NamedTuple):
-    """The best so far on the examples held back; no device for what is in use."""
+    """Best weights so far by loss on examples held back; no device for those in use."""
 
     loss: float
     steps: int | None
@@ -63,7 +63,7 @@ class _Best(NamedTuple):
 
 
 class PersonalModel:
-    """A model that stays its user's when a new version of it is released.
+    """A personal model that keeps its adaptation across model updates.
 
     The weights in use are the initial ones adapted to the examples kept, guarded by
     those held back (`OnDeviceModel.adapt_guarded`). A new version waits until the same
@@ -148,7 +148,7 @@ class PersonalModel:
             return self._device.infer(x)
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Keeps examples, and writes them; `adapt` learns from them.
+        """Adds examples to those kept, and saves them; `adapt` learns from them.
 
         Args:
           x: `[rows, ...]` features, or one row's.
@@ -167,7 +167,7 @@ class PersonalModel:
     def adapt(
         self, learning_rate: float | None = None, num_steps: int | None = None
     ) -> PersonalAdaptation:
-        """Adapts the initial model to all examples, and a waiting version with it.
+        """Adapts the initial model, and a waiting version, to all examples.
 
         Args:
           learning_rate: alpha; by default each version's own.
@@ -240,7 +240,7 @@ class PersonalModel:
         return self.version if is_new else None
 
     def forget(self) -> None:
-        """Removes the examples, and puts the initial weights back."""
+        """Deletes the examples and restores the initial weights."""
         with self._lock:
             state = {**self._state, "weights": None}
             self._write_state(state)

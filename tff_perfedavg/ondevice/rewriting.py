@@ -1,4 +1,4 @@
-"""Edits a saved model so that the converter makes built-in operations of all of it."""
+"""SavedModel rewriting for conversion to built-in TensorFlow Lite operations alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A personal model on a device, in Python: LiteRT and NumPy, no TensorFlow.
+"""Python runner of exported models: LiteRT and NumPy, no TensorFlow.
 
 An app does the same with its platform's LiteRT; docs/on_device.md shows how.
 """
@@ -29,7 +29,7 @@ _CHECKED_FORMAT = 2
 
 @dataclasses.dataclass(frozen=True)
 class GuardedAdaptation:
-    """What became of a guarded adaptation.
+    """Result of a guarded adaptation: steps, and losses on the rows held back.
 
     Attributes:
       steps_kept: after how many steps the weights are taken; 0 if they are as before.
@@ -49,7 +49,7 @@ class GuardedAdaptation:
 
 
 class OnDeviceModel:
-    """An exported model and one user's weights.
+    """An exported model in a LiteRT interpreter, with one user's weights.
 
     Every method may be called at any time and from any thread; calls on one object
     wait for each other, so that all rows of one `infer` see the same weights. A new
@@ -209,7 +209,7 @@ class OnDeviceModel:
         learning_rate: float | None = None,
         num_steps: int | None = None,
     ) -> GuardedAdaptation:
-        """Adapts as far as it helps rows that are not learned from.
+        """Adapts with early stopping: keeps the step of lowest loss on rows held back.
 
         After each step the loss on the rows to check is looked at; the weights are then
         those with which it was lowest, as they were before the first step perhaps. More
@@ -278,7 +278,7 @@ class OnDeviceModel:
         )
 
     def checked(self, x: np.ndarray, y: np.ndarray) -> Labelled:
-        """Returns rows as the model takes them.
+        """Validates rows and returns them as the model takes them.
 
         Args:
           x: `[rows, ...]` features, or one row's.
@@ -346,7 +346,7 @@ class OnDeviceModel:
         return float(rate)
 
     def reset(self) -> None:
-        """Puts the file's initial weights back."""
+        """Restores the file's initial weights."""
         self.call("reset", unused=_UNUSED)
 
     @property
@@ -381,7 +381,7 @@ class OnDeviceModel:
         inner_learning_rate: float,
         outer_learning_rate: float,
     ) -> tuple[list[np.ndarray], float, float]:
-        """Computes a user's part of a round; keeps the own weights.
+        """Computes the client update of a round; the personal weights stay.
 
         Args:
           weights: w_k, what the server holds, learned rates included.
@@ -444,7 +444,7 @@ class OnDeviceModel:
         weights_file.write(pathlib.Path(path), self.packed_weights())
 
     def packed_weights(self) -> bytes:
-        """Returns the content of the file that `save` writes, but for its checksum.
+        """Serializes the personal weights as `save` does, without the checksum.
 
         Raises:
           ModelError: if the personal weights leave no finite answer.
@@ -455,7 +455,7 @@ class OnDeviceModel:
         return weights_file.packed(weights, self._owner())
 
     def load(self, path: pathlib.Path | str) -> None:
-        """Takes the personal weights of a file that `save` wrote.
+        """Loads the personal weights of a file that `save` wrote.
 
         Raises:
           CheckpointError: naming the file, if it is missing, damaged, belongs to
@@ -477,6 +477,10 @@ class OnDeviceModel:
 
         Nothing but names, shapes and dtypes are checked: arrays of other sizes would
         have the runtime write beyond its memory.
+
+        Args:
+          signature: its name, one of `signatures`.
+          **inputs: arrays by name, of the shapes and dtypes that `inputs` tells.
 
         Raises:
           ModelError: if the file has no such signature.
@@ -696,6 +700,11 @@ def _named(weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def in_order(answer: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
-    """Returns `prefix_0`, `prefix_1`, ... of a signature's outputs."""
+    """Returns `prefix_0`, `prefix_1`, ... of a signature's outputs.
+
+    Args:
+      answer: the outputs by name.
+      prefix: `weight` or `delta`.
+    """
     count = sum(name.startswith(f"{prefix}_") for name in answer)
     return [answer[f"{prefix}_{i}"] for i in range(count)]

@@ -1,4 +1,4 @@
-"""What an exported file computes: the signatures, as TensorFlow functions.
+"""Signatures of an exported file, as TensorFlow functions.
 
 The mathematics is that of `tff_perfedavg.optimization`, differentiated with the
 gradients of `ondevice.gradients`. No input or output is a scalar and every signature
@@ -31,7 +31,7 @@ _LARGEST = 1e38
 
 
 class FixedModule(tf.Module):
-    """A model whose weights never change, and the signatures that need no more."""
+    """A model with constant weights and the signatures for inference."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class FixedModule(tf.Module):
         return traced
 
     def infer(self, x):
-        """Returns what the model makes of x."""
+        """Returns class probabilities, or the outputs of a regressor."""
         outputs = self._model.apply(self._read(), x)
         if self._model.num_classes is None:
             return {"outputs": outputs}
@@ -127,7 +127,7 @@ class FixedModule(tf.Module):
 
 
 class DeviceModule(FixedModule):
-    """A model's personal weights and the signatures that work on them."""
+    """A model with variable personal weights and the signatures for training."""
 
     def __init__(
         self,
@@ -180,7 +180,13 @@ class DeviceModule(FixedModule):
         return functions
 
     def adapt(self, x, y, learning_rate):
-        """Takes one gradient step on a batch; see `adapt_steps`."""
+        """Takes one gradient step on a batch; see `adapt_steps`.
+
+        Args:
+          x: `[batch_size, ...]` features.
+          y: `[batch_size, ...]` labels; -1 (NaN for a regressor) for padding.
+          learning_rate: float32 `[1]`, alpha.
+        """
         batch, first = self._batch(x, y), self._read()
         # Not the loop of `adapt_steps`, which copies the weights in and out.
         with replaced_gradients(gradients.OVERRIDES):
@@ -195,6 +201,12 @@ class DeviceModule(FixedModule):
         weights stay as they were if the new ones, what the model makes of the batch
         with them or its loss are not finite, if no row counts, or if `num_steps` is
         not from 1 to `MAX_ADAPT_STEPS`.
+
+        Args:
+          x: as `adapt`.
+          y: as `adapt`.
+          learning_rate: float32 `[1]`, alpha.
+          num_steps: int32 `[1]`.
         """
         batch, first = self._batch(x, y), self._read()
         adaptation, start = self._adaptation(learning_rate)
@@ -217,7 +229,7 @@ class DeviceModule(FixedModule):
         return self._keep(batch, loss, first, adapted, count)
 
     def adapt_guarded(self, x, y, x_check, y_check, learning_rate, num_steps):
-        """Takes gradient steps on one batch; keeps those best for other rows.
+        """Takes gradient steps with early stopping on other rows.
 
         The weights become those after the step, none included, with which the loss on
         the rows to check is lowest. Returns that loss before and with the weights
@@ -225,6 +237,14 @@ class DeviceModule(FixedModule):
         step: `_LARGEST` where it or a weight is not finite, -1 for a step not taken.
         No step is taken if `num_steps` is not from 1 to `max_guarded_steps`, or if no
         row counts to learn from or to check on.
+
+        Args:
+          x: rows to learn from, as `adapt`.
+          y: their labels.
+          x_check: rows to check on, as `adapt`.
+          y_check: their labels.
+          learning_rate: float32 `[1]`, alpha.
+          num_steps: int32 `[1]`, the most steps.
         """
         batch, check = self._batch(x, y), self._batch(x_check, y_check)
         first, model = self._read(), self._model
@@ -268,7 +288,7 @@ class DeviceModule(FixedModule):
         }
 
     def reset(self, unused):
-        """Puts the initial weights back."""
+        """Restores the initial weights."""
         return self._assign([tf.constant(w) for w in self._initial])
 
     def get_weights(self, unused):
@@ -292,12 +312,18 @@ class DeviceModule(FixedModule):
         return {"done": tf.cast(is_finite, tf.int32)[tf.newaxis]}
 
     def meta_update(self, num_steps, **given):
-        """Takes a user's part of a round from the weights given.
+        """Computes the client update of a round from the weights given.
 
         Returns the update `w_k - w`, mean losses, and whether the update is one: it is
         zeros if it or a loss is not finite, if a batch of a step has no row that
         counts, or if `num_steps` is not from 1 to `max_local_steps`. The personal
         weights stay.
+
+        Args:
+          num_steps: int32 `[1]`, local steps.
+          **given: `weight_0`, `weight_1` and so on, as the server sent them; of each
+            role `x_ROLE` and `y_ROLE`, `[max_local_steps, batch_size, ...]`, padded as
+            in `adapt`; each of the algorithm's rates by name, float32 `[1]`.
         """
         deployed = self._deployed
         sent = [given[f"weight_{i}"] for i in range(len(deployed.sent))]

@@ -1,4 +1,4 @@
-"""Which operations a device's runtime has: a model is refused before conversion."""
+"""Check of a model's operations against those of TensorFlow Lite, before conversion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_operations(
 
 
 def remedy(op_type: str, *, is_forward: bool = False) -> str:
-    """Returns what to do about a layer that needs an operation, a sentence.
+    """Returns advice on a layer whose operation is unsupported, a sentence.
 
     Args:
       op_type: the operation's.

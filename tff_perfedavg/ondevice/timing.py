@@ -1,4 +1,4 @@
-"""Timing of an exported file's `meta_update`, a client's update, on this machine."""
+"""Benchmark of an exported file's client update, `meta_update`, on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEED = 0
 
 
 class UpdateTime(NamedTuple):
-    """What a client's update costs: `fixed_s + steps * step_s` seconds, and bytes.
+    """Cost of a client update: `fixed_s + steps * step_s` seconds, and bytes.
 
     Attributes:
       steps: the most local steps that the file takes.
@@ -33,10 +33,11 @@ class UpdateTime(NamedTuple):
 
 
 def time_meta_update(model: OnDeviceModel, repeats: int = 15) -> UpdateTime:
-    """Measures an update of one step and of all steps, in turn, and takes medians.
+    """Measures the time of a client update, and its bytes.
 
-    A line through two numbers of steps, since an update has a part that does not grow
-    with them: weights are copied in and out.
+    Updates of one step and of all steps are timed in turn, and their medians taken. Two
+    numbers of steps, since an update has a part that does not grow with them: weights
+    are copied in and out.
 
     Args:
       model: the exported file, on as many threads as wanted. Its rows are full batches

@@ -1,4 +1,4 @@
-"""Files of personal weights: to whom they belong, and whether they are whole.
+"""File format of personal weights: model identity, float32 weights, checksum.
 
 A file is a magic word, the model's identity, the number of weights as a little-endian
 uint64, the weights as little-endian float32 in order, and the SHA-256 of all that.
@@ -39,7 +39,12 @@ class Owner(NamedTuple):
 
 
 def packed(weights: Sequence[np.ndarray], owner: Owner) -> bytes:
-    """Returns the content of a file of weights, but for its checksum."""
+    """Serializes weights to the content of a file, but for its checksum.
+
+    Args:
+      weights: arrays in the model's order, written as float32.
+      owner: the model that they belong to.
+    """
     flat = np.concatenate([w.ravel() for w in weights]).astype("<f4")
     if owner.model_id is None:
         header = _HEADER.pack(_MAGIC_OF_FILE, owner.digest, flat.size)
@@ -50,6 +55,10 @@ def packed(weights: Sequence[np.ndarray], owner: Owner) -> bytes:
 
 def write(path: pathlib.Path, body: bytes) -> None:
     """Writes what `packed` returned to a file, whole or not at all.
+
+    Args:
+      path: the file.
+      body: what `packed` returned.
 
     Raises:
       CheckpointError: if the file cannot be written.

@@ -1,1 +1,1 @@
-"""From settings to users, model, runtime and learning process."""
+"""Builders of users, model, runtime and learning process from settings."""

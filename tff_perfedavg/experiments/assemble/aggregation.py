@@ -1,4 +1,4 @@
-"""What is done to users' updates on their way into the mean."""
+"""Aggregators: clipping, robust, compressed, differentially private, secure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tff_perfedavg.optimization.update_transforms import clip_update
 
 
 class Aggregation(NamedTuple):
-    """The two places where updates are treated.
+    """A TFF aggregator, and a transform of each user's update before it.
 
     Attributes:
       model_aggregator: TFF's, over clients; None for the weighted mean.
@@ -29,7 +29,7 @@ class Aggregation(NamedTuple):
 def build_aggregation(
     settings: AggregationSettings, clients_per_round: int, in_blocks: bool
 ) -> Aggregation:
-    """Returns the treatment of updates that is asked for.
+    """Builds the aggregator and the update transform of the settings.
 
     Args:
       settings: what is asked for.

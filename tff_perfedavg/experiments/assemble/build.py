@@ -1,4 +1,4 @@
-"""From an experiment's settings to its model and its learning process."""
+"""Builders of an experiment's model, client data and learning process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,15 @@ from tff_perfedavg.models.model import Model
 
 
 def build_model(experiment: Experiment, population: UserStore) -> Model:
-    """Builds the experiment's model for the population's features and labels.
+    """Builds the experiment's model for the store's features and labels.
+
+    Args:
+      experiment: its settings.
+      population: the users' store, which gives shapes and number of classes.
 
     Raises:
-      ConfigError: if it does not suit labels of that kind.
+      ConfigError: if it does not suit labels of that kind; and as `build_own_model`.
+      ModelError: as `build_own_model`.
     """
     models: dict[str, Callable[..., Model]] = {
         "mlp": mlp,
@@ -60,7 +65,13 @@ def build_model(experiment: Experiment, population: UserStore) -> Model:
 def build_client_data(
     experiment: Experiment, model: Model, population: UserStore
 ) -> StoreClientData:
-    """Chooses how many users a TFF client stands for."""
+    """Chooses the form of client data: how many users a TFF client stands for.
+
+    Args:
+      experiment: its settings.
+      model: what is trained.
+      population: the users' store.
+    """
     return choose_client_data(
         population,
         model,

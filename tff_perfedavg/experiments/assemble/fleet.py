@@ -1,4 +1,4 @@
-"""From settings to a fleet, its protocol and what its tasks cost."""
+"""Builders of a fleet, its round protocol and the cost of its tasks from settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SETTINGS = {
 
 @contextlib.contextmanager
 def told_by_settings() -> Iterator[None]:
-    """Names, in an error of a protocol, settings in the place of its fields."""
+    """Context manager that renames a protocol's fields to settings in its errors."""
     try:
         yield
     except errors.ConfigError as e:
@@ -51,7 +51,7 @@ def build_fleet(
     seed: int,
     population: UserStore | None = None,
 ) -> Fleet:
-    """Draws the devices of so many users.
+    """Builds a fleet: draws the device of each user.
 
     Args:
       settings: which fleet, and what device classes go by.
@@ -80,7 +80,15 @@ def build_fleet(
 
 
 def build_fleet_of_run(experiment: Experiment, population: UserStore) -> Fleet:
-    """Draws the devices of a run's users; raises the errors of `build_fleet`."""
+    """Builds the fleet of an experiment's users.
+
+    Args:
+      experiment: its settings.
+      population: the users' store.
+
+    Raises:
+      ConfigError, DataError: as `build_fleet`.
+    """
     num_users, seed = len(population.users), experiment.base_random_seed
     return build_fleet(experiment.fleet_of_run, num_users, seed, population)
 
@@ -112,7 +120,11 @@ def _ranks(population: UserStore, by: str, seed: int) -> np.ndarray:
 
 @told_by_settings()
 def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
-    """Returns the protocol of the settings, for so many reports a round.
+    """Builds the synchronous round protocol of the settings.
+
+    Args:
+      settings: of the fleet.
+      goal: reports that a round needs.
 
     Raises:
       ConfigError: naming the setting that is out of range.
@@ -133,7 +145,7 @@ def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
 def build_work(
     settings: FleetSettings, num_steps: int | None = None, method: str = METHOD
 ) -> Work:
-    """Returns what a task costs, measured now or earlier.
+    """Returns the cost of a task in time and bytes, measured now or earlier.
 
     Args:
       settings: name the exported file, or the earlier measurement.

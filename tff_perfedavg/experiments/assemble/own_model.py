@@ -1,4 +1,4 @@
-"""A user's own model, named by a file and a function in it: `my_model.py:build`."""
+"""Custom models, named by a file and a function in it: `my_model.py:build`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_own_model(
     *,
     has_classes: bool = True,
 ) -> Model:
-    """Runs the user's function and returns the model it gives.
+    """Builds a custom model by calling its function.
 
     Args:
       name: `FILE.py:FUNCTION`; the function takes `(input_shape, num_outputs)` and

@@ -1,4 +1,4 @@
-"""From an experiment's settings to its users."""
+"""The user store of an experiment, opened or prepared."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ def build_population(
 
 
 def population_path(experiment: Experiment, root: pathlib.Path) -> pathlib.Path:
-    """Returns where the experiment's store is, or will be prepared."""
+    """Returns the path of the experiment's store, whether it is prepared or not.
+
+    Args:
+      experiment: names the store, or the data set and how it is divided.
+      root: directory of the runs.
+    """
     if experiment.data.store:
         return pathlib.Path(experiment.data.store)
     return root / "stores" / experiment.data.store_name(experiment.base_random_seed)

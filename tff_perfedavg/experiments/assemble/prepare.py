@@ -1,4 +1,4 @@
-"""From a data set's name to a user store."""
+"""Data preparation: partitions a data set among users and writes a user store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prepare(
     path: str | os.PathLike,
     data_dir: str | os.PathLike | None = None,
 ) -> UserStore:
-    """Loads a data set, divides it and writes the store.
+    """Loads a data set, partitions it among users and writes the store.
 
     Args:
       config: which data set, divided how.

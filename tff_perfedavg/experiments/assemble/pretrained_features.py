@@ -1,4 +1,4 @@
-"""What a frozen network makes of users' images, in their place in a store."""
+"""Feature extraction from users' images by a frozen pretrained network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime a job runs on: this machine, or workers elsewhere."""
+"""TFF runtime of a job: this machine, or remote workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tff_perfedavg.runtime.store_check import store_check
 
 @contextlib.contextmanager
 def runtime(workers: Sequence[str], population: UserStore) -> Iterator[None]:
-    """Lets TFF run on workers elsewhere, or, if none are named, on this machine.
+    """Context manager that runs TFF on remote workers or, if none are named, locally.
 
     Connections to workers end with the block; TFF's default context stays what it is.
 

@@ -11,7 +11,7 @@ from tff_perfedavg.experiments.settings.parts import ServerSettings
 def build_server_optimizer(
     settings: ServerSettings, own_learning_rate: float
 ) -> tff.learning.optimizers.Optimizer:
-    """Returns the optimizer that is asked for.
+    """Builds the server optimizer of the settings.
 
     Args:
       settings: what is asked for.

@@ -1,1 +1,1 @@
-"""From a trained run to a file for devices, and a fleet that tries it."""
+"""Deployment: export of trained runs, simulated devices and the web app."""

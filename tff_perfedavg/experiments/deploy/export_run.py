@@ -1,4 +1,4 @@
-"""From a trained run to a file for devices, with a card that tells its story."""
+"""Export of a trained run to a `.tflite` file, with a model card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export_run(
     license_name: str,
     adaptation_steps: int | None = None,
 ) -> ExportReport:
-    """Exports a trained model, measured on its own population first.
+    """Exports a trained model, evaluated on its own users first for the model card.
 
     Args:
       checkpoint: `model.npz` of a run.
@@ -56,7 +56,7 @@ def export_run(
       CheckpointError: if the checkpoint cannot be read.
       ConfigError: if its store or model file has changed since it was trained.
       ModelError: as `export_tflite`; or if the weights of the network that made the
-        population's features are not installed.
+        store's features are not installed.
     """
     weights, experiment = trained_model.load(checkpoint)
     config = config.of_run(experiment.local, weights)
@@ -96,7 +96,7 @@ def _with_its_body(model: Model, population: UserStore) -> Model:
 
 
 def check_own_model(experiment: Experiment, population: UserStore) -> None:
-    """Checks that what is about to be trained could be exported.
+    """Checks before training that an experiment's model can be exported.
 
     Args:
       experiment: what is to be trained.
@@ -155,7 +155,7 @@ def _results(per_user: pd.DataFrame, steps: Collection[int]) -> list[dict[str, A
 
 
 def _examples(population: UserStore) -> tuple[np.ndarray, np.ndarray]:
-    """Some rows of the population, scaled."""
+    """Some rows of the store, scaled."""
     users = population.training_users[:20]
     rows = [population.scaled(population.adaptation(user)) for user in users]
     x = np.concatenate([r.x for r in rows])[:_EXAMPLES]

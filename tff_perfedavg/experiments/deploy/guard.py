@@ -1,4 +1,4 @@
-"""Guards, played on a device's runtime: what strategies and rates would give."""
+"""Guarded adaptation on a device's runtime, by strategy and learning rate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def play(
 def play_at(
     device: OnDeviceModel, store: UserStore, user: int, factor: float, steps: int
 ) -> dict[str, float]:
-    """Returns what guarded and unguarded adaptation give one user at a rate.
+    """Returns one user's accuracy with guarded and unguarded adaptation at a rate.
 
     Args:
       device: the model.
@@ -89,7 +89,7 @@ def play_at(
 
 
 def summary(played: pd.DataFrame) -> dict[str, float]:
-    """Returns means over users of `play_at`, and how many ended worse and by how much.
+    """Returns means over users of `play_at`, and how many got worse and by how much.
 
     Args:
       played: a row for each user.
@@ -111,7 +111,7 @@ def summary(played: pd.DataFrame) -> dict[str, float]:
 def rows_of(
     store: UserStore, user: int, per_label: int, *, wrong: bool
 ) -> tuple[Rows, Rows]:
-    """Returns what a user teaches, and on what it is judged.
+    """Returns a user's rows to adapt on and rows to evaluate on.
 
     Args:
       store: the users.

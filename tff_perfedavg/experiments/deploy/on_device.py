@@ -1,4 +1,7 @@
-"""A fleet of devices, played here: each user on a runtime of its own. No TensorFlow."""
+"""Simulated on-device personalization: each user on a LiteRT interpreter of its own.
+
+Loads no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,16 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 def choose_users(population: UserStore, num_users: int) -> dict[str, np.ndarray]:
-    """Returns the first users of each group, in its proportion; 0 for all.
+    """Returns the first users of each group, in proportion to its size.
 
     A group with users keeps one at least.
+
+    Args:
+      population: the users.
+      num_users: of all groups together; 0 for all.
+
+    Returns:
+      From a group, `seen` or `new`, to the numbers of its users, int `[users]`.
     """
     groups = {SEEN: population.training_users, NEW: population.new_users}
     total = sum(len(users) for users in groups.values())
@@ -43,7 +53,7 @@ def personalize(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Adapts an exported model on every user's device and measures it.
+    """Adapts and evaluates an exported model on every user's simulated device.
 
     Each user has an interpreter of its own, adapts on its adaptation rows and is
     judged on its evaluation rows, before and after each step.
@@ -62,7 +72,7 @@ def personalize(
 
     Raises:
       ModelError: if the file cannot be read or takes rows of another shape or other
-        classes than the population has.
+        classes than the store has.
       ConfigError: if the batch size is larger than the file's.
     """
     first = OnDeviceModel(path)
@@ -139,7 +149,12 @@ def take_step(
 
 
 def check_fits(model: OnDeviceModel, population: UserStore) -> None:
-    """Raises `ModelError` unless the model takes the population's rows."""
+    """Raises `ModelError` unless the model takes the store's rows.
+
+    Args:
+      model: the exported model.
+      population: the users' store.
+    """
     card, classes = model.card, population.description.num_classes
     for kind, wanted, found in (
         ("features", card["input_shape"], list(population.input_shape)),
@@ -160,7 +175,12 @@ def check_fits(model: OnDeviceModel, population: UserStore) -> None:
 
 
 def measure(device: OnDeviceModel, rows: Rows) -> tuple[float, float]:
-    """Returns mean loss and accuracy, NaN without rows; accuracy needs classes."""
+    """Returns mean loss and accuracy, NaN without rows; accuracy needs classes.
+
+    Args:
+      device: the model, with the user's weights.
+      rows: the user's, scaled.
+    """
     if not len(rows.y):
         return float("nan"), float("nan")
     outputs = device.infer(rows.x)
@@ -204,7 +224,7 @@ def latencies(
 
 
 def peak_memory(path: pathlib.Path) -> tuple[float, float]:
-    """Returns the peak MB of a process that adapts the model, and those it starts with.
+    """Returns the peak memory of a process that adapts the model, and its base, in MB.
 
     It starts with Python, NumPy and the runtime.
     """

@@ -39,7 +39,7 @@ _HASH_DIGITS = 16
 
 
 def define(flag_values: flags.FlagValues, page: pathlib.Path) -> None:
-    """Defines the flags of what the app is made of.
+    """Defines the flags of the app's models and npm packages.
 
     Args:
       flag_values: where the flags are defined.
@@ -62,7 +62,7 @@ def define(flag_values: flags.FlagValues, page: pathlib.Path) -> None:
 
 
 def build(flag_values: flags.FlagValues, page: pathlib.Path) -> dict[str, bytes]:
-    """Returns the files of the app that these flags ask for, by their paths.
+    """Builds the files of the app from the flags, by their paths.
 
     Args:
       flag_values: the flags of `define`.
@@ -120,7 +120,7 @@ def files(
 
 
 def policy(imports: str) -> str:
-    """Returns what a page may load: from its own host, and its import map.
+    """Returns the page's Content-Security-Policy: its own host, and its import map.
 
     Args:
       imports: the import map, which alone stands in the page itself.

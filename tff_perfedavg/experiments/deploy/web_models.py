@@ -1,4 +1,4 @@
-"""Which page of the web app an exported file is for, by its card."""
+"""Models of the web app, assigned to its pages by their model cards."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What users make of a model: measured, compared, kept."""
+"""Evaluation: per-user results, baselines, statistics and personalized weights."""

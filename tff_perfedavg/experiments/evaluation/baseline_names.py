@@ -29,12 +29,17 @@ def has_classes(population: UserStore) -> bool:
 
 
 def has_own_labels(population: UserStore) -> bool:
-    """Whether every user's labels mean what they mean to that user alone."""
+    """Whether every user's labels are its own, with a meaning for that user alone."""
     return has_classes(population) and population.description.own_labels
 
 
 def name_for(baseline: str, label: str) -> str:
-    """Returns what a baseline is called beside a run of a label."""
+    """Returns a baseline's name in tables, beside a run.
+
+    Args:
+      baseline: its name by itself, such as `MASKED`.
+      label: what the run is called.
+    """
     label = label.removesuffix(_UPDATE)
     names = {
         MASKED: f"{label}, {MASKED}",
@@ -46,7 +51,7 @@ def name_for(baseline: str, label: str) -> str:
 
 
 def combine(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFrame:
-    """Puts the baselines of several runs together, under names of their own.
+    """Concatenates the baselines of several runs, under distinct names.
 
     Args:
       frames: each run's, with a column `baseline`.

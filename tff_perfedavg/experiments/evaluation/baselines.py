@@ -1,4 +1,4 @@
-"""Label baselines: what users reach by their label shares alone, without a gradient.
+"""Label baselines: majority class, masked classes and label shares (label shift).
 
 Where users differ in which labels they hold, much of what personalization gains is
 knowing these labels. Three baselines measure how much, from the labels of a user's
@@ -47,7 +47,7 @@ def evaluate_baselines(
     label: str,
     histograms: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Measures every user of a population, seen and new, with each baseline.
+    """Evaluates each label baseline on every training user and new user.
 
     Evaluation labels are used to judge, never to answer. A user without adaptation
     rows has the shares of all; a class of a new user that no training user adapts on

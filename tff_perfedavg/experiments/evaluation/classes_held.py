@@ -1,4 +1,4 @@
-"""Users by the number of classes they hold.
+"""Accuracy by the number of classes that users hold.
 
 Whoever holds one class of ten is right by always answering it, and whoever holds all
 gains nothing by knowing so: a mean over both hides what a method is good for.
@@ -20,7 +20,7 @@ _MOST_RANGES = 6
 
 
 def with_classes_held(per_user: pd.DataFrame, population: UserStore) -> pd.DataFrame:
-    """Adds how many classes each user's adaptation rows have.
+    """Adds a column with the number of classes of each user's adaptation rows.
 
     Args:
       per_user: rows with a column `user`.

@@ -1,4 +1,4 @@
-"""The theory's quantities, and users' curvature, of a trained model on its users."""
+"""Diagnostics of a trained model: the theory's quantities, and users' curvature."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def diagnose(
     config: PerFedAvgConfig,
     probes: Sequence[Sequence[np.ndarray]],
 ) -> Diagnostics:
-    """Measures users on all of their adaptation rows.
+    """Measures the theory's quantities on all of users' adaptation rows.
 
     Args:
       model: the model.
@@ -129,7 +129,7 @@ def _roots(weights: Sequence[np.ndarray], how: Adaptation) -> np.ndarray:
 
 
 def theory_of(local: LocalSettings) -> tuple[PerFedAvgConfig | None, str]:
-    """Returns what the theory's quantities of a run are taken of, and words about it.
+    """Returns the Per-FedAvg configuration of a run's diagnostics, and a note.
 
     They are Per-FedAvg's and of those that vary its inner steps. Where users adapt like
     Per-FedAvg's, but train otherwise, they are what they would be at these weights.
@@ -158,7 +158,7 @@ def theory_of(local: LocalSettings) -> tuple[PerFedAvgConfig | None, str]:
 
 
 def curvature_in_words(adaptation: AdaptationConfig) -> str:
-    """Says what curvature is measured of; '' if of all weights as they are."""
+    """Describes what curvature is measured of; '' if of all weights as they are."""
     found = []
     if adaptation.moves != ALL:
         found.append(f"of the {adaptation.moves} alone")
@@ -172,7 +172,7 @@ def curvature_in_words(adaptation: AdaptationConfig) -> str:
 def guard_in_words(
     guard: CurvatureGuard, alpha: float, eigenvalues: Sequence[float] | pd.Series
 ) -> str:
-    """Says what a curvature guard found, in some lines.
+    """Describes the finding of a curvature guard, in some lines.
 
     Args:
       guard: of the users.

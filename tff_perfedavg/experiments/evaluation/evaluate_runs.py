@@ -1,4 +1,4 @@
-"""What users make of the models of trained runs."""
+"""Evaluation of trained runs: per-user results and baselines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 
 
 class TrainedRun(NamedTuple):
-    """A run that is trained, with what evaluating it needs.
+    """A trained run: settings, weights, users and model.
 
     Attributes:
       label: what it is called among the runs it is compared with.
@@ -57,12 +57,12 @@ class TrainedRun(NamedTuple):
     model: Model
 
     def adaptation(self, changes: Mapping[str, Any]) -> AdaptationConfig:
-        """Returns the adaptation it was trained for, with other fields in it."""
+        """Returns the adaptation it was trained for, with some fields replaced."""
         return dataclasses.replace(self.experiment.local.adaptation, **changes)
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What sets training without other users apart: users, model and start."""
+        """Key of local training: the users, the model and its initial weights."""
         experiment = self.experiment
         fingerprint = self.population.fingerprint
         return fingerprint, experiment.model, experiment.base_random_seed
@@ -103,7 +103,7 @@ def read_trained(runs: Sequence[RunPaths]) -> list[TrainedRun]:
 def evaluate_runs(
     trained: Sequence[TrainedRun], changes: Mapping[str, Any], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Evaluates trained runs, each on the population it was trained with.
+    """Evaluates trained runs, each on the user store that it was trained with.
 
     Args:
       trained: the runs.
@@ -134,7 +134,7 @@ def evaluate_baselines_of_runs(
     seed: int = 0,
     pooled: bool = False,
 ) -> list[pd.DataFrame]:
-    """Measures what trained runs' users reach without these runs' training.
+    """Evaluates the baselines of trained runs on their users.
 
     Args:
       trained: as for `evaluate_runs`.
@@ -186,7 +186,7 @@ def evaluate_baselines_of_runs(
 
 
 def have_same_users(trained: Sequence[TrainedRun]) -> bool:
-    """Whether trained runs have the very same users, rows and all."""
+    """Whether trained runs have the same users, rows included."""
     return len({run.population.fingerprint for run in trained}) == 1
 
 
@@ -204,7 +204,7 @@ def complete(
     without_baselines: Sequence[RunPaths],
     steps: int,
 ) -> list[str]:
-    """Evaluates what is missing of runs, and writes it beside each one's metrics.
+    """Evaluates what runs lack, per-user results or baselines, and writes it.
 
     Args:
       without_rows: runs without per-user results.
@@ -240,13 +240,23 @@ def complete(
 
 
 def save_baselines(runs: Sequence[RunPaths], baselines: Sequence[pd.DataFrame]) -> None:
-    """Writes what `evaluate_baselines_of_runs` gave beside each run's metrics."""
+    """Writes the baselines of runs beside their metrics.
+
+    Args:
+      runs: where the runs are.
+      baselines: of `evaluate_baselines_of_runs`, one of each run.
+    """
     for run, frame in zip(runs, baselines, strict=True):
         write_rows(frame, run.baselines)
 
 
 def save_rows(runs: Sequence[RunPaths], per_user: pd.DataFrame) -> None:
-    """Writes what `evaluate_runs` gave for these runs beside each one's metrics."""
+    """Writes the per-user results of runs beside their metrics.
+
+    Args:
+      runs: where the runs are.
+      per_user: of `evaluate_runs`, for these runs in their order.
+    """
     # Runs have labels of their own, in their order.
     for run, label in zip(runs, per_user["algorithm"].unique(), strict=True):
         write_rows(per_user[per_user["algorithm"] == label], run.per_user)

@@ -1,4 +1,4 @@
-"""What every user makes of an initial model, seen in training or new."""
+"""Per-user evaluation of an initial model, before and after adaptation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def evaluate_users(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Adapts and measures every user of a population, seen and new.
+    """Adapts and evaluates every user of a store, training users and new users.
 
     `build_evaluator` in one go, for a single set of weights.
 
@@ -55,7 +55,7 @@ def build_evaluator(
     groups: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Callable[[Sequence[np.ndarray]], pd.DataFrame]:
-    """Builds the evaluation of any weights by every user of a population.
+    """Builds a function that evaluates weights on every user of a store.
 
     Args:
       model: the model.
@@ -88,7 +88,7 @@ def build_evaluator(
 def per_user_rows(
     results: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """Returns TFF's results as rows, a user's steps one after another.
+    """Returns TFF's results in long format: one row per user and step.
 
     Args:
       results: by name, `[users]` or `[users, steps]`.
@@ -125,7 +125,7 @@ def per_user_rows(
 def choose_users(
     population: UserStore, most: int = 0, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Returns the users seen in training and the new ones.
+    """Returns the training users and the new users, or a sample of each.
 
     Args:
       population: the users.

@@ -1,4 +1,4 @@
-"""Local training as a baseline: every user alone, from the random start."""
+"""Local training baseline: every user alone, from random initial weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def evaluate_local_training(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measures what users reach by their adaptation rows alone.
+    """Evaluates users that train on their own adaptation rows alone.
 
     All weights move, whatever moves in the adaptation.
 

@@ -1,4 +1,4 @@
-"""Which adaptation per-user results are of: a column of their files, and a sentence.
+"""The adaptation that per-user results are of, as a column and in words.
 
 Loads no TensorFlow.
 """
@@ -50,7 +50,7 @@ _OWN = ("inner_learning_rate", "moves", _HEAD, "pull", _LEARNED)
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredAdaptation:
-    """An adaptation that users were measured with.
+    """The adaptation that users were evaluated with.
 
     Attributes:
       values: the fields of `AdaptationConfig` that count, those left at None or 0
@@ -61,7 +61,12 @@ class MeasuredAdaptation:
 
     @classmethod
     def of(cls, config: AdaptationConfig, seed: int) -> MeasuredAdaptation:
-        """Returns what is measured by a configuration and a seed."""
+        """Returns the adaptation of a configuration and a seed.
+
+        Args:
+          config: how users adapt.
+          seed: of the draws.
+        """
         values = {n: getattr(config, n, None) for n in _KINDS} | {_SEED: seed}
         if config.learned is not None:
             values[_LEARNED] = config.learned.grain
@@ -75,13 +80,13 @@ class MeasuredAdaptation:
 
     @classmethod
     def parse(cls, text: str) -> MeasuredAdaptation:
-        """Returns what `str` made a text of."""
+        """Parses the text that `str` makes."""
         pairs = dict(pair.split("=") for pair in text.split())
         return cls({name: _KINDS[name](value) for name, value in pairs.items()})
 
     @classmethod
     def read(cls, per_user: pd.DataFrame, path: pathlib.Path) -> MeasuredAdaptation:
-        """Returns the one of a file's rows; without values if they do not tell.
+        """Returns the adaptation of a file's rows; without values if they do not tell.
 
         Args:
           per_user: the rows.
@@ -109,12 +114,12 @@ class MeasuredAdaptation:
 
     @property
     def is_known(self) -> bool:
-        """Whether the file told."""
+        """Whether the file told its adaptation."""
         return bool(self.values)
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Returns the fields of `AdaptationConfig` that evaluate a run alike again."""
+        """The fields of `AdaptationConfig` that reproduce the evaluation."""
         fields = {field.name: field for field in dataclasses.fields(AdaptationConfig)}
         return {
             name: self.values.get(name, fields[name].default)
@@ -129,7 +134,7 @@ class MeasuredAdaptation:
 
     @property
     def sentence(self) -> str:
-        """Returns what users do, behind the word users."""
+        """Describes the adaptation, in words that go behind the word users."""
         if not self.is_known:
             return (
                 "adapt in a way that their results, of an earlier version, do not tell"
@@ -155,7 +160,7 @@ class MeasuredAdaptation:
 
 
 def sentences(measured: Mapping[str, MeasuredAdaptation]) -> list[str]:
-    """Returns how users adapt the models of runs, those of like runs in one sentence.
+    """Describes the adaptations of runs, those of like runs in one sentence.
 
     Args:
       measured: by what the runs are called.
@@ -171,7 +176,7 @@ def sentences(measured: Mapping[str, MeasuredAdaptation]) -> list[str]:
 def differences(
     measured: Sequence[MeasuredAdaptation], own: Sequence[AdaptationConfig]
 ) -> list[str]:
-    """Returns in what runs were evaluated differently, in words.
+    """Describes the differences between the runs' adaptations in evaluation.
 
     Every run may go by its own rate, learned or not, its own moves and its own pull.
 

@@ -30,7 +30,7 @@ _FEWEST_SEEDS = 2
 
 
 def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
-    """Sums up users, each algorithm, group and step apart.
+    """Returns summary statistics over users, by group, algorithm and step.
 
     Args:
       per_user: rows of `evaluate_users` with two more columns: `algorithm`, and
@@ -82,7 +82,7 @@ def summarize(per_user: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_kind(per_user: pd.DataFrame) -> pd.DataFrame:
-    """Adds whether rows are of a `baseline` or of a `method`, as a column `kind`."""
+    """Adds a column `kind`: `baseline` or `method`."""
     if BASELINE not in per_user:
         return per_user.assign(kind=METHOD)
     kinds = np.where(per_user[BASELINE].isna(), METHOD, BASELINE)
@@ -90,7 +90,7 @@ def with_kind(per_user: pd.DataFrame) -> pd.DataFrame:
 
 
 def quantity(per_user: pd.DataFrame) -> str:
-    """Returns what users are judged by: `loss` where labels are no classes."""
+    """Returns the column users are judged by: `loss` where labels are no classes."""
     return "accuracy" if per_user["accuracy"].notna().any() else "loss"
 
 
@@ -119,7 +119,7 @@ def mean_rows(per_user: pd.DataFrame) -> list[dict[str, Any]]:
 def mean_with_intervals(
     per_user: pd.DataFrame, *, column: str = "accuracy", confidence: float = 0.95
 ) -> pd.Series:
-    """Means over users, with Student's intervals over seeds and over users.
+    """Returns a mean with Student-t intervals over seeds and over users.
 
     Args:
       per_user: one row per `user` and `seed`: one algorithm, group and step.
@@ -149,14 +149,32 @@ def mean_with_intervals(
 def half_width(
     values: pd.Series, fewest: int = FEWEST_USERS, confidence: float = 0.95
 ) -> float:
-    """Half the width of Student's interval of a mean; NaN for fewer than `fewest`."""
+    """Returns half the width of a mean's Student-t confidence interval.
+
+    Args:
+      values: one of each user, or of each seed.
+      fewest: values without which there is no interval.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      In the values' unit; NaN for fewer than `fewest`.
+    """
     return t_quantile(len(values), fewest, confidence) * float(values.sem())
 
 
 def t_quantile(
     count: int, fewest: int = FEWEST_USERS, confidence: float = 0.95
 ) -> float:
-    """The same in standard errors of the mean of so many."""
+    """Returns Student's t quantile of a two-sided confidence interval.
+
+    Args:
+      count: of values.
+      fewest: values without which there is no interval.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      Half the width in standard errors of the mean; NaN for fewer than `fewest`.
+    """
     if count < fewest:
         return float("nan")
     return float(scipy.stats.t.ppf((1 + confidence) / 2, count - 1))
@@ -194,7 +212,7 @@ def compare_paired(
     num_resamples: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compares every two algorithms on the same users.
+    """Compares all pairs of algorithms by paired bootstrap and permutation test.
 
     Args:
       per_user: as for `summarize`. With several seeds a user's difference is its mean
@@ -267,7 +285,7 @@ def interval(
     num_resamples: int = 9999,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the interval of a mean, from low to high.
+    """Returns the bootstrap confidence interval of a mean, from low to high.
 
     Args:
       values: float `[users]`.

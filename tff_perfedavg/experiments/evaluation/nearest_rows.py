@@ -39,7 +39,7 @@ def evaluate_nearest(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measures what users' adaptation rows give as a classifier, without a gradient.
+    """Evaluates nearest-neighbour and centroid classifiers of users' adaptation rows.
 
     Args:
       model: the model.

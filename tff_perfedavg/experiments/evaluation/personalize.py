@@ -1,4 +1,4 @@
-"""Every user's own weights: the initial model adapted as evaluation does, and kept."""
+"""Personalized weights: the initial model adapted to every user, and stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tff_perfedavg.progress import progress
 
 @dataclasses.dataclass(frozen=True)
 class Personalization:
-    """What users' own weights are made of.
+    """Inputs of personalization: model, weights, users and adaptation.
 
     Attributes:
       model: the model.
@@ -55,7 +55,7 @@ def personalize(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> PersonalizedStore:
-    """Adapts the initial model to users, as evaluation does, and keeps the results.
+    """Adapts the initial model to users, as evaluation does, and stores the weights.
 
     Written user by user, in memory that does not grow with their number; the directory
     appears whole when the last is written. A user without adaptation rows keeps the
@@ -68,7 +68,7 @@ def personalize(
       provenance: what else to keep, as JSON takes it.
 
     Raises:
-      DataError: if a user is not in the population, something is at the path, a file
+      DataError: if a user is not in the store, something is at the path, a file
         is where a directory is needed, or the disk does not take it.
     """
     chosen = _checked(users, source.population)
@@ -81,7 +81,7 @@ def personalize(
 
 
 def _checked(users: Sequence[int] | np.ndarray, population: UserStore) -> np.ndarray:
-    """Returns users in ascending order, each once, if all are in the population."""
+    """Returns users in ascending order, each once, if all are in the store."""
     known = f"{population.path} has users 0 to {population.num_users - 1}"
     try:
         found = np.unique(np.asarray(users, np.int64))

@@ -1,4 +1,4 @@
-"""Pooled training as a baseline: one model on all training users' rows together."""
+"""Pooled (centralized) training baseline: one model on all training users' rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CHOICE_OF_ROWS = 5
 def train_pooled(
     model: Model, weights: Sequence[np.ndarray], population: UserStore, *, seed: int = 0
 ) -> list[np.ndarray]:
-    """Trains on the adaptation rows of all training users, pooled: no federation.
+    """Trains one model on the pooled adaptation rows of all training users.
 
     `NUM_STEPS` steps of Adam, each on `BATCH_SIZE` rows drawn anew, whoever's they are.
 
@@ -70,7 +70,7 @@ def evaluate_pooled(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measures what every user makes of a pooled model.
+    """Adapts and evaluates every user with a pooled model.
 
     Args:
       model: the model.

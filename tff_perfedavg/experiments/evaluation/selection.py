@@ -1,4 +1,4 @@
-"""Hyper-parameters chosen on some users and reported on others."""
+"""Hyper-parameters selected on validation users and reported on test users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VALIDATION_USERS = 4
 
 
 def validation_users(users: np.ndarray, seed: int) -> np.ndarray:
-    """Returns which of the users choose: half of them, the larger one, drawn.
+    """Returns the validation users: a random half of them, the larger one.
 
     Args:
       users: int `[users]`, numbers.
@@ -48,9 +48,9 @@ def select(
     divided: pd.DataFrame | None = None,
     cross_fit: bool = False,
 ) -> pd.DataFrame:
-    """Chooses on validation users, and returns the others' rows for what was chosen.
+    """Selects hyper-parameters on validation users; returns the test users' rows.
 
-    Seen and new users each choose for themselves. What is best has the highest mean
+    Training and new users each choose for themselves. What is best has the highest mean
     accuracy of the validation users over all seeds (where labels are no classes, the
     lowest loss); of several, the one of fewest steps.
 

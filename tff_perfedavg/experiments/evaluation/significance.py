@@ -1,4 +1,4 @@
-"""Paired permutation tests over users, and what many tests at once are corrected by."""
+"""Paired permutation tests over users, and the Holm correction."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _CLOSE = 1e-9
 
 
 def sign_flip_p_value(differences: np.ndarray, seed: int = 0) -> float:
-    """Returns how often chance would give a mean at least as far from 0.
+    """Returns the p-value of a paired permutation test by sign flips.
 
-    Fisher's randomization test (The Design of Experiments, 1935, sec. 21): if neither
-    of two methods were better, the sign of each user's difference would be a toss-up.
-    Exact up to `MOST_EXACT` users that differ; of more, by 100,000 patterns of signs
-    that are drawn, the observed one counted with them.
+    How often chance would give a mean at least as far from 0. Fisher's randomization
+    test (The Design of Experiments, 1935, sec. 21): if neither of two methods were
+    better, the sign of each user's difference would be a toss-up. Exact up to
+    `MOST_EXACT` users that differ; of more, by 100,000 patterns of signs that are
+    drawn, the observed one counted with them.
 
     Args:
       differences: float `[users]`, one of each user.
@@ -67,7 +68,7 @@ def _drawn_sums(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Returns p-values corrected for their number, as Holm, 1979.
+    """Returns p-values with the Holm correction for multiple tests (Holm, 1979).
 
     Those below a level reject as many hypotheses as can be without the chance of a
     single false one rising above that level. NaN stays NaN and counts for nothing.

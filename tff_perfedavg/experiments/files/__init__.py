@@ -1,1 +1,1 @@
-"""What runs leave on disk, and how it is found and read again."""
+"""Files of runs: paths, checkpoints, metrics, models and per-user results."""

@@ -1,4 +1,4 @@
-"""A run's state on disk, verified: what a resumed run goes on from.
+"""Checkpoints of a run's state, verified by hash, for resuming.
 
 A checkpoint is one file, `state_0000000120.ckpt`: a magic word, the SHA-256 of the
 rest, and the rest, an `.npz` of the state's tensors and a JSON header. It appears whole
@@ -28,7 +28,7 @@ _HASH_BYTES = 32
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds.
+    """A checkpoint as read from disk.
 
     Attributes:
       path: where it is.
@@ -60,7 +60,7 @@ class Saved(NamedTuple):
 
 
 class CheckpointManager(tff.program.ProgramStateManager):
-    """Saves a program's state, version by version; serves TFF's own programs, too.
+    """A checkpoint manager with the interface of `tff.program.ProgramStateManager`.
 
     Unlike `tff.program.FileProgramStateManager`, a save is on disk when it returns, a
     damaged version is told from a whole one, and `latest_whole` walks back to one
@@ -82,7 +82,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
         self._keep = keep
 
     def path(self, version: int) -> pathlib.Path:
-        """Returns where a version is."""
+        """Returns a version's path."""
         return self._directory / f"state_{version:010d}.ckpt"
 
     def versions(self) -> list[int]:
@@ -99,7 +99,7 @@ class CheckpointManager(tff.program.ProgramStateManager):
         *,
         is_secret: bool = False,
     ) -> None:
-        """Saves a version and drops the oldest before it beyond those to keep.
+        """Saves a version, and removes the oldest before it beyond those to keep.
 
         Args:
           state: a structure of arrays, numbers and strings.

@@ -1,4 +1,4 @@
-"""A fleet's tasks and rounds as rows of files."""
+"""Tables of a fleet's tasks and rounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ Columns = dict[str, list]
 
 
 def tasks_columns(steps: Sequence[ServerStep], classes: Sequence[str]) -> Columns:
-    """Returns one row per task, by column: where, who, when, its fate and its cost.
+    """Returns the tasks table's columns: round, user, device, times, outcome, cost.
+
+    One row per task.
 
     Args:
       steps: of a schedule.
@@ -43,7 +45,9 @@ def tasks_columns(steps: Sequence[ServerStep], classes: Sequence[str]) -> Column
 
 
 def rounds_columns(steps: Sequence[ServerStep]) -> Columns:
-    """Returns one row per server step, by column: times, outcomes, bytes and joules.
+    """Returns the rounds table's columns: times, outcomes, bytes and joules.
+
+    One row per server step.
 
     Args:
       steps: of a schedule.
@@ -76,12 +80,20 @@ def rounds_columns(steps: Sequence[ServerStep]) -> Columns:
 
 
 def tasks_table(steps: Sequence[ServerStep], classes: Sequence[str]) -> pd.DataFrame:
-    """As `tasks_columns`."""
+    """Returns the tasks table, one row per task.
+
+    Args:
+      steps: of a schedule.
+      classes: names of the fleet's device classes.
+
+    Returns:
+      The columns of `tasks_columns`.
+    """
     return pd.DataFrame(tasks_columns(steps, classes))
 
 
 def rounds_table(steps: Sequence[ServerStep]) -> pd.DataFrame:
-    """As `rounds_columns`."""
+    """Returns the rounds table, one row per server step, by `rounds_columns`."""
     return pd.DataFrame(rounds_columns(steps))
 
 

@@ -1,4 +1,4 @@
-"""A run's settings as a table, for those who read files by hand."""
+"""Hyper-parameters of a run as CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tff_perfedavg.settings import values_of
 
 
 def told(experiment: Experiment) -> dict[str, Any]:
-    """Returns the settings by name, with all that its algorithm alone has.
+    """Returns all settings by name, with those that its algorithm alone has.
 
     Checkpoints leave out those of them that are at their defaults.
     """
@@ -21,7 +21,12 @@ def told(experiment: Experiment) -> dict[str, Any]:
 
 
 def write(experiment: Experiment, path: pathlib.Path) -> None:
-    """Writes the settings as CSV: a name and a value on each line."""
+    """Writes the settings as CSV: a name and a value on each line.
+
+    Args:
+      experiment: the settings.
+      path: the file.
+    """
     settings = pd.Series(told(experiment))
     with atomic_write(path) as file:
         settings.to_csv(file, index_label="name", header=["value"])

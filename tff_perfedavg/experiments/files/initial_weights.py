@@ -1,4 +1,4 @@
-"""Given weights that training starts from, in the place of a model's random ones."""
+"""Warm start: training from given weights in the place of random ones."""
 
 from __future__ import annotations
 
@@ -86,7 +86,12 @@ def rates_from(
 
 
 def check_is_not_written(path: pathlib.Path, paths: RunPaths) -> None:
-    """Raises `ConfigError` if a run would start from a file that it writes itself."""
+    """Raises `ConfigError` if a run would start from a file that it writes itself.
+
+    Args:
+      path: of the initial weights.
+      paths: where the run's files are.
+    """
     own = {paths.model.absolute(), paths.best_model.absolute()}
     if path.absolute() in own:
         raise errors.ConfigError(

@@ -1,4 +1,4 @@
-"""A run's metrics on disk, in three forms; resuming cuts them to the checkpoint."""
+"""Metrics log as CSV, JSON lines and TensorBoard summaries, truncated on resuming."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tff_perfedavg import errors
 
 
 class LinesFile:
-    """A text file that only grows, and can be cut back to where it once was."""
+    """An append-only text file that can be truncated to an earlier position."""
 
     def __init__(self, path: pathlib.Path, position: int):
         """Opens the file at `position`, which becomes its end; 0 begins it anew.
@@ -47,7 +47,7 @@ class LinesFile:
             self._file.write(line.encode() + b"\n")
 
     def sync(self) -> int:
-        """Makes all lines durable and returns the position behind them."""
+        """Flushes all lines to disk (fsync) and returns the position behind them."""
         with _refusals(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -96,7 +96,12 @@ class MetricsLog:
             self._summaries = tf.summary.create_file_writer(str(tensorboard))
 
     def add_round(self, round_number: int, metrics: Mapping[str, Any]) -> None:
-        """Adds a round's metrics, numbers by name."""
+        """Adds a round's metrics.
+
+        Args:
+          round_number: the round, from 0.
+          metrics: numbers by name.
+        """
         row = {"round_num": round_number, **metrics}
         self._add_csv(self.ROUNDS, row)
         self._add_event({"round_num": round_number, "training": metrics})
@@ -123,7 +128,7 @@ class MetricsLog:
         self._summarize(round_number, values)
 
     def sync(self) -> dict[str, int]:
-        """Makes all of it durable and returns the files' positions."""
+        """Flushes all files to disk (fsync) and returns their positions."""
         with _refusals(self._tensorboard):
             self._summaries.flush()
         return {name: file.sync() for name, file in self._files.items()}
@@ -176,7 +181,13 @@ def read_rounds(path: pathlib.Path) -> pd.DataFrame:
 
 
 def metric_name(users: str, quantity: str, step: int) -> str:
-    """Returns what a metric of evaluation is called, for example `new/accuracy/1`."""
+    """Returns an evaluation metric's name, for example `new/accuracy/1`.
+
+    Args:
+      users: the group, `seen` or `new`.
+      quantity: `accuracy` or `loss`, or another column of the evaluation.
+      step: of the adaptation.
+    """
     return f"{users}/{quantity}/{step}"
 
 

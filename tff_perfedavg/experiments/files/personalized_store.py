@@ -1,4 +1,4 @@
-"""Every user's own adapted weights on disk."""
+"""Memory-mapped store of users' adapted weights."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PersonalizedStore:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The adaptation, and whatever the writer told besides."""
+        """Provenance of the weights: the adaptation, and what the writer added."""
         return self._header["provenance"]
 
     def weights(self, user: int) -> list[np.ndarray]:

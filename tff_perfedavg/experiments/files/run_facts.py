@@ -1,4 +1,4 @@
-"""What a run took and what it ran on, for reports."""
+"""Facts of a run for reports: wall time, peak memory, machine and versions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PACKAGES = ("tensorflow", "tensorflow-federated", "numpy")
 
 
 def write(seconds: float, path: pathlib.Path) -> None:
-    """Writes, as JSON, what a run took and ran on.
+    """Writes wall time, peak memory, machine and versions as JSON.
 
     Args:
-      seconds: it took.
+      seconds: that the run took.
       path: the file.
     """
     facts = {
@@ -49,7 +49,7 @@ def machine() -> str:
 
 
 def peak_memory_mb() -> float:
-    """Returns the most memory this process and its children now alive ever had.
+    """Returns the peak memory of this process and of its children now alive.
 
     Resident memory in MB, each process's own peak added up (Linux).
     """

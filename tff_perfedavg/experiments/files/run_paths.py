@@ -1,4 +1,4 @@
-"""Where a run's files are."""
+"""Paths of a run's files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 40
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths:
-    """The files of one run, laid out as in google-research/federated.
+    """Paths of the files of one run, laid out as in google-research/federated.
 
     Attributes:
       root: directory of all runs (`--root_output_dir`).
@@ -102,7 +102,7 @@ class RunPaths:
 
     @property
     def per_user(self) -> pathlib.Path:
-        """What every user made of the trained model, one line per user and step."""
+        """Per-user results of the trained model, one line per user and step."""
         return self.results / "evaluation.per_user.csv"
 
     @property
@@ -112,7 +112,7 @@ class RunPaths:
 
     @property
     def baselines(self) -> pathlib.Path:
-        """What users reach without this training, one line per baseline and user."""
+        """Results of the baselines, one line per baseline and user."""
         return self.results / "evaluation.baselines.csv"
 
     @property
@@ -122,7 +122,7 @@ class RunPaths:
 
     @property
     def report(self) -> pathlib.Path:
-        """The page about the run."""
+        """The HTML report of the run."""
         return self.results / "report.html"
 
     @property
@@ -142,12 +142,12 @@ class RunPaths:
 
     @property
     def facts(self) -> pathlib.Path:
-        """What the run took and ran on, as JSON."""
+        """Wall time, memory, machine and versions of the run, as JSON."""
         return self.results / "run.json"
 
     @property
     def diverged(self) -> pathlib.Path:
-        """Where a run that diverged says so, as JSON: `round_num` and `experiment`."""
+        """Marker of a run that diverged, as JSON: `round_num` and `experiment`."""
         return self.results / "diverged.json"
 
     @property
@@ -170,6 +170,10 @@ def run_labels(
     """Returns the runs' algorithms where these differ, else the runs' names.
 
     A run that diverged says so behind it.
+
+    Args:
+      runs: where the runs are.
+      experiments: their settings, in the same order.
     """
     labels = [experiment.label for experiment in experiments]
     if len(set(labels)) < len(labels):

@@ -1,4 +1,4 @@
-"""What a run depends on besides its settings, by hash: its store, and given files."""
+"""Hashes of a run's inputs besides its settings: user store, and given files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from tff_perfedavg.files import sha256
 
 
 def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
-    """Returns the hashes of what an experiment depends on, by name.
+    """Returns the SHA-256 hashes of an experiment's inputs, by path.
+
+    Args:
+      experiment: its settings.
+      population: the users' store.
 
     Raises:
       ConfigError: if its model's file is not there.
@@ -40,7 +44,7 @@ def sources_of(experiment: Experiment, population: UserStore) -> dict[str, str]:
 def check_sources(
     experiment: Experiment, model: pathlib.Path, root: pathlib.Path
 ) -> None:
-    """Checks that what a trained model was made from has not changed.
+    """Checks that the inputs of a trained model have not changed.
 
     One that is not there any more has not changed.
 
@@ -72,7 +76,7 @@ def check_sources(
 def check_same_sources(
     path: pathlib.Path, was: Mapping[str, str], found: Mapping[str, str]
 ) -> None:
-    """Raises `ConfigError`, naming it, if something has another hash than it had.
+    """Raises `ConfigError`, naming the input, if a hash has changed.
 
     Args:
       path: what was written when the hashes were those of `was`.

@@ -45,7 +45,7 @@ def save(
 
 
 def load(path: pathlib.Path) -> tuple[list[np.ndarray], Experiment]:
-    """Reads what `save` wrote.
+    """Reads the weights and settings that `save` wrote.
 
     Raises:
       CheckpointError: naming the file, if it is missing, damaged or of another
@@ -83,7 +83,7 @@ def load_weights(path: pathlib.Path, count: int | None = None) -> list[np.ndarra
 
 
 def load_learned(path: pathlib.Path) -> tuple[LearnedRates, list[np.ndarray]] | None:
-    """Reads learned rates, as the server held them, and how they stand there.
+    """Reads learned rates, as the server held them, and their configuration.
 
     Returns:
       Both; None of a file that has none.
@@ -100,7 +100,7 @@ def load_learned(path: pathlib.Path) -> tuple[LearnedRates, list[np.ndarray]] | 
 
 
 def load_sources(path: pathlib.Path) -> dict[str, str]:
-    """Reads the hashes that `save` was given, and no weights.
+    """Reads the hashes of the run's inputs, and no weights.
 
     Returns:
       Hashes by name; none of a file of version 0.1.0.

@@ -1,4 +1,4 @@
-"""Which runs can be evaluated, and what to say of the others."""
+"""Selection of runs that have a model, with warnings of the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def with_model(runs: Sequence[RunPaths]) -> tuple[list[RunPaths], list[str]]:
 
 
 def diverged_warnings(run: RunPaths) -> list[str]:
-    """Returns what to say of a run that diverged, nothing of one that did not."""
+    """Returns warnings of a run that diverged, none of one that did not."""
     if not run.diverged.is_file():
         return []
     return [

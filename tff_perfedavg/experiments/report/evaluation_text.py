@@ -1,4 +1,4 @@
-"""An evaluation of runs as text, for a terminal."""
+"""Text tables of an evaluation of runs, for a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_IN_FULL = 4
 def format_evaluation(
     per_user: pd.DataFrame, baselines: pd.DataFrame | None, steps: int
 ) -> str:
-    """Lays an evaluation of runs out for a terminal: how users adapt, and tables.
+    """Formats an evaluation of runs for a terminal: how users adapt, and tables.
 
     Args:
       per_user: rows of `evaluate_runs`.
@@ -44,7 +44,7 @@ def format_evaluation(
 
 
 def format_compared(compared: pd.DataFrame, per_user: pd.DataFrame, steps: int) -> str:
-    """Lays comparisons of runs out: of many, those with the first.
+    """Formats comparisons of runs: of many, those with the first.
 
     Args:
       compared: of `compare_paired`.

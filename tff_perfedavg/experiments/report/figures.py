@@ -1,4 +1,4 @@
-"""Figures of runs and of what their users make of them.
+"""Figures of runs and of their per-user results.
 
 Every function returns a Matplotlib figure; `save` writes it and `inline_svg` gives it
 as part of a page. Where labels are no classes, losses take the place of accuracies.
@@ -127,7 +127,7 @@ def learning_curves(
 
 
 def gain_histogram(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
-    """How many users gain how much by adapting, one panel a group."""
+    """Histogram of users' gains by adapting, one panel a group."""
     gains = gain_by_user(per_user)
     _, scale, quantity = _quantity(per_user)
     figure, panels = _panels(gains["users"].unique())
@@ -151,7 +151,7 @@ def gain_histogram(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
 
 
 def before_against_after(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Each user before against after adapting; above the diagonal it is better off."""
+    """Scatter plot of users before and after adapting; better above the diagonal."""
     gains = gain_by_user(per_user)
     _, scale, quantity = _quantity(per_user)
     figure, panels = _panels(gains["users"].unique())
@@ -180,7 +180,7 @@ def before_against_after(per_user: pd.DataFrame) -> matplotlib.figure.Figure:
 def users_by_gain(
     per_user: pd.DataFrame, histograms: np.ndarray | None, class_names: list[str]
 ) -> matplotlib.figure.Figure:
-    """Users sorted by their gain, over what labels each of them holds.
+    """Bar chart of users sorted by gain, over the labels that each of them holds.
 
     Args:
       per_user: rows of one algorithm.
@@ -234,7 +234,12 @@ def gain_by_user(per_user: pd.DataFrame) -> pd.DataFrame:
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
-    """Writes a figure as its name ends: `.png` or `.svg`."""
+    """Writes a figure as PNG or SVG.
+
+    Args:
+      figure: the figure.
+      path: the file, whose name ends in `.png` or `.svg`.
+    """
     kind = path.suffix[1:]
     metadata = {"Date": None} if kind == "svg" else None
     with matplotlib.rc_context(SETTINGS), atomic_write(path) as file:
@@ -273,7 +278,7 @@ def _short(quantity: str) -> str:
 
 
 class _Look(NamedTuple):
-    """A curve's colour, its marker and line (Matplotlib's), and the line's width."""
+    """A curve's style: colour, marker and line (Matplotlib's), and width."""
 
     colour: str
     style: str
@@ -321,7 +326,12 @@ def _band(
 
 
 def best_of_each(baselines: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns of each kind of baseline the best run's, so that lines stay few."""
+    """Returns the rows of the best run of each kind of baseline.
+
+    Args:
+      baselines: rows of `baseline_names.combine`.
+      column: `accuracy` or `loss`, by whose mean after the last step runs are compared.
+    """
     last = baselines.groupby("algorithm")["step"].transform("max")
     of_last = baselines[baselines["step"] == last]
     means = of_last.groupby(["baseline", "algorithm"])[column].mean()

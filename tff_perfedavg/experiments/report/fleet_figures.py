@@ -1,4 +1,4 @@
-"""Figures of a fleet: the timeline of a round, who is on when, batteries."""
+"""Figures of a fleet: timeline of a round, availability by hour, battery use."""
 
 from __future__ import annotations
 

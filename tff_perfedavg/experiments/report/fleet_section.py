@@ -1,4 +1,4 @@
-"""What a fleet spent on a run, and which device classes it served."""
+"""Tables and figures of what a run cost a fleet, by device class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TARGETS = (0.9, 0.95, 0.99)
 
 @dataclasses.dataclass(frozen=True)
 class FleetRecord:
-    """What a run on a fleet left behind.
+    """The fleet of a run with its tables of tasks and rounds.
 
     Attributes:
       fleet: as it was drawn for the run's users.
@@ -51,7 +51,7 @@ class FleetRecord:
     rounds: pd.DataFrame
 
     def batteries(self) -> pd.DataFrame:
-        """Returns what a day's tasks took of a full battery.
+        """Returns the battery use of a day's tasks, as a share of a full one.
 
         Returns:
           One row per user and day with a task: `user`, `day`, `device`, `share` (of
@@ -67,7 +67,7 @@ class FleetRecord:
 
 
 def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
-    """Tells in a sentence what a run cost the world, and who did the work.
+    """Summarizes in a sentence what a run cost, and who did the work.
 
     Args:
       label: what the run is called.
@@ -93,7 +93,7 @@ def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
 
 
 def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
-    """Returns device classes side by side: outcomes, cost, and what adapting gave.
+    """Returns a table of device classes: outcomes, cost, and results after adapting.
 
     Args:
       record: the run's fleet.
@@ -128,7 +128,7 @@ def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
 
 
 def causes_table(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Returns why tasks were not taken: how many, and what they cost, by cause.
+    """Returns a table of tasks not taken: number and cost by cause.
 
     Args:
       tasks: one row per task.
@@ -148,7 +148,7 @@ def causes_table(tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets_table(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Returns what runs had spent when they first reached a target.
+    """Returns a table of the cost at which runs first reached a target.
 
     Targets are shares of the best accuracy after adapting that any of the runs ever
     reached, of new users where there are some (of a loss, the best over the share).
@@ -181,14 +181,19 @@ def targets_table(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
 
 
 def default_targets(values: pd.Series, column: str) -> list[float]:
-    """Returns shares of the best accuracy (of a loss, the best over shares)."""
+    """Returns targets: shares of the best accuracy, or the best loss over the shares.
+
+    Args:
+      values: of all evaluations of all runs.
+      column: what they are, `accuracy` (from 0 to 1) or `loss`.
+    """
     if column == "accuracy":
         return [values.max() * part for part in _TARGETS]
     return [values.min() / part for part in _TARGETS]
 
 
 def spent_until(curve: pd.DataFrame, column: str, target: float) -> dict[str, float]:
-    """Returns what a run had spent when it first met a target; nan if it never did.
+    """Returns a run's cost until it first met a target; NaN if it never did.
 
     Args:
       curve: a run's evaluations, one row each.
@@ -232,7 +237,7 @@ def figures(record: FleetRecord) -> dict[str, tuple[str, matplotlib.figure.Figur
 
 
 def told(value: float) -> str:
-    """Returns a number as the fleet's tables show it: three digits, or whole."""
+    """Formats a number for the fleet's tables: three digits, or whole."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

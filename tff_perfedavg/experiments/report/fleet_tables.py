@@ -1,4 +1,4 @@
-"""Protocols side by side, and a protocol over the hours of a day, as tables."""
+"""Tables of protocols compared, and of a protocol by hour of the day."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tff_perfedavg.fleet.schedule import TAKEN, ServerStep, Summary
 def protocols_table(
     found: Mapping[str, Summary], shares: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Returns protocols side by side, one row each.
+    """Returns a comparison of protocols, one row each.
 
     Args:
       found: what each protocol's steps amount to, by what it is called.
@@ -55,7 +55,7 @@ def protocols_table(
 def hours_table(
     hours: Sequence[Sequence[ServerStep]], fleet: Fleet, needs: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns what rounds come to in each hour of the day, one row each.
+    """Returns availability, rounds and traffic by hour of the day, one row each.
 
     Args:
       hours: steps of `protocols.simulate_hours`.

@@ -1,4 +1,4 @@
-"""A page about one run or several: who gains from personalization, and who does not."""
+"""HTML report of one or several runs: who gains from personalization, who does not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _ALONE = (
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What a run left behind.
+    """A run's settings and results, as read for a report.
 
     Attributes:
       label: what it is called on the page.
@@ -83,7 +83,7 @@ class RunRecord:
 
 
 def read_runs(runs: Sequence[RunPaths]) -> list[RunRecord]:
-    """Reads what runs left behind.
+    """Reads the results of runs for a report.
 
     Raises:
       CheckpointError: naming the file that is missing or unreadable.
@@ -135,7 +135,7 @@ def _read_fleet(
 
 
 def warnings_of(records: Sequence[RunRecord]) -> list[str]:
-    """Returns what to say of runs' results that are left out, or not compared."""
+    """Returns warnings of results that are left out, or not compared."""
     left_out = [
         f"The baselines of {record.label} are of another adaptation or seed than its "
         "users' results, and left out; evaluate the run again."
@@ -148,7 +148,7 @@ def warnings_of(records: Sequence[RunRecord]) -> list[str]:
 def write_page(
     records: Sequence[RunRecord], title: str, path: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Writes the page, and each of its figures as PNG and SVG beside it.
+    """Writes the HTML page, and each of its figures as PNG and SVG beside it.
 
     The page asks nothing of the network and follows the reader's choice of light or
     dark.

@@ -1,4 +1,4 @@
-"""Who holds what in a user store: a summary in words, and a picture."""
+"""Summary of a user store's heterogeneity: text, and a bar chart of labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_USERS_DRAWN = 60
 
 
 def summary(store: UserStore) -> str:
-    """Returns what `--describe` prints of a store."""
+    """Returns a text summary of a store, as `--describe` prints it."""
     description = store.description
     size = sum(f.stat().st_size for f in store.path.iterdir())
     seen, new = len(store.training_users), len(store.new_users)
@@ -74,7 +74,12 @@ def _own_labels(store: UserStore) -> list[str]:
 
 
 def draw(store: UserStore, path: pathlib.Path) -> None:
-    """Draws how many rows of each class the first users hold, as a PNG."""
+    """Draws how many rows of each class the first users hold, as a PNG.
+
+    Args:
+      store: the users' store.
+      path: the file.
+    """
     found = heterogeneity.summarize(store)
     shown = min(store.num_users, _MOST_USERS_DRAWN)
     numbers = np.arange(shown)

@@ -1,4 +1,4 @@
-"""Per-user results summed up: a table, its files, and the adaptation curves."""
+"""Text and CSV tables of per-user results."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ _MOST_EXACT = 1e15
 
 
 def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame:
-    """Returns the chosen steps of a summary under readable names, in percent.
+    """Returns the chosen steps of a summary with readable columns, in percent.
 
     Baselines that take no steps are there whatever was chosen.
+
+    Args:
+      summary: of `metrics.summarize`.
+      steps: of the adaptation.
     """
     chosen = _chosen(summary, steps)
     table = pd.DataFrame(
@@ -48,9 +52,13 @@ def percent_table(summary: pd.DataFrame, steps: Collection[int]) -> pd.DataFrame
 
 
 def fixed(value: float, places: int = 1) -> str:
-    """Returns a number with so many places, halves rounded away from zero.
+    """Formats a number with fixed decimals, halves rounded away from zero.
 
     Sums in another order differ in their last bits, and must not in what is shown.
+
+    Args:
+      value: the number.
+      places: decimals.
     """
     if not abs(value) < _MOST_EXACT:
         return f"{value:.{places}f}"
@@ -61,12 +69,12 @@ def fixed(value: float, places: int = 1) -> str:
 
 
 def fixed_loss(value: float) -> str:
-    """Returns a loss as tables show it."""
+    """Formats a loss with three decimals."""
     return fixed(value, 3)
 
 
 def signed(value: float) -> str:
-    """Returns a number as `fixed` does, with its sign."""
+    """Formats a number as `fixed` does, with its sign."""
     text = fixed(value)
     return text if text.startswith("-") else f"+{text}"
 
@@ -98,7 +106,12 @@ def _with_steps(table: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_table(summary: pd.DataFrame, steps: Collection[int]) -> str:
-    """Lays the chosen steps of a summary out for a terminal, in percent."""
+    """Formats the chosen steps of a summary for a terminal, in percent.
+
+    Args:
+      summary: of `metrics.summarize`.
+      steps: of the adaptation.
+    """
     percent = percent_table(summary, steps)
     parts = []
     for group in percent.index.unique("users"):
@@ -155,7 +168,7 @@ def classes_table(
 
 
 def format_classes_table(table: pd.DataFrame) -> str:
-    """Lays `classes_table` out for a terminal."""
+    """Formats `classes_table` for a terminal."""
     parts = []
     for group in table.index.unique("users"):
         text = table.xs(group, level="users").to_string()
@@ -164,7 +177,7 @@ def format_classes_table(table: pd.DataFrame) -> str:
 
 
 def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Returns paired comparisons under readable names, in percentage points."""
+    """Returns paired comparisons with readable columns, in percentage points."""
     return pd.DataFrame(
         {
             "gain": 100 * comparison["difference"],
@@ -202,7 +215,12 @@ HALF_WIDTHS = (
 
 
 def format_comparison(comparison: pd.DataFrame, column: str = "accuracy") -> str:
-    """Lays paired comparisons out for a terminal, accuracies in percentage points."""
+    """Formats paired comparisons for a terminal, accuracies in percentage points.
+
+    Args:
+      comparison: of `compare_paired`, with `p_holm` or without.
+      column: what was compared, `accuracy` or `loss`.
+    """
     table = comparison_table(comparison)
     if "p_holm" in comparison:
         table["p"] = [f"{p:.2g}" for p in comparison["p_holm"]]
@@ -251,7 +269,13 @@ def write_report(
 def write_comparison(
     compared: pd.DataFrame, directory: pathlib.Path, prefix: str = ""
 ) -> pathlib.Path:
-    """Writes paired comparisons as `comparison.csv` behind a prefix."""
+    """Writes paired comparisons as CSV and returns the path.
+
+    Args:
+      compared: of `compare_paired`.
+      directory: where `comparison.csv` is written.
+      prefix: of its name.
+    """
     path = directory / f"{prefix}comparison.csv"
     with atomic_write(path) as file:
         compared.to_csv(file)

@@ -1,1 +1,1 @@
-"""What a run is: its settings, checked, and the flags that say them."""
+"""Experiment settings, validated, and their command-line flags."""

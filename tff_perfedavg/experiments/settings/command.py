@@ -1,4 +1,4 @@
-"""What every command shares: errors without a traceback, frameworks without noise."""
+"""Command-line runner: flags, help, exit codes, errors without a traceback."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def execute(
     main: Callable[[flags.FlagValues], None],
     define: Callable[[flags.FlagValues], None],
 ) -> int:
-    """Parses flags and runs a command in this process, as often as one likes.
+    """Parses flags and runs a command in this process, any number of times.
 
     An error of ours is printed as one message, with exit code 1, and so is a place
     that takes no files. Anything else is a defect and keeps its traceback.
@@ -118,7 +118,7 @@ def execute(
 
 
 class _HelpGivenError(Exception):
-    """That help was asked for and printed, in place of the job."""
+    """Raised when help was asked for and printed, in place of the job."""
 
 
 class _HelpFlag(flags.BooleanFlag):
@@ -189,6 +189,11 @@ def numbers(
     flag_values: flags.FlagValues, name: str, kind: type[int] | type[float]
 ) -> list:
     """Returns the values of a list flag as numbers.
+
+    Args:
+      flag_values: the parsed flags.
+      name: the flag's.
+      kind: `int` or `float`.
 
     Raises:
       ConfigError: naming the flag and the value that is none.

@@ -1,4 +1,4 @@
-"""Flags that several commands have alike."""
+"""Command-line flags shared by several commands."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _MOVES = {
 
 
 def define_root(flag_values: flags.FlagValues) -> None:
-    """Defines where the runs are."""
+    """Defines the flag of the directory of runs."""
     flags.DEFINE_string(
         "root_output_dir", "results", "Directory of all runs.", flag_values=flag_values
     )
 
 
 def define_data_dir(flag_values: flags.FlagValues) -> None:
-    """Defines where the files of data sets are."""
+    """Defines the flag of the directory of data files."""
     flags.DEFINE_string(
         "data_dir",
         None,
@@ -46,7 +46,7 @@ def define_data_dir(flag_values: flags.FlagValues) -> None:
 def define_adaptation(
     flag_values: flags.FlagValues, rate_of: str, rows: str = "all a user has"
 ) -> None:
-    """Defines how users adapt, and the seed of their batches.
+    """Defines the flags of the adaptation, and the seed of its batches.
 
     Args:
       flag_values: where the flags are defined.
@@ -78,7 +78,7 @@ def define_adaptation(
 
 
 def define_rows_per_class(flag_values: flags.FlagValues) -> None:
-    """Defines whether a number of adaptation rows is of each class."""
+    """Defines the flag by which a number of adaptation rows is of each class."""
     flags.DEFINE_bool(
         "adaptation_rows_per_class",
         False,
@@ -88,7 +88,7 @@ def define_rows_per_class(flag_values: flags.FlagValues) -> None:
 
 
 def define_what_moves(flag_values: flags.FlagValues) -> None:
-    """Defines which weights move when users adapt, and what holds them."""
+    """Defines the flags of which weights adapt, and of their pull to the start."""
     flags.DEFINE_enum(
         "adaptation_moves",
         None,
@@ -111,7 +111,7 @@ def define_what_moves(flag_values: flags.FlagValues) -> None:
 
 
 def adaptation_changes(flag_values: flags.FlagValues) -> dict[str, Any]:
-    """Returns what the flags say of the adaptation, as fields of `AdaptationConfig`.
+    """Returns the adaptation's flags that were given, as fields of `AdaptationConfig`.
 
     Raises:
       ConfigError: naming the field that is out of range.
@@ -120,7 +120,7 @@ def adaptation_changes(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 
 def what_moves(flag_values: flags.FlagValues) -> dict[str, Any]:
-    """Returns as `adaptation_changes` what `define_what_moves` defined."""
+    """Returns the flags of `define_what_moves` that were given, as such fields."""
     return _checked_changes(flag_values, _MOVES)
 
 

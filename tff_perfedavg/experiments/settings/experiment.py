@@ -1,4 +1,4 @@
-"""What a training run is: everything that decides its result.
+"""Experiment configuration: all settings that decide a training run's result.
 
 Plain Python, so that a command checks its flags before TensorFlow is loaded.
 """
@@ -71,7 +71,7 @@ class Experiment:
       aggregation: what is done to users' updates.
       server: how the server applies what they are aggregated to.
       fleet_of_run: whose phones take part, and how the server waits for them.
-      layout: how a round is laid out over TFF clients.
+      layout: the form of client data.
       base_random_seed: of partition, initial weights, cohorts and batches.
     """
 
@@ -122,7 +122,7 @@ class Experiment:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Experiment:
-        """Returns the experiment that `flat` gave, now or in an earlier version.
+        """Returns the experiment of a record of `flat`, of this or an earlier version.
 
         Raises:
           ConfigError, TypeError: as the constructor.
@@ -279,9 +279,9 @@ def setting_names() -> list[str]:
 
 
 def check_axis(name: str) -> None:
-    """Raises `ConfigError` unless runs of a grid may differ in what is named so.
+    """Raises `ConfigError` unless a name is an axis that runs of a grid may differ in.
 
-    That are settings by their names, and `method`, an algorithm with its variant.
+    Axes are settings by their names, and `method`, an algorithm with its variant.
     """
     if name in ("algorithm", "variant"):
         raise errors.ConfigError(
@@ -318,7 +318,7 @@ def _built(kind: type, part: Any, given: dict[str, Any]) -> Any:
 
 
 def check_experiment_name(name: str) -> None:
-    """Raises `ConfigError` unless the name is fit to be a directory's."""
+    """Raises `ConfigError` unless a name is valid as a directory's."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise errors.ConfigError(
             f"experiment_name is {name!r}; use letters, digits, '.', '_' and '-', "
@@ -327,7 +327,7 @@ def check_experiment_name(name: str) -> None:
 
 
 def check_run_names(names: Sequence[str]) -> None:
-    """Raises `ConfigError` unless all are fit to be runs' names, each given once."""
+    """Raises `ConfigError` unless all names are valid as runs' and different."""
     for name in names:
         check_experiment_name(name)
     if len(set(names)) < len(names):
@@ -335,7 +335,12 @@ def check_run_names(names: Sequence[str]) -> None:
 
 
 def check_workers(addresses: Sequence[str], aggregator: str) -> None:
-    """Raises `ConfigError` unless an aggregator can run on workers so named."""
+    """Raises `ConfigError` unless workers' addresses are valid and suit an aggregator.
+
+    Args:
+      addresses: `host:port` of each; none for this machine.
+      aggregator: one of `AGGREGATORS`.
+    """
     for address in addresses:
         if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", address):
             raise errors.ConfigError(

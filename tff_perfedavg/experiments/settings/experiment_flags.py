@@ -1,4 +1,4 @@
-"""The flags that say what an experiment is, one for each of its settings."""
+"""Command-line flags of an experiment, one for each of its settings."""
 
 from __future__ import annotations
 

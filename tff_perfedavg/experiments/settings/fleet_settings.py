@@ -1,4 +1,4 @@
-"""The settings of a fleet and of the protocol that it works by.
+"""Settings of a device fleet and of its round protocol.
 
 Plain Python, so that a command checks its flags before anything else is loaded.
 """
@@ -18,7 +18,7 @@ METHOD = "{method}"
 
 @dataclasses.dataclass(frozen=True)
 class FleetSettings:
-    """Whose phones take part, and how the server waits for them.
+    """Settings of a device fleet and of its round protocol.
 
     See `tff_perfedavg.fleet.protocol.SyncRound`, whose goal are the users of a round.
     """
@@ -101,7 +101,7 @@ class FleetSettings:
 
     @property
     def files(self) -> list[pathlib.Path]:
-        """What describes the fleet, if it is one of a directory."""
+        """The files that describe the fleet, if it is a directory."""
         if self.fleet in (names.NONE, names.IDEAL, names.MIXED):
             return []
         directory = pathlib.Path(self.fleet)

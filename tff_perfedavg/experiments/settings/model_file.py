@@ -1,4 +1,4 @@
-"""Files that a run depends on, looked for before anything is loaded."""
+"""Existence checks of model files, before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The parts of an experiment: each is what one of its callees needs.
+"""Settings by part: data, cohorts, aggregation, server, form of client data.
 
-Plain Python, so that a command checks its flags before TensorFlow is loaded.
+Each part is what one callee needs. Plain Python, so that a command checks its
+flags before TensorFlow is loaded.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _DIVISION_HELP = "As in prepare_data.py."
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Whose rows: a data set, divided with the run's seed, or a store.
+    """Data settings: a data set, partitioned with the run's seed, or a user store.
 
     What divides it is as in `DataConfig`; None takes what suits the data set.
     """
@@ -78,17 +79,17 @@ class DataSettings:
 
     @property
     def division(self) -> dict[str, Any]:
-        """How the data set is divided, as far as it is said."""
+        """The settings of the partition that were given, by name."""
         values = dict(values_of(self))
         del values["dataset"], values["store"]
         return {name: value for name, value in values.items() if value is not None}
 
     def config(self, seed: int) -> DataConfig:
-        """Returns which data set is prepared, divided how."""
+        """Returns the configuration of the data set and its partition."""
         return DataConfig.of(self.dataset, seed=seed, **self.division)
 
     def store_name(self, seed: int) -> str:
-        """Returns what the prepared data set's store is called."""
+        """Returns the directory name of the prepared data set's store."""
         given = [
             value if name == "partition" else f"{name}{value}"
             for name, value in self.division.items()
@@ -99,7 +100,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CohortSettings:
-    """Who takes part in a round."""
+    """Cohort settings: size and sampling."""
 
     clients_per_round: int = setting(
         5, "Users per round; their mean number, where cohorts are Poisson samples."
@@ -121,7 +122,7 @@ class CohortSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AggregationSettings:
-    """What is done to users' updates on their way into the mean.
+    """Aggregation settings: weighting, aggregator, clipping norm and noise.
 
     Aggregators are the `mean`; `clip`, each clipped to a norm before; `robust`, each
     clipped and large ones zeroed, by norms that adapt; `compression`; `dp_fixed` and
@@ -197,7 +198,7 @@ class AggregationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """How the server applies the aggregated update: an optimizer of TFF, and its rate.
+    """Server settings: the TFF optimizer that applies the aggregated update.
 
     The update stands for a gradient (Reddi et al., "Adaptive federated optimization",
     2020, arXiv 2003.00295). Plain SGD with a rate of 1 makes the mean of the users'
@@ -264,7 +265,7 @@ class ServerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutSettings:
-    """How a round is laid out over TFF clients; the result differs by rounding only."""
+    """Settings of the form of client data; the result differs by rounding only."""
 
     client_form: str = setting(AUTO, "Users per TFF client: speed only.", CLIENT_FORMS)
     block_size: int = setting(0, "The most users per TFF client; 0 to choose.")

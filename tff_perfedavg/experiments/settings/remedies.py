@@ -1,4 +1,4 @@
-"""What mends an error, as the command line calls it."""
+"""Remedies of errors, as command-line flags and commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SCRIPT = re.compile(rf"(?:scripts/)?\b({'|'.join(_BY_MODULE)})\.py\b")
 
 
 def on_the_command_line(error: errors.PerFedAvgError, known: Container[str]) -> str:
-    """Returns a line that tells flags and commands, or '' where there are none.
+    """Returns a line with an error's remedies as flags and commands, '' without any.
 
     Args:
       error: names its remedies as the library calls them.

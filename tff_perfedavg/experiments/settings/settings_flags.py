@@ -1,4 +1,4 @@
-"""Flags made of the fields of settings: name, default and help are said there."""
+"""Command-line flags generated from dataclass fields: name, default and help."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ def define(
 def define_one(
     field: dataclasses.Field, kind: type, default: Any, flag_values: flags.FlagValues
 ) -> None:
-    """Defines the flag of one field, whose values are of a kind."""
+    """Defines a field's flag.
+
+    Args:
+      field: made by `setting`; gives name, help, choices and lower bound.
+      kind: of its values: `bool`, `int`, `float` or `str`.
+      default: the flag's; None for a flag that is not given.
+      flag_values: where the flag is defined.
+    """
     name, text, known = field.name, field.metadata["help"], choices_of(field)
     lowest = field.metadata["lowest"]
     if known:
@@ -47,5 +54,10 @@ def define_one(
 
 
 def read(owner: type, flag_values: flags.FlagValues) -> Any:
-    """Builds a dataclass, all of whose fields `setting` made, of the parsed flags."""
+    """Builds a dataclass from the parsed flags.
+
+    Args:
+      owner: the dataclass; `setting` made all of its fields.
+      flag_values: the parsed flags.
+    """
     return owner(**{name: flag_values[name].value for name in settings_of(owner)})

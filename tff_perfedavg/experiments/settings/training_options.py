@@ -1,4 +1,4 @@
-"""How a run is watched and kept: nothing of it changes the result.
+"""Training options: evaluation, checkpoints; none changes the result.
 
 Plain Python, so that a command checks its flags before TensorFlow is loaded.
 """
@@ -15,7 +15,7 @@ from tff_perfedavg.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
-    """What is saved and measured while a run trains.
+    """Options of evaluation and checkpoints during training.
 
     Users are measured as the run's algorithm has them adapt, on all of their adaptation
     rows. `best_metric` is `GROUP/QUANTITY/STEP`: the model of the evaluation that was

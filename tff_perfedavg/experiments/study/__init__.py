@@ -1,1 +1,1 @@
-"""Many runs: grids, the paper's table, the comparison of the demo."""
+"""Studies of many runs: sweeps, the paper's table, comparisons and advice."""

@@ -1,4 +1,4 @@
-"""Whether personalisation pays for one's own users: by what, with how many steps."""
+"""Advice on whether, how and with how many steps to personalize for given users."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _METHOD, _ROWS, _STEP = "method", "num_rows", "step"
 
 
 class Gain(NamedTuple):
-    """What users gain by one way over another: a mean and its interval.
+    """Mean paired gain over users, with its confidence interval.
 
     Attributes:
       mean: of the accuracy, over users.
@@ -50,7 +50,12 @@ class Gain(NamedTuple):
 
     @classmethod
     def between(cls, first: pd.Series, second: pd.Series) -> Gain:
-        """Returns what the second has over the first, on the users of both."""
+        """Returns the paired gain of the second over the first, on the users of both.
+
+        Args:
+          first: accuracy from 0 to 1, indexed by user.
+          second: the same of the other way.
+        """
         difference = (second - first).dropna().to_numpy()
         return cls(difference.mean(), *metrics.interval(difference), len(difference))
 
@@ -61,13 +66,13 @@ class Gain(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What the results of a store say.
+    """Advice for the users of a store, and the results behind it.
 
     Attributes:
       verdict: `alike` (one model serves everybody), `no_gradient` (what a user holds
         serves without a step), `adapt`, or `untold` (the users are too few to tell).
       sentences: the advice in words, the verdict first.
-      group: the users that it is about, seen in training or new.
+      group: the users that it is about, training users or new ones.
       by_user: a column of accuracy for each way, a row for each test user.
       by_step: mean accuracy, a row for each number of steps and a column a method.
       by_rows: the same for each number of rows.
@@ -91,7 +96,7 @@ class Advice:
 
 
 def choose_adapted(results: Results) -> pd.DataFrame:
-    """Returns test users' rows by each method, with rates and steps that others chose.
+    """Returns test users' rows by method, at the validation users' rates and steps.
 
     Args:
       results: of a sweep over `METHODS`.
@@ -111,7 +116,7 @@ def choose_adapted(results: Results) -> pd.DataFrame:
 def with_fewer_rows(
     runs: Sequence[Run], adapted: pd.DataFrame, numbers: Sequence[int]
 ) -> list[Run]:
-    """Returns the runs that were chosen, to be adapted on fewer rows.
+    """Returns the selected runs, to be adapted on fewer rows.
 
     Args:
       runs: of the sweep.
@@ -142,7 +147,7 @@ def with_fewer_rows(
 def advise(
     results: Results, steps: Sequence[int], by_rows: pd.DataFrame, worthwhile: float
 ) -> Advice:
-    """Says what is worth doing for a store's users.
+    """Returns advice on personalization for a store's users.
 
     Rates and numbers of steps are chosen by validation users, everything else is of
     test users, new ones where there are enough of them.
@@ -182,7 +187,7 @@ def advise(
 
 
 def group_of(results: Results) -> str:
-    """Returns the users that advice is about: new ones where they are enough.
+    """Returns the group that advice is about: new users where they are enough.
 
     Raises:
       DataError: if FedAvg diverged with all rates, or users are too few to be divided.
@@ -198,7 +203,7 @@ def group_of(results: Results) -> str:
 
 
 class _Judged(NamedTuple):
-    """Who wins: adapting by a method, what needs no gradient, or neither."""
+    """The verdict: adapting by a method, a baseline without a gradient, or neither."""
 
     verdict: str
     method: str

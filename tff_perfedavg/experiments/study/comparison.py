@@ -1,4 +1,4 @@
-"""The main job: every method on the same users and seeds."""
+"""Comparison of methods on the same users and seeds."""
 
 from __future__ import annotations
 

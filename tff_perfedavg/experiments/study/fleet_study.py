@@ -1,4 +1,4 @@
-"""What the runs of a study cost a fleet, and which device classes they served."""
+"""Tables of what the runs of a study cost a fleet, by target and device class."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _SEED = "base_random_seed"
 def targets_table(
     root: pathlib.Path, runs: Sequence[Run], targets: Sequence[float] = ()
 ) -> pd.DataFrame | None:
-    """Returns what runs had spent when they first met a target in an evaluation.
+    """Returns a table of the cost at which runs first met a target in an evaluation.
 
     Args:
       root: directory of the study.
       runs: on fleets; those that diverged met none.
       targets: accuracies (losses, where labels are no classes) of new users, or of
-        those seen where there are no new ones, after the most steps of the
+        training users where there are none, after the most steps of the
         evaluations; by default 90, 95 and 99 % of the best that any run ever reached.
 
     Returns:
@@ -67,7 +67,7 @@ def targets_table(
 def classes_table(
     root: pathlib.Path, runs: Sequence[Run], per_user: pd.DataFrame, step: int
 ) -> pd.DataFrame:
-    """Returns how device classes fare, over all seeds.
+    """Returns participation, cost and results by device class, over all seeds.
 
     Args:
       root: directory of the study.
@@ -79,7 +79,7 @@ def classes_table(
       A row per combination of settings but for the seed and device class: each class's
       share of the reports taken over its share of the users, the share of its tasks
       that were not taken, joules of a report taken (all of the class's tasks, middle
-      estimate), and what users seen in training, with a task or not, reach: the mean
+      estimate), and what training users, with a task or not, reach: the mean
       over users and seeds, and the worst decile of users' means.
     """
     column = quantity(per_user)

@@ -1,4 +1,4 @@
-"""The comparison of arXiv 2002.07948, section 5 (table 1): its runs and its table."""
+"""Reproduction of arXiv 2002.07948, section 5 (table 1): its runs and its table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ROW = ["dataset", "partition", "num_local_steps", _RATE]
 
 
 class Part(NamedTuple):
-    """Which of the comparison's runs.
+    """A part of the comparison's runs.
 
     Attributes:
       datasets: names of data sets that take the paper's partition.
@@ -99,7 +99,7 @@ def paper_runs(part: Part, base: Experiment, adaptation_steps: int) -> list[Run]
 def baseline_rows(
     baselines: pd.DataFrame, runs: Sequence[Run], steps: Sequence[int]
 ) -> pd.DataFrame:
-    """Returns baselines as rows of the table: algorithms that are called baselines.
+    """Returns baselines as rows of the table, each as an algorithm.
 
     Args:
       baselines: of `read_baselines`.
@@ -125,7 +125,7 @@ def baseline_rows(
 def summarize_paper(
     per_user: pd.DataFrame, steps: Sequence[int], diverged: Sequence[Experiment] = ()
 ) -> pd.DataFrame:
-    """Returns means with intervals by setting, group, algorithm and step.
+    """Returns means with confidence intervals by setting, group, algorithm and step.
 
     Args:
       per_user: from `study.read_study`, and of `baseline_rows`.
@@ -163,7 +163,7 @@ def summarize_paper(
 
 
 def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Lays one step out as in the paper: a row per setting, a column per algorithm.
+    """Formats one step as in the paper: a row per setting, a column per algorithm.
 
     Args:
       summary: from `summarize_paper`.
@@ -182,7 +182,7 @@ def lay_out(summary: pd.DataFrame, step: int) -> pd.DataFrame:
 
 
 def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns a layout's methods and its baselines, which a terminal shows apart."""
+    """Splits a layout's columns into methods and baselines."""
     is_baseline = table.columns.str.startswith(_BASELINE_PREFIX)
     names = table.columns[is_baseline]
     baselines = table[names].rename(columns=lambda c: c.removeprefix(_BASELINE_PREFIX))
@@ -192,7 +192,16 @@ def split(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def write_table(
     summary: pd.DataFrame, step: int, directory: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Writes `paper_table.csv`, all figures, and `paper_table.tex`, the layout."""
+    """Writes `paper_table.csv`, all numbers, and `paper_table.tex`, the layout.
+
+    Args:
+      summary: from `summarize_paper`.
+      step: which adaptation step is laid out.
+      directory: where the files are written.
+
+    Returns:
+      The two files.
+    """
     csv, tex = (directory / f"paper_table.{ending}" for ending in ("csv", "tex"))
     with atomic_write(csv) as file:
         summary.to_csv(file, float_format="%.6f")

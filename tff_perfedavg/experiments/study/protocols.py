@@ -1,4 +1,4 @@
-"""Protocols side by side: the same fleet and rounds, and no training."""
+"""Simulation of protocols on the same fleet and rounds, without training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARED = (
 def variants(
     settings: FleetSettings, changes: Sequence[str]
 ) -> dict[str, FleetSettings]:
-    """Returns the protocol given, and others that differ from it, by their names.
+    """Returns the protocol given, and variants of it, by their names.
 
     Args:
       settings: the protocol given.
@@ -70,7 +70,7 @@ def simulate(
     goal: int,
     num_rounds: int,
 ) -> dict[str, list[ServerStep]]:
-    """Runs the rounds of each protocol, by its name.
+    """Simulates the rounds of each protocol, by its name.
 
     Args:
       fleet: the devices, all of whose users may be chosen.
@@ -106,7 +106,7 @@ def simulate(
 def simulate_hours(
     fleet: Fleet, settings: FleetSettings, work: Work, goal: int, num_rounds: int
 ) -> list[list[ServerStep]]:
-    """Runs rounds at each hour of the day, as many in each.
+    """Simulates rounds at each hour of the day, as many in each.
 
     Args:
       fleet: the devices, all of whose users may be chosen.

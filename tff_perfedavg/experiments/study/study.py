@@ -1,4 +1,4 @@
-"""Many runs: each trained once, evaluated once in each way, and found again later.
+"""A study of many runs, trained and evaluated once each, resumable.
 
 A study that was stopped goes on where it was: runs and evaluations that are there are
 not made again. A run is a run like any other (`RunPaths`), evaluations lie beside its
@@ -82,7 +82,7 @@ def run_name(settings: Mapping[str, Any]) -> str:
 
 
 def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]:
-    """Returns every combination of values, the last axis changing fastest.
+    """Returns the Cartesian product of the axes, the last one changing fastest.
 
     Args:
       base: settings of all runs.
@@ -118,9 +118,13 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
 
 
 def uses(experiment: Experiment, name: str) -> bool:
-    """Whether an experiment's training is another with another value of a setting.
+    """Whether an experiment's training depends on a setting.
 
-    Of settings that say what a user does; all others are taken for used.
+    Tells of settings of what a user does; all others are taken for used.
+
+    Args:
+      experiment: its settings.
+      name: of the setting.
     """
     local = experiment.local
     if name in options():
@@ -147,7 +151,7 @@ def run_all(
     seed: int = 0,
     watched: TrainingOptions = UNWATCHED,
 ) -> None:
-    """Trains and evaluates what is not there yet, past runs that diverge.
+    """Trains and evaluates what is missing, past runs that diverge.
 
     Args:
       runs: the runs, with names of their own.
@@ -181,13 +185,18 @@ def run_all(
 
 
 def diverged(run: Run, root: pathlib.Path) -> bool:
-    """Whether a run of a study was trained, and diverged."""
+    """Whether a run of a study was trained, and diverged.
+
+    Args:
+      run: of the study.
+      root: directory of the study.
+    """
     found = diverged_experiment(RunPaths(root, run.name))
     return found is not None and not found.differences(run.experiment)
 
 
 def read_diverged(root: pathlib.Path) -> list[Experiment]:
-    """Returns what diverged of all runs of a study."""
+    """Returns the settings of the runs of a study that diverged."""
     found = [diverged_experiment(paths) for paths in _all_runs(root)]
     return [experiment for experiment in found if experiment is not None]
 

@@ -1,4 +1,4 @@
-"""Baselines of a study: evaluated once for runs that share them, found again later."""
+"""Baselines of a study, evaluated once for runs that share them, and kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def runs_with_baselines(runs: Sequence[Run]) -> list[Run]:
 
 
 def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> None:
-    """Evaluates what is not there yet of the baselines of a study.
+    """Evaluates the baselines of a study that are missing.
 
     Args:
       runs: the study's runs, trained; `runs_with_baselines` of them have baselines,

@@ -1,4 +1,4 @@
-"""A grid of runs, and its table on users that had no part in any choice."""
+"""Hyper-parameter sweep: a grid of runs, selected and reported on different users."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sweep_runs(
     adaptation_rows: Sequence[int],
     changes: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Returns the runs of a grid; once for all values of what a method does not use.
+    """Returns the runs of a grid, one for all values of an axis that a method ignores.
 
     Args:
       base: settings of all runs.
@@ -121,12 +121,17 @@ def of_methods(
 
 
 def of_seeds(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
-    """Returns the runs of some seeds."""
+    """Returns the runs of some seeds.
+
+    Args:
+      runs: of `sweep_runs`.
+      seeds: of the runs returned.
+    """
     return [run for run in runs if run.experiment.base_random_seed in seeds]
 
 
 def of_choices(runs: Sequence[Run], choices: pd.DataFrame) -> list[Run]:
-    """Returns the runs trained with what users chose, of whatever seed.
+    """Returns the runs with selected hyper-parameters, of whatever seed.
 
     Args:
       runs: of `sweep_runs`.
@@ -142,7 +147,7 @@ def of_choices(runs: Sequence[Run], choices: pd.DataFrame) -> list[Run]:
 
 
 class Results(NamedTuple):
-    """What a grid gave.
+    """The results of a grid of runs.
 
     Attributes:
       axes: of the grid.
@@ -167,13 +172,13 @@ class Results(NamedTuple):
 
     @property
     def reported(self) -> list[str]:
-        """Columns of which each combination has a line of its own."""
+        """The columns reported: each combination of values has a line of its own."""
         names = [name for name in self.axes if name not in (*_REPEATS, *self.chosen)]
         return [*names, _ROWS, *([_STEP] if self.steps else [])]
 
     @property
     def of_adaptation(self) -> list[str]:
-        """Columns of the adaptation that are chosen."""
+        """The columns of the adaptation that are chosen."""
         return [_RATE, *([] if self.steps else [_STEP])]
 
     @property
@@ -197,7 +202,7 @@ def read_results(
     chosen: Sequence[str],
     rates: Sequence[float],
 ) -> Results:
-    """Reads what a grid gave.
+    """Reads the results of a grid of runs.
 
     Args:
       root: directory of the study.
@@ -251,7 +256,7 @@ def _at_each(frame, axis, values, rates):
 def choose(
     results: Results, *, seed: int = 0, divided: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Returns the test users' rows, with what the validation users chose.
+    """Returns the test users' rows at the hyper-parameters of the validation users.
 
     A combination of settings of which a seed diverged is no choice, unless all are
     such; then those are choices of which the fewest seeds did. Of results with choices,
@@ -293,7 +298,7 @@ def _select(rows, results, seed, divided) -> pd.DataFrame:
 
 
 def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Returns what users chose of a grid's axes, by group and what is reported.
+    """Returns the selected values of a grid's axes, by group and what is reported.
 
     Args:
       test: of `choose`, on runs of some seeds.
@@ -304,7 +309,12 @@ def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 
 def tell_tried(results: Results, seeds: Sequence[int]) -> str:
-    """Returns a sentence of the runs that chose, and how many of them diverged."""
+    """Returns a sentence on the runs that were selected from, and how many diverged.
+
+    Args:
+      results: of the runs that were selected from.
+      seeds: of these runs.
+    """
     names = [name for name in results.reported if name not in (_ROWS, _STEP)]
     runs = results.outcomes.drop_duplicates([*names, *results.chosen, "seed"])
     counts = [("", runs)]
@@ -324,6 +334,10 @@ def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
     Its columns are what was chosen, `mean_with_intervals` of the accuracy (of the
     loss where labels are no classes), and how many of the combination's runs there
     are and diverged: `num_runs`, `num_diverged`. Where all did, the rest is NaN.
+
+    Args:
+      test: of `choose`.
+      results: of the grid.
     """
     column = quantity(test) if len(test) else "accuracy"
     groups = [*test["users"].unique()] or [SEEN]
@@ -355,7 +369,7 @@ def _choices(rows: pd.DataFrame) -> pd.Series:
 def with_baselines(
     table: pd.DataFrame, results: Results, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Puts baselines beside the methods of a summary, on the same test users.
+    """Adds baselines to a summary of methods, on the same test users.
 
     Args:
       table: of `summarize`.
@@ -384,7 +398,7 @@ def with_baselines(
 def baseline_rows(
     results: Results, *, seed: int = 0
 ) -> Iterator[tuple[str, Results, pd.DataFrame]]:
-    """Yields each baseline's name, what it gave, and its test users' rows.
+    """Yields each baseline's name, its results, and its test users' rows.
 
     Args:
       results: of the grid, with baselines; of these, users count who are measured.
@@ -426,12 +440,20 @@ def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.Dat
 def compare_values(
     test: pd.DataFrame, results: Results, axis: str = _METHOD
 ) -> pd.DataFrame | None:
-    """Compares every two methods, or values of another axis, on the same test users.
+    """Compares methods, or values of an axis, in pairs on the same test users.
 
-    None where the axis has a single value, and where users chose theirs. A value of
-    whose choice a seed diverged is not compared (`not_compared`): on the seeds that are
-    left it would pass for one that never does. `p_holm` is each `p_value`, corrected
-    for all comparisons of the table.
+    A value of whose choice a seed diverged is not compared (`not_compared`): on the
+    seeds that are left it would pass for one that never does.
+
+    Args:
+      test: of `choose`.
+      results: of the grid.
+      axis: whose values are compared; `method` for the methods.
+
+    Returns:
+      The rows of `compare_paired`, with `p_holm`, each `p_value` with the Holm
+      correction for all comparisons of the table; None where the axis has a single
+      value, and where users chose theirs.
     """
     if test.empty or not _has_values(results, axis):
         return None
@@ -453,7 +475,13 @@ def compare_values(
 def not_compared(
     test: pd.DataFrame, results: Results, axis: str = _METHOD
 ) -> list[str]:
-    """Returns the values that some comparison is without, since seeds diverged."""
+    """Returns the values that some comparison is without, since seeds diverged.
+
+    Args:
+      test: as for `compare_values`.
+      results: as for `compare_values`.
+      axis: as for `compare_values`.
+    """
     if not _has_values(results, axis):
         return []
     groups = test.groupby(_others(results, axis), dropna=False, sort=False)
@@ -483,7 +511,7 @@ def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """Lays a summary out for a terminal."""
+    """Formats a summary for a terminal."""
     if table["num_diverged"].any():
         counts = table[["num_diverged", "num_runs"]].to_numpy(int)
         told = [f"{diverged} of {runs}" for diverged, runs in counts]
@@ -504,7 +532,16 @@ def format_table(table: pd.DataFrame) -> str:
 def write(
     table: pd.DataFrame, compared: pd.DataFrame | None, root: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Writes `sweep.table.csv` and, if there is one, `sweep.comparison.csv`."""
+    """Writes `sweep.table.csv` and, if there is one, `sweep.comparison.csv`.
+
+    Args:
+      table: of `summarize` or `with_baselines`.
+      compared: of `compare_values`; None for none.
+      root: where the files are written.
+
+    Returns:
+      The files written.
+    """
     written = []
     for name, frame in (("table", table), ("comparison", compared)):
         if frame is not None:

@@ -1,1 +1,1 @@
-"""Meta-training: rounds, resumed where they were left, watched."""
+"""Meta-training: round loop, callbacks, checkpoints and resuming."""

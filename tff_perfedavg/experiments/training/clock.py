@@ -1,4 +1,4 @@
-"""The time that a run took, over all processes that worked on it."""
+"""Wall time of a run, over all processes that worked on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tff_perfedavg.experiments.training.rounds import Callback, Start
 
 
 class Clock(Callback):
-    """Counts seconds from when it is made, and those before the checkpoint."""
+    """Callback that measures wall time, that before the checkpoint included."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which cohorts a run draws: keyed by its seed, or, if private, by a secret."""
+"""Cohort sampling of a run: by its seed, or, if private, by a secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_BYTES = 32
 def build_sampler(
     users: np.ndarray, cohort_size: int, seed: int, secret: bytes | None
 ) -> CohortSampler:
-    """Returns Poisson samples where there is a secret, else cohorts of a fixed size.
+    """Builds a cohort sampler: Poisson where there is a secret, else of fixed size.
 
     Args:
       users: int `[users]`, numbers of the users to draw from.
@@ -25,7 +25,7 @@ def build_sampler(
       secret: what Poisson samples are keyed by.
 
     Raises:
-      ConfigError: if the cohort is larger than the population.
+      ConfigError: if the cohort is larger than the number of users.
     """
     if secret is not None:
         return PoissonSampler(users, cohort_size, secret)
@@ -33,12 +33,17 @@ def build_sampler(
 
 
 def new_secret(samples_secretly: bool) -> bytes | None:
-    """Returns what a new run's cohorts are keyed by; None where it is the seed."""
+    """Returns the secret of a new run's cohort sampling; None for the seed."""
     return secrets.token_bytes(_SECRET_BYTES) if samples_secretly else None
 
 
 def secret_of(samples_secretly: bool, saved: Saved | None) -> bytes | None:
-    """Returns what the cohorts of a run, new or resumed, are keyed by."""
+    """Returns the secret of a new or resumed run's cohort sampling; None for the seed.
+
+    Args:
+      samples_secretly: whether a new run has one.
+      saved: the checkpoint of a resumed run; None for a new one.
+    """
     if saved is None:
         return new_secret(samples_secretly)
     found = saved.notes.get("cohort_secret")

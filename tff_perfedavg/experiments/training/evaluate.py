@@ -1,4 +1,4 @@
-"""Evaluation of the users while a run trains."""
+"""Callback that evaluates users during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tff_perfedavg.experiments.training.simulation import Round, Simulation
 
 
 class Evaluation(NamedTuple):
-    """What the users make of a model.
+    """The result of an evaluation during training.
 
     Attributes:
       done: rounds of training done.
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 
 
 class Evaluate(Callback):
-    """Measures users before the first round, every so many, and after the last."""
+    """Callback that evaluates users before training, periodically, and at its end."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Rounds of a fleet: which users complete, and what the world spends on it."""
+"""Simulated rounds of a fleet: who completes, and time, bytes and energy spent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tff_perfedavg.fleet.simulator import Simulator
 
 
 class FleetRounds:
-    """A run's fleet, its clock, and what was spent so far.
+    """A run's simulated fleet, its clock and its cumulative cost.
 
     Attributes:
       classes: names of the device classes.
@@ -30,7 +30,7 @@ class FleetRounds:
     """
 
     def __init__(self, experiment: Experiment, population: UserStore, work: Work):
-        """Draws the devices of the population's users.
+        """Draws the devices of the store's users.
 
         Args:
           experiment: its fleet, and the users of a round.
@@ -76,13 +76,13 @@ class FleetRounds:
         return {**self._simulator.state(), "totals": self._totals.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a state that `state` returned."""
+        """Restores a state that `state` returned."""
         self._simulator.restore(state)
         self._totals = np.array(state["totals"])
 
 
 def work_of(experiment: Experiment, saved: Saved | None = None) -> Work | None:
-    """Returns what a task of a run costs: as saved, or measured now; None for no fleet.
+    """Returns the cost of a run's task, as saved or measured now; None for no fleet.
 
     Args:
       experiment: the run.

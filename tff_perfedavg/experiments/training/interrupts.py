@@ -1,4 +1,4 @@
-"""Stopping between two rounds instead of in the middle of one."""
+"""Deferred signals: a run stops between two rounds, not in the middle of one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TOLD = b"\nStopping when this round is done and saved; once more stops at once.
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Keeps Ctrl-C and SIGTERM from ending the block.
+    """Context manager that defers Ctrl-C (SIGINT) and SIGTERM.
 
-    The second time they do end it. Off the main thread, where signals cannot be
+    The second time they end the block. Off the main thread, where signals cannot be
     caught, nothing is kept.
 
     Yields:

@@ -1,4 +1,4 @@
-"""The model of the best evaluation, kept beside the last round's."""
+"""Callback that keeps the model of the best evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tff_perfedavg.experiments.training.run_identity import RunIdentity
 
 
 class KeepBest(Callback):
-    """Saves a model whenever an evaluation is the best so far."""
+    """Callback that saves the model whenever an evaluation is the best so far."""
 
     def __init__(self, metric: str, path: pathlib.Path, identity: RunIdentity):
         """Begins with no evaluation.
@@ -62,7 +62,7 @@ class KeepBest(Callback):
 
 
 def check_best_metric(metric: str, population: UserStore) -> None:
-    """Raises `ConfigError` unless a population can be measured by a metric.
+    """Raises `ConfigError` unless a metric can be measured on the users of a store.
 
     Args:
       metric: as for `KeepBest`.

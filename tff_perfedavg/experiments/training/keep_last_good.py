@@ -1,4 +1,4 @@
-"""The model of the last finite round, kept when a run diverges."""
+"""Callback that keeps the last finite model when a run diverges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tff_perfedavg.files import atomic_write
 
 
 class KeepLastGood(Callback):
-    """Writes down that a run diverged, and keeps the model from before."""
+    """Callback that records that a run diverged, and saves the last finite model."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A fleet's tasks and rounds, kept as CSV, and its state in checkpoints."""
+"""Callback that logs a fleet's tasks and rounds as CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDS_AT_ONCE = 50
 
 
 class LogFleet(Callback):
-    """Keeps the fleet's state with checkpoints, and writes its tasks and rounds."""
+    """Callback that logs a fleet's tasks and rounds, and checkpoints its state."""
 
     def __init__(self, fleet: FleetRounds, paths: RunPaths):
         """Takes the fleet, and where its files are."""

@@ -1,4 +1,4 @@
-"""A run's metrics, kept as CSV, as JSON lines and for TensorBoard."""
+"""Callback that logs metrics as CSV, as JSON lines and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tff_perfedavg.experiments.training.simulation import Round
 
 
 class LogMetrics(Callback):
-    """Opens the log where the checkpoint left it, and adds rounds and evaluations."""
+    """Callback that logs rounds and evaluations, from where the checkpoint left off."""
 
     _log: MetricsLog
 

@@ -46,7 +46,7 @@ def amplified_epsilon(
 def unamplified_epsilon(
     noise_multiplier: float, num_contributions: int, delta: float
 ) -> float:
-    """Returns the epsilon of a user whose cohorts are known to everybody.
+    """Returns the epsilon without amplification: everybody knows who took part.
 
     Args:
       noise_multiplier: standard deviation of the noise over the clipping norm.
@@ -67,7 +67,7 @@ def default_delta(num_users: int) -> float:
 
 
 class PrivacyAccount:
-    """The epsilon of a run, round by round."""
+    """A privacy accountant: the epsilon of a run, round by round."""
 
     def __init__(
         self, noise_multiplier: float, probability: float, delta: float, secret: bool
@@ -97,7 +97,12 @@ class PrivacyAccount:
             self._contributions[cohort] += 1
 
     def add_rounds(self, draw: Callable[[int], np.ndarray], num_rounds: int) -> None:
-        """Counts the first rounds of a run, whose cohorts `draw` gives by number."""
+        """Counts the first rounds of a run.
+
+        Args:
+          draw: from a round's number, from 0, to its cohort, int `[cohort]`.
+          num_rounds: how many.
+        """
         if self.secret:
             # Who took part makes no difference, and need not be drawn again.
             self._num_rounds += num_rounds
@@ -111,7 +116,7 @@ class PrivacyAccount:
         return int(self._contributions.max(initial=0))
 
     def epsilon(self) -> float:
-        """Returns what the rounds so far have spent."""
+        """Returns the epsilon spent so far."""
         if self.secret:
             return amplified_epsilon(
                 self._noise_multiplier, self._probability, self._num_rounds, self.delta

@@ -1,4 +1,4 @@
-"""The differential privacy that a run has spent, reported with every evaluation."""
+"""Callback that reports the privacy spent (epsilon) with every evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tff_perfedavg.progress import tell
 
 
 class ReportPrivacy(Callback):
-    """Keeps the account of a private run's rounds."""
+    """Callback that accounts for the privacy spent in a run's rounds."""
 
     def __init__(
         self, simulation: Simulation, experiment: Experiment, options: TrainingOptions

@@ -1,4 +1,4 @@
-"""Going on with a run: what is there of it, and whether that is the run meant."""
+"""Resuming a run: its newest checkpoint, its identity, and room on the disk."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ _SPARE_BYTES = 20_000_000
 
 def latest_saved(experiment: Experiment, manager: CheckpointManager) -> Saved | None:
     """Returns the newest whole checkpoint of a run; None if there is none.
+
+    Args:
+      experiment: what is to be run.
+      manager: of the run's checkpoints.
 
     Raises:
       ConfigError: if it is of a run with other settings. More rounds than it has are
@@ -86,8 +90,15 @@ def identify(
 ) -> RunIdentity:
     """Returns the identity of a run, new or resumed.
 
+    Args:
+      experiment: what is to be run.
+      population: its data.
+      saved: the checkpoint that it goes on from; None for a new run.
+
     Raises:
-      ConfigError: if what it depends on has changed since it was saved.
+      ConfigError: if what it depends on has changed since it was saved, or its model's
+        file is not there.
+      CheckpointError: if the file of its initial weights is not there.
     """
     sources = sources_of(experiment, population)
     if saved is not None:
@@ -97,7 +108,7 @@ def identify(
 
 
 def go_on(saved: Saved, initial_state: Any, name: str) -> Start:
-    """Returns where a checkpoint lets a run go on, and tells the user.
+    """Returns the start of a resumed run, and tells the user.
 
     Args:
       saved: the checkpoint.
@@ -113,7 +124,13 @@ def go_on(saved: Saved, initial_state: Any, name: str) -> Start:
 
 
 def check_room(state: Any, paths: RunPaths, checkpoints_kept: int) -> None:
-    """Raises `CheckpointError` unless a new run's files have room on the disk."""
+    """Raises `CheckpointError` unless a new run's files have room on the disk.
+
+    Args:
+      state: what checkpoints hold, a structure of arrays.
+      paths: where the run's files are; the directory of its checkpoints is there.
+      checkpoints_kept: how many are on disk at once.
+    """
     size = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state))
     # One more than are kept, while it is written, and two models.
     needed = size * (checkpoints_kept + 3) + _SPARE_BYTES
@@ -127,7 +144,12 @@ def check_room(state: Any, paths: RunPaths, checkpoints_kept: int) -> None:
 
 
 def remove(paths: RunPaths, manager: CheckpointManager) -> None:
-    """Removes what is there of a run that is begun anew."""
+    """Removes the files of a run that is begun anew.
+
+    Args:
+      paths: where they are.
+      manager: of the run's checkpoints.
+    """
     manager.clear()
     for path in (paths.model, paths.best_model):
         path.unlink(missing_ok=True)

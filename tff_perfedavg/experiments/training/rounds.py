@@ -1,4 +1,4 @@
-"""The round loop, and the callbacks it knows nothing of but when to call them."""
+"""The round loop, and the interface of its callbacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tff_perfedavg.progress import progress
 
 
 class Start(NamedTuple):
-    """Where a run begins, or goes on.
+    """The start of a run, new or resumed.
 
     Attributes:
       done: rounds done.
@@ -26,7 +26,7 @@ class Start(NamedTuple):
 
 
 class Callback:
-    """What is done beside the rounds; by default nothing.
+    """Base class of the round loop's callbacks; its methods do nothing.
 
     Callbacks are called in their order, and none of them changes the state.
     """

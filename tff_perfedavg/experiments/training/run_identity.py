@@ -1,4 +1,4 @@
-"""What makes a run this run and no other; its models and checkpoints carry it."""
+"""Identity of a run, in its models and checkpoints: settings, hashes and secret."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class RunIdentity:
-    """Settings, and what the result depends on besides.
+    """Identity of a run: settings, hashes of its inputs, secret of its cohorts.
 
     Attributes:
       experiment: the settings.
@@ -23,7 +23,7 @@ class RunIdentity:
     secret: bytes | None = dataclasses.field(default=None, repr=False)
 
     def notes(self) -> dict[str, Any]:
-        """Returns it as a checkpoint keeps it."""
+        """Returns the identity as a checkpoint keeps it."""
         notes: dict[str, Any] = {
             "experiment": self.experiment.flat(),
             "sources": self.sources,

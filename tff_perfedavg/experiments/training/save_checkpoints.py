@@ -1,4 +1,4 @@
-"""Checkpoints of a run: every so many rounds, at its end, and when it is stopped."""
+"""Callback that saves checkpoints: periodically, at the end, and when stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tff_perfedavg.experiments.training.simulation import Round
 
 
 class SaveCheckpoints(Callback):
-    """Saves the state with the notes of all callbacks; stops the run when asked to."""
+    """Callback that saves state and callbacks' notes, and stops when asked to."""
 
     def __init__(
         self,

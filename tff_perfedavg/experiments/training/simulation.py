@@ -1,4 +1,4 @@
-"""One round: its cohort drawn, TFF's learning process advanced, the result checked."""
+"""Simulation of a round: cohort sampling, TFF's learning process, checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tff_perfedavg.progress import tell
 
 
 class Round(NamedTuple):
-    """What is there after a round.
+    """The result of a round.
 
     Attributes:
       done: rounds done.
@@ -73,8 +73,8 @@ class Simulation:
 
         Raises:
           CheckpointError: if the initial weights cannot be read.
-          ConfigError: if the cohort is larger than the population, the initial weights
-            do not fit the model, or its fleet cannot work.
+          ConfigError: if the cohort is larger than the number of users, the initial
+            weights do not fit the model, or its fleet cannot work.
           DataError: if no training user has adaptation rows.
         """
         users = population.training_users

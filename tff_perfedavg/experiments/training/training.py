@@ -1,4 +1,4 @@
-"""Meta-training: rounds over cohorts, watched, saved, and resumed where they were left.
+"""Meta-training of an experiment, with evaluation, checkpoints and resuming.
 
 Nothing of the watching and saving changes the result: cohorts and batches are keyed by
 seed and round, and the state that is saved is all there is. A run that is killed at any
@@ -47,7 +47,7 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class TrainingResult(NamedTuple):
-    """What a training run produced.
+    """The result of training: weights and metrics.
 
     Attributes:
       weights: float32 arrays, the initial model after the last round.
@@ -66,7 +66,7 @@ def train(experiment: Experiment, population: UserStore) -> TrainingResult:
       population: its data, from `build_population`.
 
     Raises:
-      ConfigError: if the cohort is larger than the population.
+      ConfigError: if the cohort is larger than the number of users.
       DataError: if a file of its store is not what was written.
       Diverged: if a round ends with weights that are not finite, naming it.
     """
@@ -90,7 +90,7 @@ def train_and_save(
     options: TrainingOptions | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> TrainingResult:
-    """Runs an experiment, or goes on with it, and writes its files.
+    """Runs or resumes an experiment, and writes its files.
 
     Args:
       experiment: what to run.

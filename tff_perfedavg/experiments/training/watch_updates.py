@@ -1,4 +1,4 @@
-"""Warnings of users left out, and of updates out of all proportion, once each."""
+"""Callback that warns of excluded users and of outlier updates, once each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USUAL_ROUNDS = 100
 
 
 class WatchUpdates(Callback):
-    """Tells of the first update left out, and of the first that is an outlier."""
+    """Callback that warns of the first excluded update, and of the first outlier."""
 
     def __init__(self, aggregator: str):
         self._aggregator = aggregator

@@ -1,4 +1,4 @@
-"""Gradients made of operations that every TensorFlow Lite runtime has.
+"""Replacement gradients, composed of built-in TensorFlow Lite operations.
 
 TensorFlow's own gradient functions use operations such as `EluGrad` or
 `Conv2DBackpropFilter` that a phone's runtime lacks. Here each is written with built-in

@@ -1,7 +1,8 @@
-"""Gradients of functions that a layer calls: of what they consist of.
+"""Replacement gradients of function calls (`PartitionedCall`).
 
 TensorFlow differentiates a called function (`tf.function` in a layer, and Keras'
-convolutions of groups) by itself, with its own gradients.
+convolutions of groups) by itself, with its own gradients; here the operations that it
+consists of are differentiated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradients of convolutions that mix channels.
+"""Replacement gradients of Conv2D, transposed Conv2D and Conv3D.
 
 A convolution y = conv(x, w) is linear in x and in w. With <conv(x, w), dy> as the one
 form behind it, the gradient of each of the three functions
@@ -79,7 +79,7 @@ def _conv3d(op, dy):
 
 
 class _Geometry:
-    """The sizes of a two-dimensional convolution of `[batch, height, width, in]`.
+    """Geometry of a 2-D convolution of `[batch, height, width, in]`.
 
     A dilated window is a larger one with zeros between its entries.
     """
@@ -103,7 +103,7 @@ class _Geometry:
 
     @classmethod
     def of(cls, op, input_shape, filter_shape, dilations=(1, 1)) -> _Geometry:
-        """That of an operation of stride and padding."""
+        """Returns the geometry of a convolution operation."""
         check_channels_last(op)
         padding = op.get_attr("padding")
         check(op, padding in (b"SAME", b"VALID"), "has explicit padding")
@@ -121,7 +121,7 @@ class _Geometry:
         )
 
     def to_filter(self, x, dy):
-        """The gradient for the filter, as a convolution of x with dy as filter.
+        """Returns the filter gradient, as a convolution of x with dy as filter.
 
         Batch and channels change places in both, and the stride becomes a dilation.
         """

@@ -1,4 +1,4 @@
-"""Gradients of functions of single numbers, and of their normalization."""
+"""Replacement gradients of element-wise functions, normalization and bias."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where replacement gradients are registered, and how they refuse."""
+"""Registry of replacement gradients by operation type, and their errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ def replaces(op_type: str) -> Callable[[Callable], Callable]:
 
 
 def check(op: tf.Operation, condition, what: str) -> None:
-    """Raises `ModelError`, naming the layer, unless a condition holds."""
+    """Raises `ModelError`, naming the layer, unless a condition holds.
+
+    Args:
+      op: the operation that is differentiated.
+      condition: bool, or an array of which all must hold.
+      what: what is wrong otherwise, as it follows the operation's name: "is dilated".
+    """
     if not np.all(condition):
         raise errors.ModelError(
             f"{layer_of(op.name)!r} ({op.type}) {what}; such an operation cannot be "

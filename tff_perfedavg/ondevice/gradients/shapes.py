@@ -1,4 +1,4 @@
-"""Gradients of what moves and copies numbers, and how tensors are spread out."""
+"""Replacement gradients of Tile, GatherV2 and StridedSlice; helpers of shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tff_perfedavg.ondevice.gradients.registry import check, replaces
 
 
 def summed_to(gradient: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Undoes the broadcasting of an operand.
+    """Reduces a broadcast operand's gradient to the operand's shape by sums.
 
     Args:
       gradient: of what it was broadcast to.
@@ -27,7 +27,7 @@ def summed_to(gradient: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
 
 
 def spread_out(tensor: tf.Tensor, axis: int, step: int) -> tf.Tensor:
-    """Puts `step - 1` zeros behind each entry of an axis.
+    """Dilates an axis: puts `step - 1` zeros behind each entry.
 
     Args:
       tensor: of a known shape.

@@ -1,4 +1,4 @@
-"""Gradients of what a window computes channel by channel: depthwise, pooling."""
+"""Replacement gradients of depthwise convolution, max and average pooling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tff_perfedavg.ondevice.gradients.registry import (
 
 
 class Windows:
-    """The places of a window over height and width of `[batch, height, width, ...]`.
+    """A sliding window over height and width of `[batch, height, width, ...]`.
 
     Attributes:
       places: rows and columns of each place in the window, in order.
@@ -57,14 +57,19 @@ class Windows:
             self._paddings.append([before, total - before])
 
     def padded(self, x: tf.Tensor, value: float = 0.0) -> tf.Tensor:
-        """Returns x with what the window sees beyond its edges."""
+        """Pads x as the operation does.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+          value: what the padding holds.
+        """
         paddings = [[0, 0], *self._paddings, [0, 0]]
         if not any(map(any, paddings)):
             return x
         return tf.pad(x, paddings, constant_values=value)
 
     def seen(self, padded: tf.Tensor) -> Iterator[tf.Tensor]:
-        """Yields what each place in the window sees at the stops."""
+        """Yields the strided slice that each place in the window sees."""
         (rows, columns), (down, right) = self._stops, self._strides
         for i, j in self.places:
             yield padded[
@@ -74,7 +79,7 @@ class Windows:
             ]
 
     def counts(self) -> np.ndarray:
-        """Returns how much of the input the window sees, float64 `[rows, columns]`."""
+        """Returns the number of input entries per window, float64 `[rows, columns]`."""
         per_axis = []
         for axis in range(2):
             places = sorted({place[axis] for place in self.places})
@@ -85,7 +90,7 @@ class Windows:
         return np.outer(*per_axis)
 
     def placed(self, parts: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Adds parts where the window saw them; the transpose of `padded` and `seen`.
+        """Scatters and adds the parts; the transpose of `padded` and `seen`.
 
         Args:
           parts: one for each place, `[batch, rows, columns, channels]`.
