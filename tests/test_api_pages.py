@@ -44,7 +44,7 @@ def test_paths_lead_to_what_they_name(tff):
             assert getattr(__import__(module, fromlist=[name]), name) is not None
 
 
-@pytest.mark.parametrize("page", ("index", *GROUPS))
+@pytest.mark.parametrize("page", ["index", *GROUPS])
 def test_examples_run_and_give_what_they_show(runtime, monkeypatch, page):
     monkeypatch.setattr(local_runtime, "LocalRuntime", lambda: runtime)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

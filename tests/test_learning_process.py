@@ -274,3 +274,17 @@ def test_initialize_and_next_are_federated_computations(tff):
     assert clients.placement is tff.CLIENTS
     initial = process.get_model_weights(process.initialize()).trainable
     assert relative_error(initial, MODEL.init(SEED)) == 0
+
+
+def test_rows_as_numpy_makes_them_are_a_clients(tff):
+    x, y = np.ones([3, 4]), np.arange(3)
+    assert (x.dtype, y.dtype) == (np.float64, np.int64)
+    (element,) = client_dataset(7, x, y)
+    types = {name: value.dtype.name for name, value in element.items()}
+    assert types == {"user": "int32", "x": "float32", "y": "int32"}
+    assert np.array_equal(element["x"], x)
+    assert np.array_equal(element["y"], y)
+    # Types that somebody chose, and labels that are numbers, stay.
+    (element,) = client_dataset(7, np.ones([3, 4], np.uint8), np.ones([3, 1]))
+    assert element["x"].dtype.name == "uint8"
+    assert element["y"].dtype.name == "float32"

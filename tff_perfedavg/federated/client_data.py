@@ -448,11 +448,27 @@ def client_dataset(
 
     Args:
       user: the user's number; its draws are keyed by it.
-      x: `[rows, ...]` features.
-      y: `[rows, ...]` labels.
+      x: `[rows, ...]` features; float64 becomes float32.
+      y: `[rows, ...]` labels: whole numbers become int32, float64 float32.
+
+    Returns:
+      A data set of one element, an `OrderedDict` of `user` int32, `x` and `y`.
     """
-    element = collections.OrderedDict(user=tf.constant(user, tf.int32), x=x, y=y)
+    element = collections.OrderedDict(
+        user=tf.constant(user, tf.int32), x=_narrow(x), y=_narrow(y, to_int=True)
+    )
     return tf.data.Dataset.from_tensors(element)
+
+
+def _narrow(
+    value: np.ndarray | tf.Tensor, to_int: bool = False
+) -> np.ndarray | tf.Tensor:
+    """Returns an array in the type that models take, where NumPy makes a wider one."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype == np.float64:
+        return value.astype(np.float32)
+    return value.astype(np.int32) if to_int and value.dtype.kind in "iu" else value
 
 
 def _plain_iteration() -> tf.data.Options:
