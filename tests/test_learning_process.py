@@ -277,6 +277,8 @@ def test_initialize_and_next_are_federated_computations(tff):
 
 
 def test_rows_as_numpy_makes_them_are_a_clients(tff):
+    from tff_perfedavg.federated.client_data import client_dataset
+
     x, y = np.ones([3, 4]), np.arange(3)
     assert (x.dtype, y.dtype) == (np.float64, np.int64)
     (element,) = client_dataset(7, x, y)
