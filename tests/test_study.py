@@ -736,6 +736,46 @@ def test_settings_of_a_method_that_cannot_be_are_refused(run, tmp_path, text, me
     assert not (tmp_path / "results").exists()
 
 
+def test_a_sweep_tells_users_of_few_and_of_many_classes_apart(command, tmp_path):
+    said = command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        "--model=logistic_regression",
+        "--total_rounds=2",
+        "--num_local_steps=1",
+        "--grid=method=fed_avg,exact",
+        "--grid=base_random_seed=0,1",
+        "--adaptation_steps=1",
+        "--report_steps=0,1",
+        "--cross_fit",
+    )
+    assert "Accuracy % by the number of classes that users hold" in said
+    table = pd.read_csv(tmp_path / "sweep.classes_held.csv")
+    # By the paper's rule half hold five classes, the others one or two: all of a / 2
+    # rows, which may fall to another class.
+    held = table.groupby("users")["num_classes_held"].unique().map(sorted).to_dict()
+    assert held["seen"][-1] == 5
+    assert set(held["seen"]) <= {1, 2, 5}
+    assert {*table["baseline"]} > {"-", "majority class", "FedAvg + label shares"}
+    # By hand: FedAvg before adapting, users of five classes.
+    rows = evaluations(tmp_path)
+    mine = rows[
+        (rows["users"] == "seen") & (rows["method"] == "fed_avg") & (rows["step"] == 0)
+    ]
+    mine = mine[
+        mine["adaptation_learning_rate"] == mine["adaptation_learning_rate"].min()
+    ]
+    of_five = mine[mine["user"] < 10]
+    found = table[
+        (table["users"] == "seen")
+        & (table["method"] == "fed_avg")
+        & (table["step"] == 0)
+        & (table["num_classes_held"] == 5)
+    ]
+    assert np.isclose(found["mean"].item(), of_five["accuracy"].mean(), atol=1e-5)
+    assert found["num_users"].item() == of_five["user"].nunique()
+
+
 def test_over_folds_every_user_is_reported_as_new_once_a_seed(command, tmp_path):
     said = command(
         "sweep.py",

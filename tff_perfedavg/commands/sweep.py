@@ -16,8 +16,9 @@ once for all values of what it does not use, such as FedAvg for inner learning r
 --of_method gives a method settings of its own, so that methods are compared at the
 rates chosen for each, or after as many rows or bytes.
 A run that diverges is counted, and what it was trained with is not chosen. Runs that
-are there, under --root_output_dir, are not made again. Writes sweep.table.csv and,
-where methods are compared, sweep.comparison.csv. Of runs on a fleet it tells, too, how
+are there, under --root_output_dir, are not made again. Writes sweep.table.csv,
+where methods are compared sweep.comparison.csv and, where users differ in how many
+classes they hold, sweep.classes_held.csv. Of runs on a fleet it tells, too, how
 device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what
 was spent when targets were first met (sweep.fleet_targets.csv).
 """
@@ -366,6 +367,7 @@ def main(flag_values):
     use_local_runtime()
     runs, results, tried = finish(flag_values, base, asked, runs)
     test = tell(flag_values, results, tried)
+    tell_classes(flag_values, runs, results, test)
     on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
     if on_fleets and len(test):
         tell_fleet(root, on_fleets, results.per_user, most, asked.targets)
@@ -398,6 +400,24 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
         choices=choices, steps=asked.steps, cross_fit=flag_values.cross_fit
     )
     return runs, results, tried
+
+
+def tell_classes(flag_values, runs, results, test):
+    """Prints and writes accuracies by the number of classes that users hold."""
+    from tff_perfedavg.experiments.study import sweep_classes
+
+    root = pathlib.Path(flag_values.root_output_dir)
+    seed = flag_values.selection_seed
+    table = sweep_classes.classes_table(root, runs, results, test, seed=seed)
+    if table is None:
+        return
+    accuracy = 100 * table["mean"].unstack("num_classes_held", sort=False)
+    print("\nAccuracy % by the number of classes that users hold:")
+    print(accuracy.to_string(float_format="{:.1f}".format, na_rep="-"))
+    path = root / "sweep.classes_held.csv"
+    with atomic_write(path) as file:
+        table.to_csv(file, float_format="%.6g")
+    print(f"Written: {path}")
 
 
 def tell(flag_values, results, tried: str):

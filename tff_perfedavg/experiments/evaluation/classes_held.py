@@ -55,11 +55,20 @@ def by_classes_held(
     if rows[COLUMN].nunique() < 2:
         return None
     if in_ranges:
-        held = rows.groupby(["users", "user"])[COLUMN].first()
-        rows[COLUMN] = rows[COLUMN].map(_ranges(held))
+        rows = with_ranges(rows)
     by = ["users", "kind", "algorithm", "step", COLUMN]
     groups = with_kind(rows).groupby(by, sort=False)["accuracy"]
     return groups.agg(accuracy="mean", num_users="size")
+
+
+def with_ranges(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns rows whose numbers of classes are ranges where there are many.
+
+    Args:
+      rows: with columns `users`, `user` and `num_classes_held`.
+    """
+    held = rows.groupby(["users", "user"])[COLUMN].first()
+    return rows.assign(**{COLUMN: rows[COLUMN].map(_ranges(held))})
 
 
 def _ranges(held: pd.Series) -> dict[int, str]:
