@@ -250,6 +250,16 @@ def test_every_name_that_the_docs_tell_is_public():
     assert not unknown
 
 
+def test_links_and_images_of_the_readme_lead_to_files():
+    root = PACKAGE.parent
+    text = (root / "README.md").read_text()
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    images = re.findall(r'<img src="([^"]+)"', text)
+    assert len(links) > 15
+    assert images
+    assert not [name for name in {*links, *images} if not (root / name).exists()]
+
+
 def is_public(name):
     """Whether `pfa.NAME` is told: at the top, or in one of its groups."""
     first, _, second = name.partition(".")
