@@ -55,8 +55,12 @@ dist: $(VENV)/.installed-dev
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(PYTEST) -m slow tests/test_wheel.py
 
-$(VENV)/.installed: $(LOCK) scripts/create_venv.sh
+$(VENV)/.packages: $(LOCK) scripts/create_venv.sh
 	sh scripts/create_venv.sh $(PYTHON) $(VENV) $(LOCK)
+	touch $@
+
+# Anew when the package's own description changes: its commands, for one.
+$(VENV)/.installed: $(VENV)/.packages pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
