@@ -1,7 +1,9 @@
 """A new algorithm is one file and one line, as CONTRIBUTING.md tells: its example."""
 
+import dataclasses
 import pathlib
 import re
+import subprocess
 import sys
 import types
 
@@ -12,6 +14,7 @@ import pytest
 import tff_perfedavg as pfa
 from tests import reference
 from tests.helpers import relative_error, toy_user
+from tff_perfedavg import errors
 from tff_perfedavg.algorithms import registry
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -21,10 +24,15 @@ MODEL = pfa.models.logistic_regression((4,), 3)
 BY_HAND = reference.SoftmaxClassifier()
 
 
-def told_in_contributing():
-    """The file of the guide's example, as a module."""
+def example():
     text = (ROOT / "docs/CONTRIBUTING.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return block
+
+
+def told_in_contributing():
+    """The file of the guide's example, as a module."""
+    block = example()
     module = types.ModuleType("anchored")
     # Dataclasses look their module up.
     sys.modules[module.__name__] = module
@@ -32,8 +40,7 @@ def told_in_contributing():
     return module
 
 
-ANCHORED = told_in_contributing()
-AnchoredConfig = ANCHORED.AnchoredConfig
+AnchoredConfig = told_in_contributing().AnchoredConfig
 CONFIG = AnchoredConfig(0.2, num_local_steps=3, batch_size=6, pull=0.7)
 
 
@@ -52,6 +59,41 @@ def by_hand(weights, x, y):
 @pytest.fixture
 def registered(monkeypatch):
     monkeypatch.setitem(registry.ALGORITHMS, "anchored", AnchoredConfig)
+
+
+def test_the_guides_file_passes_the_checks_of_style(tmp_path):
+    path, settings = tmp_path / "anchored.py", ROOT / "pyproject.toml"
+    path.write_text(example())
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, f"--config={settings}", path],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"num_local_steps": 0}, "num_local_steps is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"pull": -5.0}, "pull is -5.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_measures_are_those_that_steps_measure(tff):
+    algorithm = CONFIG.build()
+    with pytest.raises(errors.ConfigError, match="without 'query_loss'"):
+        dataclasses.replace(algorithm, measures=("loss",))
+    more = dataclasses.replace(algorithm, measures=("query_loss", "speed"))
+    with pytest.raises(errors.ConfigError, match=r"measures \['query_loss'\], but"):
+        pfa.build_process(MODEL, more)
 
 
 def test_a_learning_process_runs_it(tff):

@@ -9,6 +9,7 @@ import types
 import pytest
 
 import tff_perfedavg
+from tff_perfedavg.algorithms import registry
 
 PACKAGE = pathlib.Path(tff_perfedavg.__file__).parent
 # What each floor may import, beside itself and the ground all stand on.
@@ -182,15 +183,16 @@ def files_of_module(name):
 
 
 def loaded_at_once(path):
-    """What loading a file imports, all the way."""
-    names, seen, left = set(), set(), [path]
+    """What loading a file imports, all the way, and which file does."""
+    found, seen, left = {}, set(), [path]
     while left:
         file = left.pop()
         if file not in seen:
             seen.add(file)
-            names |= imported_at_once(file)
-            left += [f for name in names for f in files_of_module(name)]
-    return names
+            for name in imported_at_once(file):
+                found.setdefault(name, file)
+                left += files_of_module(name)
+    return found
 
 
 def test_commands_load_nothing_heavy_before_their_flags_are_checked():
@@ -200,8 +202,9 @@ def test_commands_load_nothing_heavy_before_their_flags_are_checked():
     commands |= {*(PACKAGE / "commands").glob("*.py"), PACKAGE / "__main__.py"}
     assert len(commands) > 10
     for command in commands:
-        heavy = {name.split(".")[0] for name in loaded_at_once(command)} & HEAVY
-        assert not heavy, f"{command} imports {heavy}"
+        loaded = loaded_at_once(command)
+        heavy = {name: by for name, by in loaded.items() if name.split(".")[0] in HEAVY}
+        assert not heavy, f"{command.name} imports at once, by these files: {heavy}"
 
 
 def test_every_public_name_is_there(tff):
@@ -219,6 +222,11 @@ def test_every_public_name_is_there(tff):
         tff_perfedavg.no  # noqa: B018
 
 
+def test_every_algorithm_is_a_public_name():
+    configs = {config.__name__ for config in registry.ALGORITHMS.values()}
+    assert configs == {*tff_perfedavg.algorithms.__all__}
+
+
 def test_names_of_version_0_1_0_still_answer(tff):
     for name, group in tff_perfedavg._MOVED.items():
         assert name not in tff_perfedavg.__all__
@@ -231,7 +239,10 @@ def test_build_lists_every_test_once():
     root = PACKAGE.parent
     build = (root / "BUILD").read_text()
     listed = re.findall(r'^    "(test_\w+)",$', build, re.M)
-    assert sorted(listed) == sorted(p.stem for p in root.glob("tests/test_*.py"))
+    there = {path.stem for path in root.glob("tests/test_*.py")}
+    missing = there - {*listed}
+    assert not missing, f"Not in LIGHT_TESTS or HEAVY_TESTS of BUILD: {missing}"
+    assert sorted(listed) == sorted(there)
     # What tests share; `run_pytest.py` is what Bazel starts.
     shared = re.findall(r'^        "tests/(\w+\.py)",$', build, re.M)
     others = {p.name for p in root.glob("tests/*.py")} - {f"{n}.py" for n in listed}

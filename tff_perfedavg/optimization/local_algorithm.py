@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from tff_perfedavg import errors
 from tff_perfedavg.models.model import Batch, Model
 from tff_perfedavg.optimization.adaptation import Adaptation
 from tff_perfedavg.optimization.gradients import Loss, Weights, subtract
@@ -54,6 +55,9 @@ class LocalAlgorithm:
       update: from what the server sent and the last state to what is sent back,
         what the server is to take a step against.
       report: from the measures' means, over steps and users, to what is reported.
+
+    Raises:
+      ConfigError: if `query_loss` is not among the measures.
     """
 
     name: str
@@ -70,6 +74,13 @@ class LocalAlgorithm:
     begin: Callable[[Loss, State, Mapping[str, Batch]], State] | None = None
     update: Callable[[Weights, State], list[tf.Tensor]] = subtract
     report: Callable[[Measures], Measures] = _same
+
+    def __post_init__(self) -> None:
+        if "query_loss" not in self.measures:
+            raise errors.ConfigError(
+                f"{self.name}: measures is {self.measures}, without 'query_loss', the "
+                "loss that is watched while training; measure it."
+            )
 
     def build(self) -> LocalAlgorithm:
         """Returns itself: a value may stand where a configuration may."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tff_perfedavg import errors
 from tff_perfedavg.optimization.batches import BatchSource, DrawBatches
 from tff_perfedavg.optimization.gradients import Loss, Weights
 from tff_perfedavg.optimization.local_algorithm import LocalAlgorithm, Measures, State
@@ -123,6 +124,11 @@ def _repeat(
 
     def body(number, state, sums):
         stepped, measured = step(number, state)
+        if measured.keys() != {*algorithm.measures}:
+            raise errors.ConfigError(
+                f"{algorithm.name}: its step measures {sorted(measured)}, but measures "
+                f"is {sorted(algorithm.measures)}; make them the same."
+            )
         if limit is not None and limit.shape.rank:
             # Those who are done stay as they are.
             stepped, measured = (
