@@ -53,7 +53,7 @@ docs: $(DOCS_VENV)/.installed
 dist: $(VENV)/.installed-dev
 	rm -rf dist build/lib build/bdist.*
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	$(PYTEST) -m slow tests/test_wheel.py
+	TFF_PERFEDAVG_WHEEL=$$(ls dist/*.whl) $(PYTEST) -m slow tests/test_wheel.py
 
 $(VENV)/.packages: $(LOCK) scripts/create_venv.sh
 	sh scripts/create_venv.sh $(PYTHON) $(VENV) $(LOCK)

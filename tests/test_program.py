@@ -63,6 +63,8 @@ def test_an_error_tells_its_remedy_as_the_command_is_called(capsys, tmp_path):
         ("sweep.py --grid=a", "tff-perfedavg sweep --grid=a"),
         ("of scripts/export_tflite.py.", "of tff-perfedavg export."),
         ("my_train.py", "my_train.py"),
+        ("no file /home/me/train.py", "no file /home/me/train.py"),
+        ("model is 'train.py:build'", "model is 'train.py:build'"),
         ("scripts/build_web_app.py", "scripts/build_web_app.py"),
     ],
 )

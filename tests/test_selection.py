@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.evaluation.metrics import mean_with_intervals
-from tff_perfedavg.experiments.evaluation.selection import select, validation_users
+from tff_perfedavg.experiments.evaluation.selection import (
+    TEST,
+    VALIDATION,
+    select,
+    validation_users,
+)
 
 OF = ["method"]
+HALVES = VALIDATION, TEST
 CHOOSE = ["adaptation_learning_rate", "step"]
 RATES, STEPS = (0.1, 1.0), (0, 1, 2)
 
@@ -114,10 +120,11 @@ def test_the_choice_is_the_best_mean_of_the_validation_users():
 @given(st.integers(2, 12), st.integers(0, 99))
 def test_cross_fitted_every_user_is_reported_with_what_others_chose(num_users, seed):
     frame = results(num_users, seed=seed)
-    found = select(frame, OF, CHOOSE, seed=seed, cross_fit=True)
+    found = select(frame, OF, CHOOSE, seed=seed, directions=HALVES)
     runs = ["users", "user", "method", "seed"]
     assert not found.duplicated(runs).any()
     assert len(found) == len(frame[runs].drop_duplicates())
+    assert {*found["chosen_by"]} == {*HALVES}
     # Those of one half as without; those of the other by hand.
     validating = is_validating(frame, seed)
     one_way = select(frame, OF, CHOOSE, seed=seed)

@@ -480,6 +480,74 @@ def test_steps_reported_each_have_choices_of_their_own(tff):
     assert {*sweep.choose(only)["step"]} == {1}
 
 
+def test_what_a_half_chose_is_for_the_other_alone_and_stands(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {**METHODS, "outer_learning_rate": [0.1, 1.0], "base_random_seed": [0, 1]}
+    found = results_of(axes, ["outer_learning_rate"], num_users=8)
+    found = found._replace(cross_fit=True)
+    # On seed 0 the validation users are better off with the lower rate, and the others
+    # with the higher; on seed 1 it is the other way round.
+    rows = found.per_user
+    half = rows["user"].isin(np.flatnonzero(validation_users(range(8), 0)))
+    low = rows["outer_learning_rate"] == 0.1
+    likes = (half == low) == (rows["seed"] == 0)
+    found = found._replace(per_user=rows.assign(accuracy=likes.astype(float)))
+    first = found._replace(per_user=found.per_user[rows["seed"] == 0])
+    choices = sweep.choices_of(sweep.choose(first), first)
+    assert len(choices) == 2 * 2 * 2
+    test = sweep.choose(found._replace(choices=choices))
+    of_half = test["user"].isin(np.flatnonzero(validation_users(range(8), 0)))
+    # What the others chose on seed 0, on every seed.
+    assert {*test[of_half]["outer_learning_rate"]} == {1.0}
+    assert {*test[~of_half]["outer_learning_rate"]} == {0.1}
+    assert len(test) == 2 * 2 * 8 * 2
+    table = sweep.summarize(test, found)
+    assert {*table["outer_learning_rate"]} == {"0.1, 1"}
+    assert "0.1, 1" in sweep.format_table(table)
+    # Words are choices, too.
+    test = test.assign(outer_learning_rate=np.where(of_half, "adam", "yogi"))
+    assert {*sweep.summarize(test, found)["outer_learning_rate"]} == {"adam, yogi"}
+
+
+def test_a_half_whose_choice_diverged_is_not_compared(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    gone = {"method": "exact", "outer_learning_rate": 1.0, "base_random_seed": 1}
+    found = results_of(AXES, ["outer_learning_rate"], [gone], num_users=8)
+    found = found._replace(cross_fit=True)
+    choices = pd.DataFrame(
+        [
+            (users, method, 0, 1.0 if (method, half) == ("exact", 1) else 0.1, half)
+            for users in ("seen", "new")
+            for method in METHODS["method"]
+            for half in (0, 1)
+        ],
+        columns=["users", "method", "num_rows", "outer_learning_rate", "chosen_by"],
+    )
+    found = found._replace(choices=choices)
+    test = sweep.choose(found)
+    assert sweep.compare_values(test, found) is None
+    assert sweep.not_compared(test, found) == ["exact"]
+
+
+def test_a_fold_without_test_users_is_no_divergence(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {**METHODS, "fold": ["1/2", "2/2"]}
+    found = results_of(axes, num_users=8)
+    rows = found.per_user
+    of_fold = rows["user"] % 2 == (rows["fold"] == "1/2")
+    found = found._replace(per_user=rows[of_fold | (rows["users"] == "seen")])
+    test = sweep.choose(found)
+    # Without one fold's new users among those who report.
+    test = test[(test["users"] == "seen") | (test["fold"] == "1/2")]
+    assert sweep.not_compared(test, found) == []
+    assert len(sweep.compare_values(test, found)) == 2
+    told = sweep.tell_tried(found, [0])
+    assert "fed_avg 0 of 2, exact 0 of 2" in told
+
+
 def test_a_method_that_is_chosen_is_not_compared(tff):
     from tff_perfedavg.experiments.study import sweep
 
@@ -691,7 +759,7 @@ def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
     assert seen["difference"]["fed_avg", first, second] == 0
 
 
-def test_methods_have_settings_of_their_own_in_one_comparison(command, tmp_path):
+def test_methods_have_settings_of_their_own_in_one_comparison(command, run, tmp_path):
     command(
         "sweep.py",
         f"--root_output_dir={tmp_path}",
@@ -711,6 +779,38 @@ def test_methods_have_settings_of_their_own_in_one_comparison(command, tmp_path)
     rates = evaluations(tmp_path).groupby("method")["adaptation_learning_rate"]
     assert rates.unique().map(list).to_dict() == {"fed_avg": [0.7], "exact": [0.3]}
     assert len(pd.read_csv(tmp_path / "sweep.comparison.csv")) == 2
+    # Runs that are there are not those of other settings.
+    answer = run(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        *SMALL_SWEEP,
+        "--grid=method=fed_avg,exact",
+        "--adaptation_steps=1",
+        "--nobaselines",
+    )
+    assert answer.returncode == 1
+    assert "The run fed_avg under" in answer.stderr
+    assert "has inner_learning_rate 0.7, not" in answer.stderr
+
+
+def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {"method": ["p_fed_me", "anil"]}
+    runs = sweep.sweep_runs(BASE, axes, [0.1, 0.2], 3, [0, 2])
+    own = {"p_fed_me": {"moreau_pull": 5.0}, "anil": {"head_tensors": 1}}
+    changed = dict(
+        zip(axes["method"], sweep.of_methods(runs, own, [0.1, 0.2]), strict=True)
+    )
+    for method, before in zip(axes["method"], runs, strict=True):
+        after = changed[method]
+        assert [
+            (a.inner_learning_rate, a.num_steps, a.num_rows) for a in after.adaptations
+        ] == [
+            (a.inner_learning_rate, a.num_steps, a.num_rows) for a in before.adaptations
+        ]
+    assert {a.pull for a in changed["p_fed_me"].adaptations} == {5.0}
+    assert {a.head_tensors for a in changed["anil"].adaptations} == {1}
 
 
 @pytest.mark.parametrize(
@@ -721,6 +821,7 @@ def test_methods_have_settings_of_their_own_in_one_comparison(command, tmp_path)
         ("exact:colour=3", "is 'colour'; known:"),
         ("exact:total_rounds=many", "of_method has 'exact:total_rounds=many'"),
         ("exact:total_rounds=0", "total_rounds is 0"),
+        ("exact:num_users=8", "methods are compared on the same users; give num_users"),
     ],
 )
 def test_settings_of_a_method_that_cannot_be_are_refused(run, tmp_path, text, message):
@@ -774,6 +875,27 @@ def test_a_sweep_tells_users_of_few_and_of_many_classes_apart(command, tmp_path)
     ]
     assert np.isclose(found["mean"].item(), of_five["accuracy"].mean(), atol=1e-5)
     assert found["num_users"].item() == of_five["user"].nunique()
+    # Printed as it is written, whatever the order of rows.
+    printed = said.split("classes that users hold")[1].splitlines()
+    by = [*table.columns[: table.columns.get_loc("num_classes_held")]]
+    for _, of_key in table.groupby(by, sort=False):
+        cells = [f"{100 * value:.1f}" for value in of_key["mean"]]
+        shown = [[word for word in line.split() if word != "-"] for line in printed]
+        assert any(line[-len(cells) :] == cells for line in shown)
+
+
+def test_ranges_of_classes_are_of_the_users_of_all_runs(tff):
+    from tff_perfedavg.experiments.evaluation.classes_held import COLUMN, with_ranges
+
+    rows = pd.DataFrame(
+        {
+            "users": "seen",
+            "user": [0, 1, 0, 1],
+            COLUMN: [2, 2, 5, 5],
+            "run": list("aabb"),
+        }
+    )
+    assert [*with_ranges(rows)[COLUMN]] == ["2", "2", "5", "5"]
 
 
 def test_over_folds_every_user_is_reported_as_new_once_a_seed(command, tmp_path):

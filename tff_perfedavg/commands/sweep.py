@@ -23,6 +23,7 @@ device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation,
 was spent when targets were first met (sweep.fleet_targets.csv).
 """
 
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -39,9 +40,13 @@ from tff_perfedavg.experiments.settings import (
 )
 from tff_perfedavg.experiments.settings.experiment import check_axis
 from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.parts import DataSettings
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
+
+# Settings that say who the users are.
+_OF_USERS = ("base_random_seed", *(f.name for f in dataclasses.fields(DataSettings)))
 
 
 def define(flag_values):
@@ -205,6 +210,11 @@ def of_methods(flag_values, grid) -> dict[str, dict]:
                 raise errors.ConfigError(
                     f"of_method has {text!r}, but {name} is an axis of the grid."
                 )
+            if name in _OF_USERS:
+                raise errors.ConfigError(
+                    f"of_method has {text!r}, but methods are compared on the same "
+                    f"users; give {name} for all of them."
+                )
             try:
                 own[name] = flag_values[name].parser.parse(value)
             except ValueError as e:
@@ -320,7 +330,9 @@ def read(flag_values, base) -> _Asked:
     for name in flag_values.choose:
         errors.check_known("choose", name, grid)
     if flag_values["compare"].present:
-        errors.check_known("compare", flag_values.compare, grid)
+        # Each fold has other users.
+        values = [name for name in grid if name != "fold"]
+        errors.check_known("compare", flag_values.compare, values)
     asked = _Asked(
         grid=grid,
         chosen=flag_values.choose,
@@ -355,7 +367,7 @@ def main(flag_values):
         base, asked.grid, asked.rates, most, asked.rows, asked.changes
     )
     if asked.of_methods:
-        runs = sweep.of_methods(runs, asked.of_methods, asked.rates)
+        runs = sweep.of_methods(runs, asked.of_methods, asked.rates, asked.changes)
     runs = [run._replace(num_users=flag_values.num_evaluation_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
@@ -399,6 +411,8 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
     results = results._replace(
         choices=choices, steps=asked.steps, cross_fit=flag_values.cross_fit
     )
+    if not flag_values.baselines:
+        results = results._replace(baselines=None)
     return runs, results, tried
 
 
@@ -411,7 +425,10 @@ def tell_classes(flag_values, runs, results, test):
     table = sweep_classes.classes_table(root, runs, results, test, seed=seed)
     if table is None:
         return
-    accuracy = 100 * table["mean"].unstack("num_classes_held", sort=False)
+    # In the order of the table; unstacking sorts.
+    keys = table.index.droplevel("num_classes_held").unique()
+    classes = table.index.unique("num_classes_held")
+    accuracy = 100 * table["mean"].unstack("num_classes_held").loc[keys, classes]
     print("\nAccuracy % by the number of classes that users hold:")
     print(accuracy.to_string(float_format="{:.1f}".format, na_rep="-"))
     path = root / "sweep.classes_held.csv"

@@ -448,8 +448,9 @@ def client_dataset(
 
     Args:
       user: the user's number; its draws are keyed by it.
-      x: `[rows, ...]` features; float64 becomes float32.
-      y: `[rows, ...]` labels: whole numbers become int32, float64 float32.
+      x: `[rows, ...]` features; an array of float64 becomes float32.
+      y: `[rows, ...]` labels: an array of whole numbers becomes int32, of float64
+        float32. Tensors stay as they are, for models that take other types.
 
     Returns:
       A data set of one element, an `OrderedDict` of `user` int32, `x` and `y`.

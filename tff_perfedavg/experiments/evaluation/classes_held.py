@@ -67,7 +67,8 @@ def with_ranges(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
       rows: with columns `users`, `user` and `num_classes_held`.
     """
-    held = rows.groupby(["users", "user"])[COLUMN].first()
+    # Runs may have stores of their own, where a user's number is another user.
+    held = rows.drop_duplicates(["users", "user", COLUMN])[COLUMN]
     return rows.assign(**{COLUMN: rows[COLUMN].map(_ranges(held))})
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from tff_perfedavg import errors
 
+# The halves of the users.
+VALIDATION, TEST = 0, 1
 # Sets this draw apart from every other use of the same seed.
 _VALIDATION_USERS = 4
 
@@ -46,7 +48,7 @@ def select(
     *,
     seed: int = 0,
     divided: pd.DataFrame | None = None,
-    cross_fit: bool = False,
+    directions: Sequence[int] = (VALIDATION,),
 ) -> pd.DataFrame:
     """Selects hyper-parameters on validation users; returns the test users' rows.
 
@@ -64,11 +66,13 @@ def select(
         another run; train on one store where that matters.
       divided: rows whose users are divided, where `per_user` has not all of them; by
         default `per_user`.
-      cross_fit: whether the test users choose for the validation users, too, so that
-        the rows of all are returned, each with what the other half chose.
+      directions: which halves choose for the other: `VALIDATION` alone, `TEST` alone,
+        or both (cross-fitting), so that the rows of all users are returned, each with
+        what the other half chose.
 
     Returns:
-      Rows of test users alone, those of the choice.
+      Rows of the users chosen for alone, those of the choice. Of both directions with a
+      last column `chosen_by`, the half that chose.
 
     Raises:
       DataError: if a group has fewer than two users.
@@ -80,10 +84,13 @@ def select(
         users = np.sort(everyone[everyone["users"] == name]["user"].unique())
         validating = users[validation_users(users, seed)]
         is_validation = group["user"].isin(validating)
-        for choosing in (is_validation, ~is_validation)[: 1 + cross_fit]:
+        for half in directions:
+            choosing = is_validation if half == VALIDATION else ~is_validation
             best = _best(group[choosing], of, choose)
-            kept.append(group[~choosing].merge(best, on=[*of, *choose]))
-    return pd.concat(kept, ignore_index=True)
+            chosen = group[~choosing].merge(best, on=[*of, *choose])
+            kept.append(chosen.assign(chosen_by=half))
+    found = pd.concat(kept, ignore_index=True)
+    return found if len(directions) > 1 else found.drop(columns="chosen_by")
 
 
 def _best(rows: pd.DataFrame, of: Sequence[str], choose: Sequence[str]) -> pd.DataFrame:

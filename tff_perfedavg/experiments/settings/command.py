@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -106,6 +107,8 @@ def execute(
             "packages of requirements.txt, or 'tff-perfedavg[simulation]'."
         )
     except BrokenPipeError:
+        if not _nobody_reads():
+            raise
         # Who reads what is printed, `head` for one, has had enough. Python flushes once
         # more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,6 +118,16 @@ def execute(
             raise
         return _fail(f"{e.filename}: {e.strerror}; {_REMEDIES[e.errno]}.")
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class _HelpGivenError(Exception):

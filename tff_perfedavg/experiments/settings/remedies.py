@@ -31,7 +31,10 @@ _COMMANDS = {
     "worker_process.serve": "scripts/start_worker.py",
 }
 _BY_MODULE = {module: f"{PROGRAM} {name}" for name, module in SUB_COMMANDS.items()}
-_SCRIPT = re.compile(rf"(?:scripts/)?\b({'|'.join(_BY_MODULE)})\.py\b")
+# A command's file, and not a path of the user's that ends like one.
+_SCRIPT = re.compile(
+    rf"(?<![\w./-])(?:scripts/)?({'|'.join(_BY_MODULE)})\.py\b(?![\w:])"
+)
 
 
 def on_the_command_line(error: errors.PerFedAvgError, known: Container[str]) -> str:

@@ -115,7 +115,7 @@ def classes_table(
 
 def _axes(runs: Sequence[Run]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [name for name in names if name != _SEED]
+    return [name for name in names if name not in (_SEED, "fold")]
 
 
 def _combinations(runs: Sequence[Run]) -> dict[tuple, list[Run]]:

@@ -171,6 +171,7 @@ def run_all(
         paths = RunPaths(root, run.name)
         if paths.model.is_file():
             check_sources(run.experiment, paths.model, root)
+            _check_settings(run, paths)
         missing = [
             adaptation
             for adaptation, file in _results_files(run, root)
@@ -182,6 +183,17 @@ def run_all(
                 _finish(run, paths, missing, seed, watched)
             except errors.Diverged as e:
                 print(f"{run.name} diverged: {e}", flush=True)
+
+
+def _check_settings(run: Run, paths: RunPaths) -> None:
+    """Raises `ConfigError` if the run that is there was trained otherwise."""
+    _, trained = trained_model.load(paths.model)
+    differences = trained.differences(run.experiment)
+    if differences:
+        raise errors.ConfigError(
+            f"The run {run.name} under {paths.root} has {differences}. Choose another "
+            "--root_output_dir."
+        )
 
 
 def diverged(run: Run, root: pathlib.Path) -> bool:

@@ -17,7 +17,7 @@ from tff_perfedavg.experiments.evaluation.metrics import (
     mean_with_intervals,
     quantity,
 )
-from tff_perfedavg.experiments.evaluation.selection import select
+from tff_perfedavg.experiments.evaluation.selection import TEST, VALIDATION, select
 from tff_perfedavg.experiments.evaluation.significance import holm
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.study.study import (
@@ -34,6 +34,7 @@ from tff_perfedavg.files import atomic_write
 _SEED = "base_random_seed"
 # Axes over which runs are repeated: their values are averaged over, not reported each.
 _REPEATS = (_SEED, "fold")
+HALVES = (VALIDATION, TEST)
 # The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
@@ -93,29 +94,44 @@ def sweep_runs(
 
 def of_methods(
     runs: Sequence[Run],
-    changes: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Mapping[str, Any]],
     rates: Sequence[float],
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Returns runs with settings of their method's own.
 
     Args:
       runs: of `sweep_runs`, of a grid with the axis `method`.
-      changes: settings by method.
-      rates: of the adaptation, as given to `sweep_runs`; none for each run's inner
-        learning rate.
+      settings: of training, by method.
+      rates: as of `sweep_runs`.
+      changes: as of `sweep_runs`.
     """
     found = []
     for run in runs:
-        own = changes.get(run.settings[_METHOD])
+        own = settings.get(run.settings[_METHOD], {})
         if own:
             experiment = run.experiment.replace(**own)
-            run = run._replace(experiment=experiment)
-            if not rates and _INNER_RATE in own:
-                adaptations = [
-                    dataclasses.replace(one, inner_learning_rate=own[_INNER_RATE])
-                    for one in run.adaptations
-                ]
-                run = run._replace(adaptations=[*dict.fromkeys(adaptations)])
+            adaptation = experiment.local.adaptation
+            rate = (
+                {}
+                if rates or _INNER_RATE not in own
+                else {_INNER_RATE: own[_INNER_RATE]}
+            )
+            adaptations = [
+                dataclasses.replace(
+                    adaptation,
+                    **{
+                        **(changes or {}),
+                        _INNER_RATE: one.inner_learning_rate,
+                        "num_steps": one.num_steps,
+                        "num_rows": one.num_rows,
+                        **rate,
+                    },
+                )
+                for one in run.adaptations
+            ]
+            adaptations = [*dict.fromkeys(adaptations)]
+            run = run._replace(experiment=experiment, adaptations=adaptations)
         found.append(run)
     return found
 
@@ -271,7 +287,14 @@ def choose(
     by = [*reported, *chosen]
     if results.choices is not None:
         rows = results.per_user.merge(results.choices, on=["users", *by])
-        return _select(rows, results, seed, divided)
+        if not results.cross_fit:
+            return _select(rows, results, seed, divided)
+        # What a half chose is for the other alone.
+        directions = [
+            _select(rows[rows["chosen_by"] == half], results, seed, divided, [half])
+            for half in HALVES
+        ]
+        return pd.concat(directions, ignore_index=True)
     reported = [name for name in reported if name != _STEP]
     by = [*reported, *chosen]
     grouped = results.outcomes.groupby(by, dropna=False, sort=False)["diverged"]
@@ -282,7 +305,7 @@ def choose(
     return _select(rows, results, seed, divided)
 
 
-def _select(rows, results, seed, divided) -> pd.DataFrame:
+def _select(rows, results, seed, divided, directions=None) -> pd.DataFrame:
     if results.steps:
         rows = rows[rows[_STEP].isin(results.steps)]
     if rows.empty:
@@ -293,7 +316,7 @@ def _select(rows, results, seed, divided) -> pd.DataFrame:
         [*results.chosen, *results.of_adaptation],
         seed=seed,
         divided=divided,
-        cross_fit=results.cross_fit,
+        directions=directions or (HALVES if results.cross_fit else HALVES[:1]),
     )
 
 
@@ -305,6 +328,8 @@ def choices_of(test: pd.DataFrame, results: Results) -> pd.DataFrame:
       results: those of these runs.
     """
     names = ["users", *results.reported, *results.chosen]
+    if results.cross_fit:
+        names.append("chosen_by")
     return test.reindex(columns=names).drop_duplicates(ignore_index=True)
 
 
@@ -316,7 +341,8 @@ def tell_tried(results: Results, seeds: Sequence[int]) -> str:
       seeds: of these runs.
     """
     names = [name for name in results.reported if name not in (_ROWS, _STEP)]
-    runs = results.outcomes.drop_duplicates([*names, *results.chosen, "seed"])
+    repeats = ["seed", *_folds(results)]
+    runs = results.outcomes.drop_duplicates([*names, *results.chosen, *repeats])
     counts = [("", runs)]
     if names:
         groups = runs.groupby(names, dropna=False, sort=False)
@@ -362,7 +388,8 @@ def _choices(rows: pd.DataFrame) -> pd.Series:
         values = rows[name].drop_duplicates()
         found[name] = values.iloc[0]
         if len(values) > 1:
-            found[name] = ", ".join(f"{value:g}" for value in sorted(values))
+            texts = [v if isinstance(v, str) else f"{v:g}" for v in values]
+            found[name] = ", ".join(sorted(texts))
     return pd.Series(found, dtype=object)
 
 
@@ -405,7 +432,8 @@ def baseline_rows(
       seed: as for `with_baselines`.
     """
     assert results.baselines is not None
-    measured = results.per_user[["users", "user", "seed"]].drop_duplicates()
+    who = ["users", "user", "seed", *_folds(results)]
+    measured = results.per_user[who].drop_duplicates()
     rows = results.baselines.merge(measured).assign(**{_RATE: np.nan})
     outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
     if _METHOD in axes:
@@ -501,13 +529,20 @@ def _others(results: Results, axis: str) -> list[str]:
 def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
     if _SEED in results.chosen:
         return []
-    repeats = ["seed", *(name for name in _REPEATS[1:] if name in results.axes)]
     # Seen and new users may have chosen differently.
-    counts = rows.drop_duplicates([axis, "users", *repeats]).groupby([axis, "users"])
-    num_runs = counts.size().groupby(axis).min()
-    return [
-        *num_runs.index[num_runs < len(results.outcomes[repeats].drop_duplicates())]
-    ]
+    counts = rows.groupby([axis, "users"])["seed"].nunique()
+    num_seeds = counts.groupby(axis).min()
+    lacking = {*num_seeds.index[num_seeds < results.outcomes["seed"].nunique()]}
+    # A fold that diverged, and what one half of the users chose.
+    runs = [axis, "users", "user", "seed", *_folds(results)]
+    results_of = rows[runs].drop_duplicates()
+    most = len(results_of.drop(columns=axis).drop_duplicates())
+    sizes = results_of.groupby(axis).size()
+    return [*lacking.union(sizes.index[sizes < most])]
+
+
+def _folds(results: Results) -> list[str]:
+    return [name for name in _REPEATS[1:] if name in results.axes]
 
 
 def format_table(table: pd.DataFrame) -> str:
