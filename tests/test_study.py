@@ -797,10 +797,10 @@ def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
     from tff_perfedavg.experiments.study import sweep
 
     axes = {"method": ["p_fed_me", "anil"]}
-    runs = sweep.sweep_runs(BASE, axes, [0.1, 0.2], 3, [0, 2])
+    runs = sweep.sweep_runs(BASE, axes, [0.01, 0.02], 3, [0, 2])
     own = {"p_fed_me": {"moreau_pull": 5.0}, "anil": {"head_tensors": 1}}
     changed = dict(
-        zip(axes["method"], sweep.of_methods(runs, own, [0.1, 0.2]), strict=True)
+        zip(axes["method"], sweep.of_methods(runs, own, [0.01, 0.02]), strict=True)
     )
     for method, before in zip(axes["method"], runs, strict=True):
         after = changed[method]
@@ -844,8 +844,7 @@ def test_a_sweep_tells_users_of_few_and_of_many_classes_apart(command, tmp_path)
         "--model=logistic_regression",
         "--total_rounds=2",
         "--num_local_steps=1",
-        "--grid=method=fed_avg,exact",
-        "--grid=base_random_seed=0,1",
+        "--grid=method=fed_avg",
         "--adaptation_steps=1",
         "--report_steps=0,1",
         "--cross_fit",
@@ -914,10 +913,11 @@ def test_over_folds_every_user_is_reported_as_new_once_a_seed(command, tmp_path)
         "--choose=inner_learning_rate",
         "--adaptation_steps=1",
         "--cross_fit",
+        "--nobaselines",
     )
     table = pd.read_csv(tmp_path / "sweep.table.csv")
     assert "fold" not in table
-    methods = table[(table["baseline"] == "-") & (table["users"] == "new")]
+    methods = table[table["users"] == "new"]
     # Seven and seven: enough for an interval, where each half alone has none.
     assert (methods["over_users"] > 0).all()
     rows = evaluations(tmp_path)
