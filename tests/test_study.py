@@ -695,7 +695,7 @@ def sweep_of(tmp_path, rates, chosen, **axes):
     """Makes a sweep of logistic regressions and returns its runs and its results."""
     from tff_perfedavg.experiments.study import study, sweep
 
-    runs = sweep.sweep_runs(BASE, axes, rates, 1, [0])
+    runs = sweep.sweep_runs(BASE, axes, sweep.Adapting(rates, 1))
     study.run_all(runs, BASE, tmp_path)
     return runs, sweep.read_results(tmp_path, runs, axes, chosen, rates)
 
@@ -797,11 +797,11 @@ def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
     from tff_perfedavg.experiments.study import sweep
 
     axes = {"method": ["p_fed_me", "anil"]}
-    runs = sweep.sweep_runs(BASE, axes, [0.01, 0.02], 3, [0, 2])
+    adapting = sweep.Adapting([0.01, 0.02], 3, [0, 2])
+    runs = sweep.sweep_runs(BASE, axes, adapting)
     own = {"p_fed_me": {"moreau_pull": 5.0}, "anil": {"head_tensors": 1}}
-    changed = dict(
-        zip(axes["method"], sweep.of_methods(runs, own, [0.01, 0.02]), strict=True)
-    )
+    with_own = sweep.sweep_runs(BASE, axes, adapting, own)
+    changed = dict(zip(axes["method"], with_own, strict=True))
     for method, before in zip(axes["method"], runs, strict=True):
         after = changed[method]
         assert [

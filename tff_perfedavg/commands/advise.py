@@ -156,7 +156,7 @@ def main(flag_values):
         "inner_learning_rate": inner,
         "outer_learning_rate": outer,
     }
-    runs = sweep.sweep_runs(base, grid, [], steps[-1], [0])
+    runs = sweep.sweep_runs(base, grid, sweep.Adapting([], steps[-1]))
     study.run_all(runs, base, root)
     study_baselines.run_baselines(runs, root)
     chosen = ["inner_learning_rate", "outer_learning_rate"]

@@ -38,15 +38,14 @@ from tff_perfedavg.experiments.settings import (
     experiment_flags,
     settings_flags,
 )
-from tff_perfedavg.experiments.settings.experiment import check_axis
+from tff_perfedavg.experiments.settings.experiment import FOLD, SEED, check_axis
 from tff_perfedavg.experiments.settings.model_file import find_model_file
 from tff_perfedavg.experiments.settings.parts import DataSettings
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
-from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 # Settings that say who the users are.
-_OF_USERS = ("base_random_seed", *(f.name for f in dataclasses.fields(DataSettings)))
+_OF_USERS = (SEED, *(f.name for f in dataclasses.fields(DataSettings)))
 
 
 def define(flag_values):
@@ -184,13 +183,19 @@ def axes(flag_values) -> dict[str, list]:
             for method in found[name]:
                 errors.check_known("method", method, methods())
         else:
-            try:
-                found[name] = [
-                    flag_values[name].parser.parse(v) for v in values.split(",")
-                ]
-            except ValueError as e:
-                raise errors.ConfigError(f"grid has {text!r}: {e}.") from e
+            where = f"grid has {text!r}"
+            found[name] = [
+                _parsed(flag_values, name, value, where) for value in values.split(",")
+            ]
     return found
+
+
+def _parsed(flag_values, name, value, where):
+    """A value as its flag parses it."""
+    try:
+        return flag_values[name].parser.parse(value)
+    except ValueError as e:
+        raise errors.ConfigError(f"{where}: {e}.") from e
 
 
 def of_methods(flag_values, grid) -> dict[str, dict]:
@@ -215,10 +220,7 @@ def of_methods(flag_values, grid) -> dict[str, dict]:
                     f"of_method has {text!r}, but methods are compared on the same "
                     f"users; give {name} for all of them."
                 )
-            try:
-                own[name] = flag_values[name].parser.parse(value)
-            except ValueError as e:
-                raise errors.ConfigError(f"of_method has {text!r}: {e}.") from e
+            own[name] = _parsed(flag_values, name, value, f"of_method has {text!r}")
     return found
 
 
@@ -288,7 +290,7 @@ def watching(flag_values, base) -> TrainingOptions:
 
 def tell_fleet(root, runs, per_user, steps, targets):
     """Prints and writes what runs cost their fleet, and whom they served."""
-    from tff_perfedavg.experiments.study import fleet_study
+    from tff_perfedavg.experiments.study import fleet_study, sweep
 
     tables = {
         "classes": fleet_study.classes_table(root, runs, per_user, steps),
@@ -302,10 +304,7 @@ def tell_fleet(root, runs, per_user, steps, targets):
         if table is None:
             continue
         print(f"\n{said}:\n{table.to_string(float_format='{:.4g}'.format)}")
-        path = root / f"sweep.fleet_{name}.csv"
-        with atomic_write(path) as file:
-            table.to_csv(file, float_format="%.6g")
-        print(f"Written: {path}")
+        print(f"Written: {sweep.write_table(table, f'fleet_{name}', root)}")
 
 
 class _Asked(NamedTuple):
@@ -331,7 +330,7 @@ def read(flag_values, base) -> _Asked:
         errors.check_known("choose", name, grid)
     if flag_values["compare"].present:
         # Each fold has other users.
-        values = [name for name in grid if name != "fold"]
+        values = [name for name in grid if name != FOLD]
         errors.check_known("compare", flag_values.compare, values)
     asked = _Asked(
         grid=grid,
@@ -363,11 +362,8 @@ def main(flag_values):
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
 
     most = flag_values.adaptation_steps
-    runs = sweep.sweep_runs(
-        base, asked.grid, asked.rates, most, asked.rows, asked.changes
-    )
-    if asked.of_methods:
-        runs = sweep.of_methods(runs, asked.of_methods, asked.rates, asked.changes)
+    adapting = sweep.Adapting(asked.rates, most, asked.rows, asked.changes)
+    runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
     runs = [run._replace(num_users=flag_values.num_evaluation_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
@@ -418,7 +414,7 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
 
 def tell_classes(flag_values, runs, results, test):
     """Prints and writes accuracies by the number of classes that users hold."""
-    from tff_perfedavg.experiments.study import sweep_classes
+    from tff_perfedavg.experiments.study import sweep, sweep_classes
 
     root = pathlib.Path(flag_values.root_output_dir)
     seed = flag_values.selection_seed
@@ -431,10 +427,7 @@ def tell_classes(flag_values, runs, results, test):
     accuracy = 100 * table["mean"].unstack("num_classes_held").loc[keys, classes]
     print("\nAccuracy % by the number of classes that users hold:")
     print(accuracy.to_string(float_format="{:.1f}".format, na_rep="-"))
-    path = root / "sweep.classes_held.csv"
-    with atomic_write(path) as file:
-        table.to_csv(file, float_format="%.6g")
-    print(f"Written: {path}")
+    print(f"Written: {sweep.write_table(table, 'classes_held', root)}")
 
 
 def tell(flag_values, results, tried: str):
@@ -446,8 +439,7 @@ def tell(flag_values, results, tried: str):
     seed = flag_values.selection_seed
     test = sweep.choose(results, seed=seed)
     table = sweep.summarize(test, results)
-    if flag_values.baselines:
-        table = sweep.with_baselines(table, results, seed=seed)
+    table = sweep.with_baselines(table, results, seed=seed)
     column = metrics.quantity(test) if len(test) else "accuracy"
     print(
         "\nTest users, with what the validation users chose: "

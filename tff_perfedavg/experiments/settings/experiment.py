@@ -278,6 +278,11 @@ def setting_names() -> list[str]:
     ]
 
 
+# Settings over which runs are repeated: averaged over, not compared.
+SEED, FOLD = "base_random_seed", "fold"
+REPEATED = (SEED, FOLD)
+
+
 def check_axis(name: str) -> None:
     """Raises `ConfigError` unless a name is an axis that runs of a grid may differ in.
 

@@ -14,10 +14,9 @@ from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN, quantity
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.report import fleet_section
+from tff_perfedavg.experiments.settings.experiment import REPEATED
 from tff_perfedavg.experiments.study.study import Run, diverged
 from tff_perfedavg.fleet.schedule import OUTCOMES
-
-_SEED = "base_random_seed"
 
 
 def targets_table(
@@ -115,7 +114,7 @@ def classes_table(
 
 def _axes(runs: Sequence[Run]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [name for name in names if name not in (_SEED, "fold")]
+    return [name for name in names if name not in REPEATED]
 
 
 def _combinations(runs: Sequence[Run]) -> dict[tuple, list[Run]]:

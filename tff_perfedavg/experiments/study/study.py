@@ -81,13 +81,18 @@ def run_name(settings: Mapping[str, Any]) -> str:
     return "-".join(parts).replace("/", "_")
 
 
-def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]:
+def grid(
+    base: Experiment,
+    axes: Mapping[str, Sequence[Any]],
+    of_methods: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[tuple]:
     """Returns the Cartesian product of the axes, the last one changing fastest.
 
     Args:
       base: settings of all runs.
       axes: values by field of `Experiment`, or by `method`, which stands for an
         algorithm with its variant (`registry.methods`).
+      of_methods: settings by method that it has in the place of those of `base`.
 
     Returns:
       Pairs of a combination, a dictionary, and the experiment with it.
@@ -113,7 +118,7 @@ def grid(base: Experiment, axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple]
         if "method" in changed:
             method = changed.pop("method")
             errors.check_known("method", method, tuple(methods()))
-            changed.update(methods()[method])
+            changed |= {**methods()[method], **(of_methods or {}).get(method, {})}
         yield settings, base.replace(**changed)
 
 
@@ -295,9 +300,8 @@ def _weights(run: Run, paths: RunPaths, watched: TrainingOptions):
     # Training writes even a finished run's model anew: it would be younger than the
     # evaluations that are there.
     if paths.model.is_file():
-        weights, trained = trained_model.load(paths.model)
-        if not trained.differences(run.experiment):
-            return weights
+        weights, _ = trained_model.load(paths.model)
+        return weights
     return train_and_save(run.experiment, paths, watched).weights
 
 

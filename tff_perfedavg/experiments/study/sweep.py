@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,12 @@ from tff_perfedavg.experiments.evaluation.metrics import (
 )
 from tff_perfedavg.experiments.evaluation.selection import TEST, VALIDATION, select
 from tff_perfedavg.experiments.evaluation.significance import holm
-from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.experiment import (
+    FOLD,
+    REPEATED,
+    SEED,
+    Experiment,
+)
 from tff_perfedavg.experiments.study.study import (
     Run,
     diverged,
@@ -31,9 +37,6 @@ from tff_perfedavg.experiments.study.study import (
 from tff_perfedavg.experiments.study.study_baselines import read_baselines
 from tff_perfedavg.files import atomic_write
 
-_SEED = "base_random_seed"
-# Axes over which runs are repeated: their values are averaged over, not reported each.
-_REPEATS = (_SEED, "fold")
 HALVES = (VALIDATION, TEST)
 # The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
@@ -43,31 +46,43 @@ _RATE, _ROWS, _STEP = "adaptation_learning_rate", "num_rows", "step"
 _METHOD, _NO_METHOD = "method", "-"
 
 
+class Adapting(NamedTuple):
+    """How the users of a grid's runs adapt.
+
+    Attributes:
+      rates: of the adaptation; none for each run's inner learning rate, or all of the
+        grid's where training uses none.
+      steps: m, the most steps.
+      rows: the most rows a user adapts on, each reported; 0 for all.
+      changes: other fields of `AdaptationConfig` in the place of those that each run
+        was trained for.
+    """
+
+    rates: Sequence[float]
+    steps: int
+    rows: Sequence[int] = (0,)
+    changes: Mapping[str, Any] = types.MappingProxyType({})
+
+
 def sweep_runs(
     base: Experiment,
     axes: Mapping[str, Sequence[Any]],
-    rates: Sequence[float],
-    adaptation_steps: int,
-    adaptation_rows: Sequence[int],
-    changes: Mapping[str, Any] | None = None,
+    adapting: Adapting,
+    of_methods: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Run]:
     """Returns the runs of a grid, one for all values of an axis that a method ignores.
 
     Args:
       base: settings of all runs.
       axes: of `study.grid`.
-      rates: of the adaptation; none for each run's inner learning rate, or all of the
-        grid's where training uses none.
-      adaptation_steps: m.
-      adaptation_rows: the most rows a user adapts on; 0 for all.
-      changes: other fields of `AdaptationConfig` in the place of those that each run
-        was trained for.
+      adapting: how users adapt.
+      of_methods: of `study.grid`.
     """
     runs: list[Run] = []
     as_in_base = {**option_defaults(), **base.flat()}
-    for settings, experiment in grid(base, axes):
-        own = dataclasses.replace(experiment.local.adaptation, **(changes or {}))
-        adapted = rates or [own.inner_learning_rate]
+    for settings, experiment in grid(base, axes, of_methods):
+        own = dataclasses.replace(experiment.local.adaptation, **adapting.changes)
+        adapted = adapting.rates or [own.inner_learning_rate]
         idle = [name for name in axes if not uses(experiment, name)]
         if idle:
             settings = {k: v for k, v in settings.items() if k not in idle}
@@ -75,65 +90,21 @@ def sweep_runs(
             settings = settings or {_METHOD: experiment.local.method}
             experiment = experiment.replace(**{name: as_in_base[name] for name in idle})
         if _INNER_RATE in idle:
-            adapted = rates or axes[_INNER_RATE]
+            adapted = adapting.rates or axes[_INNER_RATE]
         adaptations = [
             dataclasses.replace(
                 own,
                 inner_learning_rate=rate,
-                num_steps=adaptation_steps,
+                num_steps=adapting.steps,
                 num_rows=rows or None,
             )
             for rate in adapted
-            for rows in adaptation_rows
+            for rows in adapting.rows
         ]
         run = Run(settings, experiment, adaptations)
         if not (idle and run in runs):
             runs.append(run)
     return runs
-
-
-def of_methods(
-    runs: Sequence[Run],
-    settings: Mapping[str, Mapping[str, Any]],
-    rates: Sequence[float],
-    changes: Mapping[str, Any] | None = None,
-) -> list[Run]:
-    """Returns runs with settings of their method's own.
-
-    Args:
-      runs: of `sweep_runs`, of a grid with the axis `method`.
-      settings: of training, by method.
-      rates: as of `sweep_runs`.
-      changes: as of `sweep_runs`.
-    """
-    found = []
-    for run in runs:
-        own = settings.get(run.settings[_METHOD], {})
-        if own:
-            experiment = run.experiment.replace(**own)
-            adaptation = experiment.local.adaptation
-            rate = (
-                {}
-                if rates or _INNER_RATE not in own
-                else {_INNER_RATE: own[_INNER_RATE]}
-            )
-            adaptations = [
-                dataclasses.replace(
-                    adaptation,
-                    **{
-                        **(changes or {}),
-                        _INNER_RATE: one.inner_learning_rate,
-                        "num_steps": one.num_steps,
-                        "num_rows": one.num_rows,
-                        **rate,
-                    },
-                )
-                for one in run.adaptations
-            ]
-            adaptations = [*dict.fromkeys(adaptations)]
-            run = run._replace(experiment=experiment, adaptations=adaptations)
-        found.append(run)
-    return found
 
 
 def of_seeds(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
@@ -189,7 +160,7 @@ class Results(NamedTuple):
     @property
     def reported(self) -> list[str]:
         """The columns reported: each combination of values has a line of its own."""
-        names = [name for name in self.axes if name not in (*_REPEATS, *self.chosen)]
+        names = [name for name in self.axes if name not in (*REPEATED, *self.chosen)]
         return [*names, _ROWS, *([_STEP] if self.steps else [])]
 
     @property
@@ -247,7 +218,7 @@ def read_results(
     )
     frames = [read_study(root, runs), outcomes, read_baselines(root, runs)]
     for axis, values in axes.items():
-        reported = [] if axis in chosen or axis in _REPEATS else values
+        reported = [] if axis in chosen or axis in REPEATED else values
         frames = [
             None if frame is None else _at_each(frame, axis, reported, rates)
             for frame in frames
@@ -527,7 +498,7 @@ def _others(results: Results, axis: str) -> list[str]:
 
 
 def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
-    if _SEED in results.chosen:
+    if SEED in results.chosen:
         return []
     # Seen and new users may have chosen differently.
     counts = rows.groupby([axis, "users"])["seed"].nunique()
@@ -542,7 +513,7 @@ def _lacking_seeds(rows: pd.DataFrame, results: Results, axis: str) -> list:
 
 
 def _folds(results: Results) -> list[str]:
-    return [name for name in _REPEATS[1:] if name in results.axes]
+    return [FOLD] if FOLD in results.axes else []
 
 
 def format_table(table: pd.DataFrame) -> str:
@@ -580,8 +551,19 @@ def write(
     written = []
     for name, frame in (("table", table), ("comparison", compared)):
         if frame is not None:
-            path = root / f"sweep.{name}.csv"
-            with atomic_write(path) as file:
-                frame.to_csv(file, float_format="%.6g")
-            written.append(path)
+            written.append(write_table(frame, name, root))
     return written
+
+
+def write_table(table: pd.DataFrame, name: str, root: pathlib.Path) -> pathlib.Path:
+    """Writes a table of a sweep, `sweep.NAME.csv`, and returns the path.
+
+    Args:
+      table: with its index.
+      name: of the table.
+      root: directory of the sweep.
+    """
+    path = root / f"sweep.{name}.csv"
+    with atomic_write(path) as file:
+        table.to_csv(file, float_format="%.6g")
+    return path

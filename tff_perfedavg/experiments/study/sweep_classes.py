@@ -8,10 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from tff_perfedavg.data.heterogeneity import label_histograms
-from tff_perfedavg.experiments.assemble.population import build_population
-from tff_perfedavg.experiments.evaluation.baseline_names import has_classes
-from tff_perfedavg.experiments.evaluation.classes_held import COLUMN, with_ranges
+from tff_perfedavg.experiments.assemble.population import (
+    build_population,
+    population_path,
+)
+from tff_perfedavg.experiments.evaluation.classes_held import (
+    COLUMN,
+    with_classes_held,
+    with_ranges,
+)
 from tff_perfedavg.experiments.evaluation.metrics import mean_with_intervals
 from tff_perfedavg.experiments.study.study import Run
 from tff_perfedavg.experiments.study.sweep import Results, baseline_rows
@@ -45,32 +50,35 @@ def classes_table(
     held = _held(root, runs)
     if held is None or test.empty:
         return None
-    frames = [test.assign(baseline=_NO_BASELINE)]
-    if results.baselines is not None:
-        frames += [
-            rows.assign(baseline=name)
-            for name, _, rows in baseline_rows(results, seed=seed)
-        ]
-    rows = pd.concat(frames, ignore_index=True).merge(held, on=["run", "user"])
+    rows = test.assign(baseline=_NO_BASELINE).merge(held, on=["run", "user"])
+    # Baselines are of the same users.
     if rows[COLUMN].nunique() < 2:
         return None
+    if results.baselines is not None:
+        frames = [
+            frame.assign(baseline=name)
+            for name, _, frame in baseline_rows(results, seed=seed)
+        ]
+        baselines = pd.concat(frames).merge(held, on=["run", "user"])
+        rows = pd.concat([rows, baselines], ignore_index=True)
     by = ["users", "baseline", *results.reported, COLUMN]
     groups = with_ranges(rows).groupby(by, dropna=False, sort=False)
     return groups.apply(mean_with_intervals, include_groups=False)
 
 
 def _held(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | None:
-    """Returns how many classes each user of each run holds."""
-    counts: dict[pathlib.Path, np.ndarray] = {}
-    frames = []
+    """Returns how many classes each user of each run holds; None without classes."""
+    of_store: dict[pathlib.Path, pd.DataFrame] = {}
     for run in runs:
-        store = build_population(run.experiment, root)
-        if not has_classes(store):
-            return None
-        if store.path not in counts:
-            histograms = label_histograms(store, evaluation=False)
-            counts[store.path] = np.count_nonzero(histograms, axis=1)
-        held = counts[store.path]
-        columns = {"run": run.name, "user": np.arange(len(held)), COLUMN: held}
-        frames.append(pd.DataFrame(columns))
+        path = population_path(run.experiment, root)
+        if path not in of_store:
+            store = build_population(run.experiment, root)
+            users = pd.DataFrame({"user": np.arange(store.num_users)})
+            of_store[path] = with_classes_held(users, store)
+            if COLUMN not in of_store[path]:
+                return None
+    frames = [
+        of_store[population_path(run.experiment, root)].assign(run=run.name)
+        for run in runs
+    ]
     return pd.concat(frames, ignore_index=True)
