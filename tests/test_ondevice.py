@@ -198,6 +198,18 @@ KERAS = {
         CalledFunction(),
     ],
 }
+# One of each kind; the others are left to the slow tests.
+QUICK_KERAS = (
+    "activations",
+    "images",
+    "separable",
+    "sequences",
+    "normalized",
+    "recurrent",
+    "branches",
+    "volumes",
+    "products and functions",
+)
 # What is refused, how, and what the message advises.
 REFUSED = {
     "recurrent": (
@@ -323,7 +335,14 @@ def test_models_pass_the_gate(tmp_path, name, variant):
     assert not any(name.startswith("CUSTOM") for name in found)
 
 
-@pytest.mark.parametrize("name", KERAS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # What each override of a gradient gives is in test_device_gradients.
+        pytest.param(name, marks=() if name in QUICK_KERAS else pytest.mark.slow)
+        for name in KERAS
+    ],
+)
 def test_keras_models_pass_the_gate(tmp_path, name):
     model = keras_model(KERAS[name])
     config = ExportConfig(batch_size=5, max_local_steps=2)
@@ -389,8 +408,9 @@ def test_what_cannot_be_trained_can_be_frozen(tmp_path):
     model = keras_model(stack)
     path = tmp_path / "model.tflite"
     message = r"or freeze the weights up to it \(ExportConfig.num_trainable\)"
+    config = ExportConfig(batch_size=3, max_local_steps=0)
     with pytest.raises(errors.ModelError, match=message):
-        export_tflite(model, model.init(0), path)
+        export_tflite(model, model.init(0), path, config)
     config = ExportConfig(batch_size=3, max_local_steps=1, num_trainable=2)
     export_tflite(model, model.init(0), path, config)
 
@@ -405,8 +425,9 @@ def test_images_normalized_as_sequences_are_normalized_the_same():
 def test_a_wrong_gradient_does_not_pass_the_gate(tmp_path, monkeypatch):
     monkeypatch.setitem(gradients.OVERRIDES, "Elu", gradients.OVERRIDES["Relu"])
     path = tmp_path / "model.tflite"
+    config = ExportConfig(max_local_steps=0, max_guarded_steps=0)
     with pytest.raises(errors.ModelError, match=r"differs from TensorFlow.*adapt"):
-        export_tflite(SMALL, SMALL.init(1), path)
+        export_tflite(SMALL, SMALL.init(1), path, config)
     assert not path.exists()
 
 
@@ -569,12 +590,20 @@ def test_a_short_batch_is_padded_and_counts_its_own_rows(device):
     assert np.isclose(device.adapt(x, y, RATE), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("num_steps", [1, 3])
-def test_meta_update_equals_the_float64_reference(tmp_path, variant, num_steps):
-    path = tmp_path / "model.tflite"
-    config = ExportConfig(4, max_local_steps=3, trained=three_batches(variant))
+@pytest.fixture(scope="module", params=VARIANTS)
+def of_variant(request, tmp_path_factory):
+    """A variant, and a file whose `meta_update` takes its steps."""
+    path = tmp_path_factory.mktemp("of_variant") / "model.tflite"
+    config = ExportConfig(
+        4, max_local_steps=3, max_guarded_steps=0, trained=three_batches(request.param)
+    )
     export_tflite(SMALL, SMALL.init(0), path, config)
+    return request.param, path
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_meta_update_equals_the_float64_reference(of_variant, num_steps):
+    variant, path = of_variant
     device = OnDeviceModel(path)
     server = SMALL.init(1)
     roles = ("support", "query", "hessian")
@@ -1188,7 +1217,7 @@ def store_of(name, tmp_path):
     ("name", "build"),
     [
         ("digits", mlp),
-        pytest.param("mnist", mlp, marks=needs_data),
+        pytest.param("mnist", mlp, marks=[needs_data, pytest.mark.slow]),
         pytest.param("uci_har", conv1d, marks=needs_data),
     ],
 )
