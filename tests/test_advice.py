@@ -66,6 +66,7 @@ STORES = {
     ADAPT: {"users": 60, "rows": 40, "judged": 40, "own_labels": True},
     UNTOLD: {"users": 16, "rows": 2, "judged": 2, "shares": 0.5, "spread": 2.0},
 }
+QUICK = (NO_GRADIENT, ADAPT)
 SAID = {
     ALIKE: "Personalisation does not pay: take FedAvg's model as it is.",
     NO_GRADIENT: "needs no gradient: take FedAvg + label shares,",
@@ -74,7 +75,13 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("verdict", STORES)
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        pytest.param(verdict, marks=() if verdict in QUICK else pytest.mark.slow)
+        for verdict in STORES
+    ],
+)
 def test_the_advice_is_the_known_answer(tmp_path, commands, capsys, verdict):
     write(tmp_path / "store", **STORES[verdict])
     root = tmp_path / "advice"

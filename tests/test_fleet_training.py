@@ -62,7 +62,13 @@ def weights_of(run):
     return b"".join(w.tobytes() for w in trained_model.load(run.model)[0])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=() if form == "blocks_loop" else pytest.mark.slow)
+        for form in FORMS
+    ],
+)
 def test_an_ideal_fleet_gives_the_run_without_a_fleet(train, form):
     form = f"--client_form={form}"
     without = train("without", form)
@@ -305,6 +311,7 @@ def test_a_run_that_its_fleet_cannot_do_is_refused_before_it_begins(
     assert not [*tmp_path.glob("checkpoints/*/*.ckpt")]
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_what_targets_cost_and_how_classes_fare(
     commands, capsys, tmp_path
 ):

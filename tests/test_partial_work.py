@@ -78,9 +78,9 @@ def round_of(config, client_data, clients):
     ("name", "form"),
     [
         ("exact", "users"),
-        ("exact", "loop"),
+        pytest.param("exact", "loop", marks=pytest.mark.slow),
         ("exact", "vectorized"),
-        ("meta_sgd", "vectorized"),
+        pytest.param("meta_sgd", "vectorized", marks=pytest.mark.slow),
     ],
 )
 def test_each_user_does_its_steps_and_no_more(tff, store, name, form):
@@ -95,7 +95,9 @@ def test_each_user_does_its_steps_and_no_more(tff, store, name, form):
     assert relative_error(found[:4], whole[:4]) > 1e-3
 
 
-@pytest.mark.parametrize("form", ["users", "loop", "vectorized"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("loop", marks=pytest.mark.slow), "users", "vectorized"]
+)
 def test_all_steps_are_the_bits_of_whole_work(tff, store, form):
     users, config = np.arange(len(SIZES)), CONFIGS["exact"]
     whole = form_of(form, store, with_steps=False)

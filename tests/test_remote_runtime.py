@@ -225,7 +225,15 @@ def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
 
 
 @needs_networks
-@pytest.mark.parametrize("aggregator", sorted({*AGGREGATORS} - {"mean", "secure"}))
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        pytest.param(
+            name, marks=() if name in ("robust", "dp_adaptive") else pytest.mark.slow
+        )
+        for name in sorted({*AGGREGATORS} - {"mean", "secure"})
+    ],
+)
 def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     private = aggregator.startswith("dp")
     changes = {
@@ -260,6 +268,7 @@ def test_algorithms_on_two_hosts(tff, hosts, population, algorithm):
     assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 @needs_networks
 def test_an_ideal_fleet_on_two_hosts_gives_the_run_without_one(tff, hosts, tmp_path):
     from tff_perfedavg.experiments.files.run_paths import RunPaths

@@ -213,7 +213,7 @@ def is_writing(paths):
 
 @pytest.mark.parametrize(
     ("num_kills", "fleet"),
-    [(2, {}), (1, FLEET), pytest.param(20, FLEET, marks=pytest.mark.slow)],
+    [(2, {}), pytest.param(20, FLEET, marks=pytest.mark.slow)],
 )
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
     tff, run, root, paths, long_once, num_kills, fleet
@@ -380,6 +380,7 @@ def test_a_run_stopped_between_checkpoints_goes_on_from_its_last_round(
     assert_same_results(paths, once)
 
 
+@pytest.mark.slow
 def test_fresh_labels_are_drawn_again_as_they_were(tff, root, paths):
     own = {"partition": "iid", "num_users": 20, "num_new_users": 4, "own_labels": 4}
     experiment = SHORT.replace(**own)

@@ -11,8 +11,12 @@ from tests.needs import needs_data
 
 EXPECTED = json.loads((pathlib.Path(__file__).parent / "data/weights.json").read_text())
 FROM_FILES = ("mnist", "uci_har")
-QUICK = weights.keys(["digits"])
-LONG = weights.keys([name for name in weights.DATASETS if name != "digits"])
+# Every method in one form, every form by some.
+QUICK = [
+    f"digits/{method}/{weights.FORMS[i % len(weights.FORMS)]}"
+    for i, method in enumerate(weights.METHODS)
+]
+LONG = [key for key in weights.keys(weights.DATASETS) if key not in QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +46,5 @@ def test_digits_end_with_the_same_weights(tff, root, key):
         for key in LONG
     ],
 )
-def test_other_data_ends_with_the_same_weights(tff, root, key):
+def test_the_others_end_with_the_same_weights(tff, root, key):
     check(key, root)

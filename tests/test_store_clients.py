@@ -91,7 +91,9 @@ def many_users(tmp_path_factory):
     return UserStore.write(path, users, Description("toy", 3, scale=SCALE))
 
 
-@pytest.mark.parametrize("layout", ["loop", "vectorized"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param("loop", marks=pytest.mark.slow), "vectorized"]
+)
 def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, layout):
     import tff_perfedavg as pfa
 
@@ -160,8 +162,6 @@ ALGORITHMS = {
 # The others are slow: no layout asks which algorithm it lays out.
 QUICK = {
     ("exact", "vectorized"),
-    ("first_order", "loop"),
-    ("hessian_free", "loop"),
     ("fed_avg", "loop"),
 }
 

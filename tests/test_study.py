@@ -732,6 +732,7 @@ def test_fed_avg_is_trained_once_for_all_inner_rates(trained, tmp_path, rates):
     assert len(sweep.compare_values(test, found)) == 2 * 2
 
 
+@pytest.mark.slow
 def test_a_method_is_trained_once_for_all_values_of_what_it_does_not_use(
     trained, tmp_path
 ):
@@ -837,6 +838,7 @@ def test_settings_of_a_method_that_cannot_be_are_refused(run, tmp_path, text, me
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_users_of_few_and_of_many_classes_apart(command, tmp_path):
     said = command(
         "sweep.py",
@@ -897,6 +899,7 @@ def test_ranges_of_classes_are_of_the_users_of_all_runs(tff):
     assert [*with_ranges(rows)[COLUMN]] == ["2", "2", "5", "5"]
 
 
+@pytest.mark.slow
 def test_over_folds_every_user_is_reported_as_new_once_a_seed(command, tmp_path):
     said = command(
         "sweep.py",
@@ -974,6 +977,7 @@ def chosen_by_hand(rows, names):
     return means[means == means.max()].index[0][: len(names)]
 
 
+@pytest.mark.slow
 def test_seeds_that_choose_leave_the_others_what_they_chose(command, tmp_path):
     said = command(
         "sweep.py",
