@@ -25,9 +25,9 @@ test-fast: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL) $$(sed -n \
 	    '/^LIGHT_TESTS/,/^]/s/.*"\(.*\)".*/tests\/\1.py/p' BUILD)
 
-# The long experiments; about ten minutes on two cores.
+# Rarer layers and combinations, the tutorial, long experiments.
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(IN_PARALLEL)
 
 # What the test of the web page needs, on Debian and as root; without it that test is
 # skipped.

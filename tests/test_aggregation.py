@@ -72,7 +72,19 @@ def clipped(update, norm=CLIP):
     return [u * min(1.0, norm / length) for u in update]
 
 
-@pytest.mark.parametrize("aggregator", parts.AGGREGATORS)
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        # clip is in test_clipping_is_the_same_in_every_form.
+        pytest.param(
+            name,
+            marks=pytest.mark.slow
+            if name in ("clip", "compression", "dp_fixed")
+            else (),
+        )
+        for name in parts.AGGREGATORS
+    ],
+)
 def test_every_aggregator_trains_and_its_state_is_kept(tff, tmp_path, aggregator):
     from tff_perfedavg.experiments.files.checkpoints import CheckpointManager
 

@@ -80,6 +80,7 @@ def test_c_and_python_adapt_alike(adapt, model_path, write_rows, count):
     compare(adapt, model_path, write_rows, count, atol=1e-6, least=0.1)
 
 
+@pytest.mark.slow
 def test_layers_of_phones_adapt_alike(adapt, phone_path, write_rows):
     compare(adapt, phone_path, write_rows, 6, atol=1e-5, least=0.05)
 

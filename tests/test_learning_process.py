@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def build(config, **arguments):
 
     builder = build_fed_avg if isinstance(config, FedAvgConfig) else build_per_fed_avg
     return builder(MODEL, config, seed=SEED, **arguments)
+
+
+@functools.cache
+def built(config):
+    """A process of the defaults, built once: it has no state of its own."""
+    return build(config)
 
 
 def as_clients(chosen):
@@ -121,7 +128,7 @@ def plain_round(weights, cohort, round_number, config):
 def test_two_rounds_equal_a_plain_tensorflow_loop(tff, config):
     population = users()
     cohorts = [population, {n: population[n] for n in (2, 0)}]
-    ours, metrics = trained(build(config), cohorts)
+    ours, metrics = trained(built(config), cohorts)
     weights = MODEL.init(SEED)
     for round_number, cohort in enumerate(cohorts):
         before = weights
@@ -167,7 +174,7 @@ def test_the_mean_over_users_is_uniform_unless_asked_otherwise(tff):
     from tff_perfedavg.federated.client_work import ClientWeighting
 
     population = users()
-    default, _ = trained(build(CONFIG), [population])
+    default, _ = trained(built(CONFIG), [population])
     uniform, _ = trained(
         build(CONFIG, client_weighting=ClientWeighting.UNIFORM), [population]
     )
@@ -179,7 +186,7 @@ def test_the_mean_over_users_is_uniform_unless_asked_otherwise(tff):
 
 
 def test_a_user_with_one_row_trains(tff):
-    weights, metrics = trained(build(CONFIG), [{3: users()[3]}])
+    weights, metrics = trained(built(CONFIG), [{3: users()[3]}])
     assert metrics["num_users_taken"] == 1
     assert relative_error(weights, MODEL.init(SEED)) > 1e-3
 
@@ -189,7 +196,7 @@ def test_a_repeated_run_is_identical_and_another_seed_is_not(tff):
 
     cohorts = [users()] * 3
     first, first_metrics = trained(build(CONFIG), cohorts)
-    second, second_metrics = trained(build(CONFIG), cohorts)
+    second, second_metrics = trained(built(CONFIG), cohorts)
     other, _ = trained(build_per_fed_avg(MODEL, CONFIG, seed=SEED + 1), cohorts)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert first_metrics == second_metrics
@@ -199,8 +206,8 @@ def test_a_repeated_run_is_identical_and_another_seed_is_not(tff):
 def test_the_order_of_users_and_the_cut_into_batches_have_no_influence(tff):
     population = users()
     backwards = dict(reversed(population.items()))
-    first, _ = trained(build(CONFIG), [population])
-    second, _ = trained(build(CONFIG), [backwards])
+    first, _ = trained(built(CONFIG), [population])
+    second, _ = trained(built(CONFIG), [backwards])
     assert relative_error(first, second) < 1e-6
 
     def in_batches(number, x, y):
@@ -209,7 +216,7 @@ def test_the_order_of_users_and_the_cut_into_batches_have_no_influence(tff):
             lambda x, y: collections.OrderedDict(user=np.int32(number), x=x, y=y)
         )
 
-    process = build(CONFIG)
+    process = built(CONFIG)
     clients = [in_batches(n, *rows) for n, rows in population.items()]
     state = process.next(process.initialize(), clients).state
     third = process.get_model_weights(state).trainable
@@ -221,8 +228,8 @@ def test_users_without_a_finite_update_are_left_out_and_counted(tff):
     x, y = population[2]
     broken = {**population, 2: (np.full_like(x, np.inf), y)}
     broken[9] = (x[:0], y[:0])
-    ours, metrics = trained(build(CONFIG), [broken])
-    without, _ = trained(build(CONFIG), [{n: population[n] for n in (0, 1, 3)}])
+    ours, metrics = trained(built(CONFIG), [broken])
+    without, _ = trained(built(CONFIG), [{n: population[n] for n in (0, 1, 3)}])
     assert relative_error(ours, without) < 1e-6
     assert (metrics["num_users_taken"], metrics["num_users_excluded"]) == (3, 2)
     assert np.isfinite(metrics["support_loss"])
@@ -231,7 +238,7 @@ def test_users_without_a_finite_update_are_left_out_and_counted(tff):
 
 def test_tff_aggregators_run_unchanged(tff):
     population = users()
-    mean, _ = trained(build(CONFIG), [population])
+    mean, _ = trained(built(CONFIG), [population])
     # Zeroing and clipping, at thresholds these updates never reach.
     robust = tff.learning.robust_aggregator()
     with_robust, _ = trained(build(CONFIG, model_aggregator=robust), [population])
@@ -251,7 +258,7 @@ def test_tff_aggregators_run_unchanged(tff):
 def test_tff_server_optimizers_run_unchanged(tff):
     population = users()
     initial = MODEL.init(SEED)
-    mean, _ = trained(build(CONFIG), [population])
+    mean, _ = trained(built(CONFIG), [population])
     half = tff.learning.optimizers.build_sgdm(0.5)
     halved, _ = trained(build(CONFIG, server_optimizer=half), [population])
     expected = [(a + b) / 2 for a, b in zip(initial, mean, strict=True)]
@@ -266,7 +273,7 @@ def test_tff_server_optimizers_run_unchanged(tff):
 
 
 def test_initialize_and_next_are_federated_computations(tff):
-    process = build(CONFIG)
+    process = built(CONFIG)
     assert isinstance(process, tff.learning.templates.LearningProcess)
     assert process.initialize.type_signature.result.placement is tff.SERVER
     state, clients = process.next.type_signature.parameter

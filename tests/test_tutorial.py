@@ -101,6 +101,7 @@ def form(text):
     return {" ".join(line.split()) for line in lines}
 
 
+@pytest.mark.slow
 def test_what_it_shows_as_printed_is_printed(tutorial):
     printed = form("\n".join(tutorial[1]))
     shown = [content for kind, content in BLOCKS if not kind]
@@ -109,11 +110,13 @@ def test_what_it_shows_as_printed_is_printed(tutorial):
         assert form(content) <= printed
 
 
+@pytest.mark.slow
 def test_the_users_are_as_many_as_it_says(tutorial):
     (shown,) = (content for kind, content in BLOCKS if "seen and new" in content)
     assert {*shown.splitlines()} <= {*tutorial[1][0].splitlines()}
 
 
+@pytest.mark.slow
 def test_every_file_it_names_is_there(root):
     named = {*re.findall(r"mine/[\w/.-]*\w", TEXT)}
     assert {"mine/wines.tflite", "mine/results/results/fed_avg/report.html"} < named
@@ -121,6 +124,7 @@ def test_every_file_it_names_is_there(root):
     assert [*(root / "mine/results/results/fed_avg/report").glob("*.svg")]
 
 
+@pytest.mark.slow
 def test_adapting_pays_and_per_fed_avg_leads_on_seen_and_new_users(root):
     per_user = pd.concat(
         pd.read_csv(root / f"mine/results/results/{name}/evaluation.per_user.csv")
@@ -139,6 +143,7 @@ def test_adapting_pays_and_per_fed_avg_leads_on_seen_and_new_users(root):
         assert compared["low"][(users, *algorithms)] > 0
 
 
+@pytest.mark.slow
 def test_the_rate_is_too_high_for_fed_avg_s_weights_and_per_fed_avg_s_are_flatter(root):
     found = pd.read_csv(
         root / "mine/results/results/fed_avg/diagnostics.csv", index_col=0
@@ -155,6 +160,7 @@ def test_the_rate_is_too_high_for_fed_avg_s_weights_and_per_fed_avg_s_are_flatte
     assert table["Per-FedAvg exact", 1] < table["Per-FedAvg exact", 0]
 
 
+@pytest.mark.slow
 def test_it_leads_where_users_who_are_not_reported_choose_the_rates(root):
     table = pd.read_csv(root / "mine/sweep/sweep.table.csv").set_index("method")
     rate = table["adaptation_learning_rate"]
@@ -164,6 +170,7 @@ def test_it_leads_where_users_who_are_not_reported_choose_the_rates(root):
     assert compared["difference"]["new"] > 0
 
 
+@pytest.mark.slow
 def test_a_device_gives_each_user_what_the_evaluation_did(tutorial, root):
     table = pd.read_csv(
         root / "mine/results/results/fed_avg/evaluation.table.csv",
