@@ -15,6 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FLAGFILES = sorted((ROOT / "scripts/configs").glob("*.flags"))
 # What is left to say on the command line.
 REST = {
+    "own_labels_omniglot_choice": ["--grid=method=exact"],
     "fleet_har": ["--grid=method=exact", "--fleet=ideal"],
     "fleet_mnist": ["--grid=method=exact", "--fleet=ideal"],
 }

@@ -99,7 +99,7 @@ def shown(browser):
     )
 
 
-@pytest.mark.parametrize("side", [8, 28, PHONE])
+@pytest.mark.parametrize("side", [8, 28, pytest.param(PHONE, marks=pytest.mark.slow)])
 def test_page_predicts_adapts_and_resets_as_python_does(browser, export, side):
     python = pfa.ondevice.OnDeviceModel(export(side))
     # More corrections than a batch has rows: the last four count.
