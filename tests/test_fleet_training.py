@@ -9,6 +9,7 @@ import pytest
 
 import tff_perfedavg as pfa
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble import population
 from tff_perfedavg.experiments.files import fleet_rows, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
@@ -17,6 +18,8 @@ from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.devices import find_spec
 
 MIXED_FILE = pathlib.Path(pfa.__file__).parent / "fleet" / "mixed.toml"
+pytestmark = pytest.mark.usefixtures("shared_builds")
+
 WORK_FILE = pathlib.Path(__file__).parent / "data" / "fleet.work.json"
 WORK = json.loads(WORK_FILE.read_text())
 MIXED = (
@@ -261,7 +264,7 @@ def test_classes_may_go_by_the_rows_that_users_hold(train, tmp_path):
         rounds=8,
     )
     tasks = pd.read_csv(run.fleet_tasks)
-    (store,) = (tmp_path / "stores").glob("*/")
+    store = population.population_path(Experiment(), tmp_path)
     bounds = np.asarray(pfa.UserStore.open(store).users)
     rows = (bounds[:, 1] - bounds[:, 0])[tasks["user"]]
     means = pd.Series(rows).groupby(tasks["device"]).mean()
