@@ -87,15 +87,24 @@ def test_the_package_is_the_command_and_answers_at_once():
     assert not loaded & {"tensorflow", "tensorflow_federated", "pandas", "numpy"}
 
 
-def test_a_reader_who_has_enough_ends_a_command_without_a_word():
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ("--help", f"{main._TITLE}\n"),
+        (
+            "train --help",
+            "Meta-trains an initial model and writes it with its metrics.\n",
+        ),
+    ],
+)
+def test_a_reader_who_has_enough_ends_a_command_without_a_word(asked, first):
     done = subprocess.run(
-        f"{sys.executable} -m tff_perfedavg train --help | head -n 1",
+        # Each line at once, so that some come when the reader is gone.
+        f"{sys.executable} -u -m tff_perfedavg {asked} | head -n 1",
         shell=True,
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
-    assert (
-        done.stdout == "Meta-trains an initial model and writes it with its metrics.\n"
-    )
+    assert done.stdout == first
     assert done.stderr == ""

@@ -34,8 +34,8 @@ def execute(arguments: Sequence[str]) -> int:
       The exit code: 0 where all went well, 1 for an error of the user's.
     """
     if not arguments or arguments[0] in ("help", "--help", "-h", "-?", "--helpfull"):
-        print(_overview())
-        return 0 if arguments else 1
+        code = command.tell(_overview())
+        return code if arguments else 1
     name, *rest = arguments
     if name == "--version":
         print(f"{PROGRAM} {__version__}")

@@ -106,18 +106,35 @@ def execute(
             f"{e.name} is not installed, which this command needs. Install the locked "
             "packages of requirements.txt, or 'tff-perfedavg[simulation]'."
         )
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        # Who reads what is printed, `head` for one, has had enough. Python flushes once
-        # more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except BrokenPipeError as e:
+        return _reader_gone(e)
     except OSError as e:
         if e.filename is None or e.errno not in _REMEDIES:
             raise
         return _fail(f"{e.filename}: {e.strerror}; {_REMEDIES[e.errno]}.")
     return 0
+
+
+def tell(text: str) -> int:
+    """Prints a text that was asked for.
+
+    Returns:
+      The exit code, also where who reads it, `head` for one, has had enough.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError as e:
+        return _reader_gone(e)
+    return 0
+
+
+def _reader_gone(broken: BrokenPipeError) -> int:
+    """Returns the exit code where standard output's pipe has broken; else raises."""
+    if not _nobody_reads():
+        raise broken
+    # Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
 
 
 def _nobody_reads() -> bool:
