@@ -64,8 +64,8 @@ def plain_round(config, store):
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        ("meta_sgd", "vectorized"),
-        ("fed_recon", "vectorized"),
+        pytest.param("meta_sgd", "vectorized", marks=pytest.mark.slow),
+        pytest.param("fed_recon", "vectorized", marks=pytest.mark.slow),
         ("fed_recon", "users"),
         ("random_support", "vectorized"),
         pytest.param("random_support", "loop", marks=pytest.mark.slow),

@@ -539,6 +539,7 @@ def version_at(path, number, weights, rate):
     pfa.export_tflite(SMALL, weights, path, config, card=card)
 
 
+@pytest.mark.slow
 def test_what_was_taught_survives_a_new_version_that_is_better(tmp_path):
     models = [tmp_path / f"{number}.tflite" for number in (1, 2, 3)]
     initial = SMALL.init(1)
