@@ -68,9 +68,9 @@ STORES = {
 }
 QUICK = (NO_GRADIENT, ADAPT)
 SAID = {
-    ALIKE: "Personalisation does not pay: take FedAvg's model as it is.",
+    ALIKE: "Personalization does not pay: take FedAvg's model as it is.",
     NO_GRADIENT: "needs no gradient: take FedAvg + label shares,",
-    ADAPT: "Personalisation pays: take ",
+    ADAPT: "Personalization pays: take ",
     UNTOLD: "Too few to tell: ",
 }
 

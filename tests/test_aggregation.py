@@ -1,4 +1,4 @@
-"""What is done to updates on their way into the mean, and the privacy it spends."""
+"""Aggregators of updates, and the privacy that they spend."""
 
 import dataclasses
 

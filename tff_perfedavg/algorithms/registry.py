@@ -88,11 +88,13 @@ class LocalSettings:
         "Form of the meta-gradient (per_fed_avg, meta_sgd, anil, boil).",
         VARIANTS,
     )
-    inner_learning_rate: float = setting(0.01, "alpha, of adaptation.")
-    outer_learning_rate: float = setting(
-        0.01, "beta, of each local step (of FedAvg, too)."
+    inner_learning_rate: float = setting(
+        0.01, "Inner learning rate alpha, of the adaptation."
     )
-    num_local_steps: int = setting(10, "tau, local steps per round.")
+    outer_learning_rate: float = setting(
+        0.01, "Outer learning rate beta, of each local step (of FedAvg, too)."
+    )
+    num_local_steps: int = setting(10, "Local steps per round, tau.")
     batch_size: int = setting(10, "Rows of every batch.")
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     config: AlgorithmConfig = dataclasses.field(init=False, compare=False, repr=False)

@@ -1,4 +1,4 @@
-"""Tells whether personalisation pays for your users: by what, and at what cost.
+"""Tells whether personalization pays for your users: by what, and at what cost.
 
   advise.py --store=stores/mine --model=mlp
 

@@ -50,9 +50,11 @@ class DataSettings:
     What divides it is as in `DataConfig`; None takes what suits the data set.
     """
 
-    dataset: str = setting("digits", "Data set, divided in its own way.", DATASETS)
+    dataset: str = setting("digits", "Data set.", DATASETS)
     partition: str | None = setting(
-        None, "How it is divided; the next flags say by what.", PARTITIONS
+        None,
+        "Partition among users; by default the data set's own. The next flags are its parameters.",
+        PARTITIONS,
     )
     num_users: int | None = setting(None, _DIVISION_HELP)
     num_new_users: int | None = setting(None, _DIVISION_HELP)
@@ -131,11 +133,9 @@ class AggregationSettings:
     """
 
     client_weighting: str = setting(
-        "uniform", "What a user counts for in the mean.", CLIENT_WEIGHTINGS
+        "uniform", "Weight of a user in the mean.", CLIENT_WEIGHTINGS
     )
-    aggregator: str = setting(
-        MEAN, "What is done to users' updates on their way into the mean.", AGGREGATORS
-    )
+    aggregator: str = setting(MEAN, "How users' updates are aggregated.", AGGREGATORS)
     clipping_norm: float | None = setting(None, "Of clip and dp_fixed.")
     noise_multiplier: float = setting(
         0.0,

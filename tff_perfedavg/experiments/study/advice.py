@@ -254,18 +254,18 @@ class _Judged(NamedTuple):
         """Returns the verdict as a sentence."""
         if self.verdict == ALIKE:
             return (
-                "Personalisation does not pay: take FedAvg's model as it is. Adapting "
+                "Personalization does not pay: take FedAvg's model as it is. Adapting "
                 f"gives {self.gain}."
             )
         if self.verdict == NO_GRADIENT:
             return (
-                f"Personalisation pays, and needs no gradient: take {self.free}, which "
+                f"Personalization pays, and needs no gradient: take {self.free}, which "
                 f"gives {self.free_gain} over FedAvg's model as it is; adapting by "
                 f"{self.method} has {self.over_free} over that."
             )
         if self.verdict == ADAPT:
             return (
-                f"Personalisation pays: take {self.method} and {self.num_steps} steps, "
+                f"Personalization pays: take {self.method} and {self.num_steps} steps, "
                 f"which give {self.gain} over FedAvg's model as it is, and "
                 f"{self.over_free} over {self.free}. {self._said_of_alone()}"
             )
