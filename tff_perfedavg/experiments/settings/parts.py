@@ -53,7 +53,8 @@ class DataSettings:
     dataset: str = setting("digits", "Data set.", DATASETS)
     partition: str | None = setting(
         None,
-        "Partition among users; by default the data set's own. The next flags are its parameters.",
+        "Partition among users, by default the data set's own; the next flags are its "
+        "parameters.",
         PARTITIONS,
     )
     num_users: int | None = setting(None, _DIVISION_HELP)
