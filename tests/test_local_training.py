@@ -40,12 +40,17 @@ def write(path, rng, sizes, num_new=1):
     return UserStore.write(path, users, Description("toy", 3))
 
 
-def evaluate(population, config, rates, **arguments):
+def evaluate(population, config, rates, *, model=None, weights=WEIGHTS, num_users=0):
     from tff_perfedavg.experiments.evaluation import local_training
 
-    model, weights = arguments.get("model", MODEL), arguments.get("weights", WEIGHTS)
     return local_training.evaluate_local_training(
-        model, weights, population, config, rates, seed=7
+        model or MODEL,
+        weights,
+        population,
+        config,
+        rates,
+        num_users=num_users,
+        seed=7,
     )
 
 
@@ -158,6 +163,23 @@ def test_steps_on_batches_are_the_adaptations_and_users_are_a_sample(
     assert len(both) == len(local)
     assert np.allclose(both["loss"], both["loss_adapted"])
     assert (both["num_adaptation_examples"] == 6).all()
+
+
+@pytest.mark.parametrize("num_users", [2, 4])
+def test_who_trains_alone_is_of_those_who_are_evaluated(
+    tff, tmp_path, monkeypatch, num_users
+):
+    from tff_perfedavg.experiments.evaluation import local_training
+    from tff_perfedavg.experiments.evaluation.evaluate_users import choose_users
+
+    store = write(tmp_path / "store", np.random.default_rng(4), [(9, 5)] * 12, 2)
+    monkeypatch.setattr(local_training, "MOST_USERS", 3)
+    found = evaluate(store, AdaptationConfig(0.5, 1), [0.5], num_users=num_users)
+    measured = choose_users(store, num_users, seed=7)
+    for group, rows in found.groupby("users"):
+        users = set(rows["user"])
+        assert users <= {*measured[group]}
+        assert len(users) == min(3, num_users, len(measured[group]))
 
 
 def test_a_regressor_trains_alone_too(tff, tmp_path):

@@ -123,7 +123,10 @@ def per_user_rows(
 
 
 def choose_users(
-    population: UserStore, most: int = 0, seed: int = 0
+    population: UserStore,
+    most: int = 0,
+    seed: int = 0,
+    among: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the training users and the new users, or a sample of each.
 
@@ -131,11 +134,12 @@ def choose_users(
       population: the users.
       most: of each group, drawn with the seed, in ascending order; 0 for all.
       seed: of the draw.
+      among: numbers of the users by group to draw from; by default all.
     """
     rng = np.random.default_rng([seed, _CHOICE_OF_USERS])
-    groups = {SEEN: population.training_users, NEW: population.new_users}
+    groups = among or {SEEN: population.training_users, NEW: population.new_users}
     if not most:
-        return groups
+        return dict(groups)
     return {
         name: np.sort(rng.choice(users, min(most, len(users)), replace=False))
         for name, users in groups.items()

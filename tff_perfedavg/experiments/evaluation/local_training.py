@@ -33,6 +33,7 @@ def evaluate_local_training(
     adaptation: AdaptationConfig,
     learning_rates: Sequence[float],
     *,
+    num_users: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Evaluates users that train on their own adaptation rows alone.
@@ -42,10 +43,12 @@ def evaluate_local_training(
     Args:
       model: the model.
       weights: the random start, `model.init(seed)` of the run's seed.
-      population: the users; of each group at most `MOST_USERS`, drawn with the seed.
+      population: the users.
       adaptation: gives the number of steps, the rows of a step and those of a user.
       learning_rates: to try beside `LEARNING_RATES`; for each number of steps a user
         takes the rate that leaves the loss on its adaptation rows lowest after them.
+      num_users: how many of each group are evaluated otherwise, by `choose_users` with
+        the seed; 0 for all. Of these at most `MOST_USERS` are drawn.
       seed: of the draws.
 
     Returns:
@@ -63,7 +66,8 @@ def evaluate_local_training(
         rows_per_class=adaptation.rows_per_class,
     )
     rates = sorted({*learning_rates, *LEARNING_RATES})
-    groups = choose_users(population, MOST_USERS, seed)
+    evaluated = choose_users(population, num_users, seed)
+    groups = choose_users(population, MOST_USERS, seed, evaluated)
     everyone = np.concatenate(list(groups.values()))
     client_data = choose_client_data(population, model, len(everyone))
     evaluate = build_local_training_eval(model, steps, rates, client_data, seed=seed)

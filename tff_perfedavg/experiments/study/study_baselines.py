@@ -53,7 +53,7 @@ def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> 
     for run in runs_with_baselines(runs):
         paths = RunPaths(root, run.name)
         for adaptations in _alike(run):
-            file = _file(paths, adaptations)
+            file = _file(paths, adaptations, run.num_users)
             if not paths.is_of_model(file) and not diverged(run, root):
                 write_rows(_evaluate(run, paths, adaptations, seed), file)
 
@@ -71,7 +71,7 @@ def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | No
       for the runs' settings, `run`, `seed` and `num_rows`; None if there are none.
     """
     files = [
-        _file(RunPaths(root, run.name), adaptations)
+        _file(RunPaths(root, run.name), adaptations, run.num_users)
         for run in runs_with_baselines(runs)
         if not diverged(run, root)
         for adaptations in _alike(run)
@@ -110,7 +110,7 @@ def _evaluate(
             )
     rates = tuple(a.inner_learning_rate for a in adaptations)
     start = experiment.base_random_seed
-    of_users = (experiment.model, str(population.path), start)
+    of_users = (experiment.model, str(population.path), start, run.num_users)
     frames.append(_local_training(of_users, first, rates, seed))
     labels = {
         **run.settings,
@@ -124,22 +124,24 @@ def _evaluate(
 
 @functools.lru_cache(_MOST_KNOWN)
 def _local_training(
-    of_users: tuple[str, str, int],
+    of_users: tuple[str, str, int, int],
     adaptation: AdaptationConfig,
     rates: tuple[float, ...],
     seed: int,
 ) -> pd.DataFrame:
-    name, store, start = of_users
+    name, store, start, num_users = of_users
     experiment = Experiment(model=name, store=store, base_random_seed=start)
     population = build_population(experiment, pathlib.Path())
     model = build_model(experiment, population)
     weights: Sequence[np.ndarray] = model.init(start)
     return evaluate_local_training(
-        model, weights, population, adaptation, rates, seed=seed
+        model, weights, population, adaptation, rates, num_users=num_users, seed=seed
     )
 
 
-def _file(paths: RunPaths, adaptations: Sequence[AdaptationConfig]) -> pathlib.Path:
+def _file(
+    paths: RunPaths, adaptations: Sequence[AdaptationConfig], num_users: int
+) -> pathlib.Path:
     first = adaptations[0]
     name = "-".join(f"rate{a.inner_learning_rate:g}" for a in adaptations)
     name += f"-steps{first.num_steps}"
@@ -147,4 +149,7 @@ def _file(paths: RunPaths, adaptations: Sequence[AdaptationConfig]) -> pathlib.P
         name += f"-num_rows{first.num_rows}"
     if first.rows_per_class:
         name += "-per_class"
+    # Who trains alone is drawn from these.
+    if num_users:
+        name += f"-users{num_users}"
     return paths.results / _DIRECTORY / f"{name}.csv"
