@@ -91,7 +91,7 @@ toolchain(
 EOF
 
 {
-    echo 'workspace(name = "tff_perfedavg")'
+    cat "$root/WORKSPACE"
     for name in rules_cc rules_java remote_coverage_tools toolchain; do
         echo "local_repository(name = \"$name\", path = \"$work/stubs/$name\")"
     done

@@ -49,8 +49,7 @@ def evaluate(population, config, rates, *, model=None, weights=WEIGHTS, num_user
         population,
         config,
         rates,
-        num_users=num_users,
-        seed=7,
+        local_training.Draws(7, num_users),
     )
 
 

@@ -4,12 +4,18 @@ import ast
 import functools
 import pathlib
 import re
+import sys
 import types
 
 import pytest
 
 import tff_perfedavg
 from tff_perfedavg.algorithms import registry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PACKAGE = pathlib.Path(tff_perfedavg.__file__).parent
 # What each floor may import, beside itself and the ground all stand on.
@@ -247,6 +253,26 @@ def test_build_lists_every_test_once():
     shared = re.findall(r'^        "tests/(\w+\.py)",$', build, re.M)
     others = {p.name for p in root.glob("tests/*.py")} - {f"{n}.py" for n in listed}
     assert sorted(shared) == sorted(others - {"run_pytest.py"})
+
+
+def test_every_file_of_the_package_is_built_into_it():
+    """That Bazel's library and the wheel have what is no Python module, too."""
+    root = PACKAGE.parent
+    others = [
+        path.relative_to(PACKAGE)
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    assert len(others) > 5
+    build = (root / "BUILD").read_text()
+    of_bazel = re.findall(r'^        "tff_perfedavg/(.*)",$', build, re.M)
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    of_wheel = project["tool"]["setuptools"]["package-data"]["tff_perfedavg"]
+    for patterns in (of_bazel, of_wheel):
+        # `**/` stands for no directory, too.
+        last = [pattern.removeprefix("**/") for pattern in patterns]
+        left = [p for p in others if not any(p.match(pattern) for pattern in last)]
+        assert not left
 
 
 def test_every_name_that_the_docs_tell_is_public():

@@ -20,7 +20,10 @@ from tff_perfedavg.experiments.evaluation.baseline_names import (
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
-from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.local_training import (
+    Draws,
+    evaluate_local_training,
+)
 from tff_perfedavg.experiments.evaluation.measured_adaptation import (
     COLUMN,
     MeasuredAdaptation,
@@ -170,7 +173,7 @@ def evaluate_baselines_of_runs(
             )
         if run.origin not in local:
             local[run.origin] = evaluate_local_training(
-                model, start, population, config, rates, seed=seed
+                model, start, population, config, rates, Draws(seed)
             )
         frames.append(local[run.origin])
         if pooled:

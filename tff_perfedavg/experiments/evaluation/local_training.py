@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,15 +27,26 @@ LEARNING_RATES = (0.01, 0.1, 1.0)
 MOST_USERS = 50
 
 
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Draws of an evaluation.
+
+    Attributes:
+      seed: of users, of their rows and batches.
+      num_users: how many of each group are evaluated, by `choose_users`; 0 for all.
+    """
+
+    seed: int = 0
+    num_users: int = 0
+
+
 def evaluate_local_training(
     model: Model,
     weights: Sequence[np.ndarray],
     population: UserStore,
     adaptation: AdaptationConfig,
     learning_rates: Sequence[float],
-    *,
-    num_users: int = 0,
-    seed: int = 0,
+    draws: Draws,
 ) -> pd.DataFrame:
     """Evaluates users that train on their own adaptation rows alone.
 
@@ -47,9 +59,7 @@ def evaluate_local_training(
       adaptation: gives the number of steps, the rows of a step and those of a user.
       learning_rates: to try beside `LEARNING_RATES`; for each number of steps a user
         takes the rate that leaves the loss on its adaptation rows lowest after them.
-      num_users: how many of each group are evaluated otherwise, by `choose_users` with
-        the seed; 0 for all. Of these at most `MOST_USERS` are drawn.
-      seed: of the draws.
+      draws: the seed, and who is evaluated: at most `MOST_USERS` of each group train.
 
     Returns:
       The rows of `evaluate_users` behind columns `algorithm` and `baseline`: of
@@ -66,7 +76,8 @@ def evaluate_local_training(
         rows_per_class=adaptation.rows_per_class,
     )
     rates = sorted({*learning_rates, *LEARNING_RATES})
-    evaluated = choose_users(population, num_users, seed)
+    seed = draws.seed
+    evaluated = choose_users(population, draws.num_users, seed)
     groups = choose_users(population, MOST_USERS, seed, evaluated)
     everyone = np.concatenate(list(groups.values()))
     client_data = choose_client_data(population, model, len(everyone))

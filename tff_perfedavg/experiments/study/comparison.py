@@ -17,7 +17,10 @@ from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import has_own_labels
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
-from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.local_training import (
+    Draws,
+    evaluate_local_training,
+)
 from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.experiments.training.training import train
@@ -95,6 +98,8 @@ def _baselines(
         )
     rates, start = [adaptation.inner_learning_rate], model.init(seed)
     found.append(
-        evaluate_local_training(model, start, population, adaptation, rates, seed=seed)
+        evaluate_local_training(
+            model, start, population, adaptation, rates, Draws(seed)
+        )
     )
     return found

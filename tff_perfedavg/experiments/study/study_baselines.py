@@ -20,7 +20,10 @@ from tff_perfedavg.experiments.evaluation.baselines import (
     adaptation_histograms,
     evaluate_baselines,
 )
-from tff_perfedavg.experiments.evaluation.local_training import evaluate_local_training
+from tff_perfedavg.experiments.evaluation.local_training import (
+    Draws,
+    evaluate_local_training,
+)
 from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
@@ -135,7 +138,7 @@ def _local_training(
     model = build_model(experiment, population)
     weights: Sequence[np.ndarray] = model.init(start)
     return evaluate_local_training(
-        model, weights, population, adaptation, rates, num_users=num_users, seed=seed
+        model, weights, population, adaptation, rates, Draws(seed, num_users)
     )
 
 
