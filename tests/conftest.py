@@ -113,7 +113,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared_builds(tff, prepared):
-    """Runs of the module's tests share prepared data sets and learning processes."""
+    """Runs of the module's tests share prepared data sets and computations on them."""
     with builds.shared(*prepared):
         yield
 

@@ -1,4 +1,6 @@
-"""What some tests need of the machine; without it they are skipped, and counted.
+"""What some tests need, of the machine or of time.
+
+Without what they need of the machine they are skipped, and counted.
 
 Reasons begin with the kind of what is missing. `TFF_PERFEDAVG_TESTS_NEED` lists kinds
 that this machine can serve: there a skip for want of them fails.
@@ -24,6 +26,14 @@ VARIABLE = "TFF_PERFEDAVG_TESTS_NEED"
 def needs(kind, is_there, how):
     """A mark of tests that need something; `how` says by what it is missed."""
     return pytest.mark.skipif(not is_there, reason=f"{kind}: {how}")
+
+
+def slow_but(quick, values):
+    """Values as parameters of a test, of which all but the quick ones are slow."""
+    return [
+        pytest.param(value, marks=() if value in quick else pytest.mark.slow)
+        for value in values
+    ]
 
 
 needs_compiler = needs(COMPILER, shutil.which("cc"), "there is no 'cc' on the PATH")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.needs import slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import Description, Rows, User, UserStore
 from tff_perfedavg.experiments.study import advice as advice_lib
@@ -66,7 +67,6 @@ STORES = {
     ADAPT: {"users": 60, "rows": 40, "judged": 40, "own_labels": True},
     UNTOLD: {"users": 16, "rows": 2, "judged": 2, "shares": 0.5, "spread": 2.0},
 }
-QUICK = (NO_GRADIENT, ADAPT)
 SAID = {
     ALIKE: "Personalization does not pay: take FedAvg's model as it is.",
     NO_GRADIENT: "needs no gradient: take FedAvg + label shares,",
@@ -75,13 +75,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(
-    "verdict",
-    [
-        pytest.param(verdict, marks=() if verdict in QUICK else pytest.mark.slow)
-        for verdict in STORES
-    ],
-)
+@pytest.mark.parametrize("verdict", slow_but({NO_GRADIENT, ADAPT}, STORES))
 def test_the_advice_is_the_known_answer(tmp_path, commands, capsys, verdict):
     write(tmp_path / "store", **STORES[verdict])
     root = tmp_path / "advice"

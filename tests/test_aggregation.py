@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from tests.helpers import relative_error
+from tests.needs import slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -74,16 +75,8 @@ def clipped(update, norm=CLIP):
 
 @pytest.mark.parametrize(
     "aggregator",
-    [
-        # clip is in test_clipping_is_the_same_in_every_form.
-        pytest.param(
-            name,
-            marks=pytest.mark.slow
-            if name in ("clip", "compression", "dp_fixed")
-            else (),
-        )
-        for name in parts.AGGREGATORS
-    ],
+    # clip is in test_clipping_is_the_same_in_every_form.
+    slow_but({"mean", "robust", "dp_adaptive", "secure"}, parts.AGGREGATORS),
 )
 def test_every_aggregator_trains_and_its_state_is_kept(tff, tmp_path, aggregator):
     from tff_perfedavg.experiments.files.checkpoints import CheckpointManager

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import tff_perfedavg as pfa
+from tests.needs import slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.experiments.assemble import population
 from tff_perfedavg.experiments.files import fleet_rows, trained_model
@@ -17,9 +18,9 @@ from tff_perfedavg.experiments.report import fleet_section, run_report
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.devices import find_spec
 
-MIXED_FILE = pathlib.Path(pfa.__file__).parent / "fleet" / "mixed.toml"
 pytestmark = pytest.mark.usefixtures("shared_builds")
 
+MIXED_FILE = pathlib.Path(pfa.__file__).parent / "fleet" / "mixed.toml"
 WORK_FILE = pathlib.Path(__file__).parent / "data" / "fleet.work.json"
 WORK = json.loads(WORK_FILE.read_text())
 MIXED = (
@@ -65,13 +66,7 @@ def weights_of(run):
     return b"".join(w.tobytes() for w in trained_model.load(run.model)[0])
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, marks=() if form == "blocks_loop" else pytest.mark.slow)
-        for form in FORMS
-    ],
-)
+@pytest.mark.parametrize("form", slow_but({"blocks_loop"}, FORMS))
 def test_an_ideal_fleet_gives_the_run_without_a_fleet(train, form):
     form = f"--client_form={form}"
     without = train("without", form)

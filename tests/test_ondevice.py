@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests import family_reference, reference
 from tests.helpers import relative_error, rows_of
-from tests.needs import needs_data
+from tests.needs import needs_data, slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
 from tff_perfedavg.algorithms.registry import LocalSettings
@@ -339,11 +339,8 @@ def test_models_pass_the_gate(tmp_path, name, variant):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        # What each override of a gradient gives is in test_device_gradients.
-        pytest.param(name, marks=() if name in QUICK_KERAS else pytest.mark.slow)
-        for name in KERAS
-    ],
+    # What each override of a gradient gives is in test_device_gradients.
+    slow_but(QUICK_KERAS, KERAS),
 )
 def test_keras_models_pass_the_gate(tmp_path, name):
     model = keras_model(KERAS[name])
@@ -1255,7 +1252,7 @@ def test_fifty_phones_equal_the_personalization_evaluation(tff, tmp_path, name, 
 @pytest.mark.parametrize(
     "variant",
     # Each variant's own arithmetic is in test_meta_update_equals_the_float64_reference.
-    ["exact", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])],
+    slow_but({"exact"}, VARIANTS),
 )
 def test_a_round_over_devices_equals_tffs(tff, tmp_path, variant):
     import tff_perfedavg as pfa

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tff_perfedavg as pfa
 from tests import reference
 from tests.helpers import relative_error, rows_of, toy_store
+from tests.needs import slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.meta_sgd import MetaSgdConfig
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
@@ -96,7 +97,7 @@ def test_each_user_does_its_steps_and_no_more(tff, store, name, form):
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param("loop", marks=pytest.mark.slow), "users", "vectorized"]
+    "form", slow_but({"users", "vectorized"}, ["users", "loop", "vectorized"])
 )
 def test_all_steps_are_the_bits_of_whole_work(tff, store, form):
     users, config = np.arange(len(SIZES)), CONFIGS["exact"]

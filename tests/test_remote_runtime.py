@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.helpers import relative_error
-from tests.needs import needs_networks, needs_user_namespaces
+from tests.needs import needs_networks, needs_user_namespaces, slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import ALGORITHMS
 from tff_perfedavg.data.user_store import UserStore
@@ -227,12 +227,7 @@ def test_two_hosts_give_what_one_machine_gives(tff, hosts, population):
 @needs_networks
 @pytest.mark.parametrize(
     "aggregator",
-    [
-        pytest.param(
-            name, marks=() if name in ("robust", "dp_adaptive") else pytest.mark.slow
-        )
-        for name in sorted({*AGGREGATORS} - {"mean", "secure"})
-    ],
+    slow_but({"robust", "dp_adaptive"}, sorted({*AGGREGATORS} - {"mean", "secure"})),
 )
 def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
     private = aggregator.startswith("dp")
@@ -249,13 +244,7 @@ def test_aggregators_on_two_hosts(tff, hosts, population, aggregator):
 
 
 @needs_networks
-@pytest.mark.parametrize(
-    "algorithm",
-    [
-        pytest.param(name, marks=() if name == "meta_sgd" else pytest.mark.slow)
-        for name in ALGORITHMS
-    ],
-)
+@pytest.mark.parametrize("algorithm", slow_but({"meta_sgd"}, ALGORITHMS))
 def test_algorithms_on_two_hosts(tff, hosts, population, algorithm):
     changes = {
         "algorithm": algorithm,

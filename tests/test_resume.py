@@ -213,7 +213,7 @@ def is_writing(paths):
 
 @pytest.mark.parametrize(
     ("num_kills", "fleet"),
-    [(2, {}), pytest.param(20, FLEET, marks=pytest.mark.slow)],
+    [(2, {}), (1, FLEET), pytest.param(20, FLEET, marks=pytest.mark.slow)],
 )
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
     tff, run, root, paths, long_once, num_kills, fleet

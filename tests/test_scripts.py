@@ -324,7 +324,6 @@ def test_evaluating_a_run_that_is_not_there_says_so(run, tmp_path):
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.slow
 def test_a_run_from_its_flagfile_to_a_device_s_file_as_it_is_typed(tmp_path):
     flagfile = tmp_path / "flags"
     flagfile.write_text("--experiment_name=short\n--total_rounds=3\n--batch_size=5\n")

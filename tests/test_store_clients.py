@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers import relative_error
+from tests.needs import slow_but
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
 from tff_perfedavg.algorithms.per_fed_avg import PerFedAvgConfig
@@ -91,9 +92,7 @@ def many_users(tmp_path_factory):
     return UserStore.write(path, users, Description("toy", 3, scale=SCALE))
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param("loop", marks=pytest.mark.slow), "vectorized"]
-)
+@pytest.mark.parametrize("layout", slow_but({"vectorized"}, ["loop", "vectorized"]))
 def test_a_user_without_a_finite_update_does_not_spoil_its_block(tff, tmp_path, layout):
     import tff_perfedavg as pfa
 

@@ -38,8 +38,7 @@ def execute(arguments: Sequence[str]) -> int:
         return code if arguments else 1
     name, *rest = arguments
     if name == "--version":
-        print(f"{PROGRAM} {__version__}")
-        return 0
+        return command.tell(f"{PROGRAM} {__version__}")
     if name not in SUB_COMMANDS:
         known = ", ".join(SUB_COMMANDS)
         print(f"error: {PROGRAM} has no {name!r}; known: {known}.", file=sys.stderr)
