@@ -40,13 +40,25 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def phone(site, tmp_path_factory):
-    """A phone at the page, taught nothing yet; tests leave it so."""
-    opened = start_browser(tmp_path_factory.mktemp("profile"))
-    opened.become_a_phone()
-    opened.open(site[1])
+def opened(site, tmp_path_factory):
+    """A phone at the page."""
+    browser = start_browser(tmp_path_factory.mktemp("profile"))
+    browser.become_a_phone()
+    browser.open(site[1])
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def phone(opened, site):
+    """A phone at the page, taught nothing yet."""
     yield opened
-    opened.quit()
+    # Wherever the test failed, the next one begins as this one did.
+    opened.emulate("setEmulatedMedia", features=[])
+    if opened.current_url != site[1]:
+        opened.open(site[1])
+    opened.run("return demo.reset()")
+    opened.run("document.querySelector('#name').value = ''")
 
 
 def is_enabled(phone, selector):
@@ -210,7 +222,6 @@ def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
     finally:
         host.start()
     assert weights(phone) == personal
-    phone.run("return demo.reset()")
 
 
 def test_taking_a_drawing_back_is_as_if_it_had_never_been_taught(phone):
@@ -254,6 +265,42 @@ def test_taking_a_drawing_back_is_as_if_it_had_never_been_taught(phone):
     assert phone.text("#answer") == "Draw a sign, please."
 
 
+def test_a_name_typed_while_another_sign_is_learned_stays(phone):
+    for number, name in enumerate(["Moon", "Hook"]):
+        teach(phone, name, number + 1, 0)
+        wait_until_learned(phone, number + 1)
+    phone.touch(*signs.drawn("Gate", 0))
+    wait_for(lambda: is_enabled(phone, "#add"))
+    phone.find("#name").send_keys("Gate")
+    # Learning goes on for steps after this.
+    name = phone.run(
+        "const name = document.querySelector('#name');"
+        "document.querySelector('#add').click();"
+        "const left = name.value; name.value = 'Waves'; return left"
+    )
+    assert name == ""
+    wait_until_learned(phone, 3)
+    assert phone.run("return document.querySelector('#name').value") == "Waves"
+
+
+def test_a_name_comes_back_where_its_sign_cannot_be_taught(phone):
+    image = image_of(phone, signs.drawn("Moon", 0))
+    phone.run(
+        "return Promise.all(['A', 'B', 'C', 'D', 'E']"
+        ".map((name) => demo.teach(arguments[0], name)))",
+        image,
+    )
+    phone.touch(*signs.drawn("Gate", 0))
+    wait_for(lambda: is_enabled(phone, "#add"))
+    # The page hides the form of a model that is full.
+    phone.run(
+        "document.querySelector('#name').value = 'Gate';"
+        "document.querySelector('#invent').requestSubmit()"
+    )
+    wait_for(lambda: "remove one first" in phone.text("#alert"))
+    assert phone.run("return document.querySelector('#name').value") == "Gate"
+
+
 def test_what_is_taught_at_once_is_learned_as_one_after_the_other(phone):
     names = ["Moon", "Hook", "Moon", "Hook"]
     images = [image_of(phone, signs.drawn(n, i)) for i, n in enumerate(names)]
@@ -268,7 +315,6 @@ def test_what_is_taught_at_once_is_learned_as_one_after_the_other(phone):
     assert results[:3] == [None] * 3
     assert results[3] == phone.run("return demo.result()")
     assert weights(phone) == expected
-    phone.run("return demo.reset()")
 
 
 def test_steps_that_hurt_the_drawings_held_back_are_undone(phone):
@@ -284,7 +330,6 @@ def test_steps_that_hurt_the_drawings_held_back_are_undone(phone):
     x, y, labels = lesson(phone)
     model = pfa.ondevice.OnDeviceModel(MODEL)
     assert guarded(model, x, y, labels) == result["steps"]
-    phone.run("return demo.reset()")
 
 
 def test_outputs_that_are_no_signs_are_not_told(phone):
@@ -298,7 +343,6 @@ def test_outputs_that_are_no_signs_are_not_told(phone):
         "A",
         "Sign 1",
     ]
-    phone.run("return demo.reset()")
 
 
 def test_of_too_many_drawings_one_of_the_most_drawn_sign_goes(phone):
@@ -339,7 +383,6 @@ def test_damaged_storage_is_ignored_and_said_so(phone, damage):
     assert "cannot be used and is ignored" in phone.text("#kept")
     assert weights(phone) == initial
     assert phone.text("#count") == "0"
-    phone.run("return demo.reset()")
 
 
 def image_of(phone, strokes):
@@ -463,8 +506,6 @@ def test_text_has_contrast_and_controls_have_names_and_room(phone, site, scheme,
             assert node["name"]["value"].strip(), node
     assert phone.run("return document.documentElement.scrollWidth") == 390
     phone.run("return demo.reset()")
-    phone.emulate("setEmulatedMedia", features=[])
-    phone.open(site[1])
 
 
 # The lowest contrast of a text that is shown, of a control that is enabled, and of how

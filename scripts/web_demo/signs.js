@@ -59,7 +59,9 @@ find('undo').addEventListener('click', () => undo().catch(report));
 find('forget').addEventListener('click', () => askAndReset().catch(report));
 find('invent').addEventListener('submit', (event) => {
   event.preventDefault();
-  teachCurrent(find('name').value);
+  const name = find('name').value;
+  // At once: the next sign's may be typed while this one is learned.
+  if (teachCurrent(name)) find('name').value = '';
 });
 const ready = start();
 const exclusive = queueAfter(ready);
@@ -253,19 +255,21 @@ function setLesson(next) {
   readPaperSoon();
 }
 
-/** Teaches what is on the paper; the next stroke begins a new drawing. */
+/**
+ * Teaches what is on the paper; the next stroke begins a new drawing.
+ * @returns {boolean} whether there was something to teach.
+ */
 function teachCurrent(sign) {
-  if (!current || paper.isDone) return;
+  if (!current || paper.isDone) return false;
   paper.finish();
   showChoices();
-  teach(current, sign).then(
-    () => (find('name').value = ''),
-    (error) => {
-      paper.resume();
-      showChoices();
-      report(error);
-    },
-  );
+  teach(current, sign).catch((error) => {
+    paper.resume();
+    showChoices();
+    if (typeof sign === 'string') find('name').value ||= sign;
+    report(error);
+  });
+  return true;
 }
 
 /** Answers for what is on the paper, once a frame at most. */
