@@ -794,6 +794,47 @@ def test_methods_have_settings_of_their_own_in_one_comparison(command, run, tmp_
     assert "has inner_learning_rate 0.7, not" in answer.stderr
 
 
+def test_a_rehearsal_is_the_study_in_small_beside_it(command, tmp_path):
+    said = command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        "--rehearse",
+        "--partition=iid",
+        "--num_users=30",
+        "--num_new_users=10",
+        "--model=logistic_regression",
+        "--num_local_steps=1",
+        "--total_rounds=500",
+        "--grid=method=fed_avg,first_order",
+        "--grid=outer_learning_rate=0.01,0.1",
+        "--grid=base_random_seed=3,4,5",
+        "--choose=outer_learning_rate",
+        "--choosing_seeds=4",
+        "--of_method=fed_avg:total_rounds=1000",
+        "--num_evaluation_users=20",
+        "--adaptation_steps=1",
+        "--report_steps=0,1",
+        "--nobaselines",
+    )
+    assert "rehearsal/sweep.table.csv" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["rehearsal"]
+    root = tmp_path / "rehearsal"
+    models = [trained_model.load(p)[1] for p in root.glob("checkpoints/*/model.npz")]
+    settings = [
+        (
+            one.local.method,
+            one.total_rounds,
+            one.local.outer_learning_rate,
+            one.base_random_seed,
+        )
+        for one in models
+    ]
+    assert sorted(settings) == [("fed_avg", 2, 0.01, 4), ("first_order", 2, 0.01, 4)]
+    users = evaluations(root).groupby(["method", "users"])["user"].nunique()
+    assert set(users) == {8}
+    assert len(users) == 4
+
+
 def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
     from tff_perfedavg.experiments.study import sweep
 

@@ -23,340 +23,21 @@ device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation,
 was spent when targets were first met (sweep.fleet_targets.csv).
 """
 
-import dataclasses
 import pathlib
-from typing import Any, NamedTuple
 
-from absl import flags
-
-from tff_perfedavg import errors
-from tff_perfedavg.algorithms.registry import methods
+from tff_perfedavg.commands.sweep_flags import Asked, define, read, rehearsed
 from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import (
-    command,
-    common_flags,
-    experiment_flags,
-    settings_flags,
-)
-from tff_perfedavg.experiments.settings.experiment import FOLD, SEED, check_axis
+from tff_perfedavg.experiments.settings import command, common_flags, experiment_flags
 from tff_perfedavg.experiments.settings.model_file import find_model_file
-from tff_perfedavg.experiments.settings.parts import DataSettings
-from tff_perfedavg.experiments.settings.training_options import TrainingOptions
-from tff_perfedavg.optimization.config import AdaptationConfig
 
-# Settings that say who the users are.
-_OF_USERS = (SEED, *(f.name for f in dataclasses.fields(DataSettings)))
-
-
-def define(flag_values):
-    flags.DEFINE_string(
-        "root_output_dir",
-        "results/sweep",
-        "Directory of the runs and the table.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "grid",
-        None,
-        "FIELD=VALUE,VALUE,...; once for each axis. Known methods: "
-        f"{', '.join(methods())}.",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "of_method",
-        [],
-        "METHOD:FIELD=VALUE,FIELD=VALUE,...; settings that a method of the grid has in "
-        "the place of those of all, such as rates that were chosen for it.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "choose",
-        "",
-        "Axes that are chosen by validation users, not reported each.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string(
-        "compare",
-        "method",
-        "The axis whose values are compared with each other, on the same users.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "choosing_seeds",
-        "",
-        "Seeds of the grid whose runs choose what --choose names; by default all.",
-        flag_values=flag_values,
-    )
-    _define_adaptation(flag_values)
-    _define_reports(flag_values)
-    common_flags.define_data_dir(flag_values)
-    experiment_flags.define(flag_values)
-    flags.adopt_module_key_flags(settings_flags, flag_values)
-    flags.adopt_module_key_flags(common_flags, flag_values)
-
-
-def _define_adaptation(flag_values):
-    flags.DEFINE_list(
-        "adaptation_learning_rates",
-        "",
-        "Rates to choose from; by default the run's inner learning rate alone.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps", 5, "The most steps to choose from.", flag_values=flag_values
-    )
-    flags.DEFINE_list(
-        "report_steps",
-        "",
-        "Numbers of steps that are reported each, in the place of one that is chosen.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "adaptation_rows",
-        "0",
-        "The most rows a user adapts on, reported each; 0 for all.",
-        flag_values=flag_values,
-    )
-    common_flags.define_rows_per_class(flag_values)
-    common_flags.define_what_moves(flag_values)
-
-
-def _define_reports(flag_values):
-    flags.DEFINE_integer(
-        "selection_seed",
-        0,
-        "Of the division into users that choose and that report.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "cross_fit",
-        False,
-        "Whether each half of the users chooses for the other, so that all are "
-        "reported.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_evaluation_users",
-        0,
-        "The most users of each group that are measured, drawn; 0 for all. Training "
-        "alone measures 50, who are the same ones for 50.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "baselines",
-        True,
-        "Whether to show what label shares and training alone give.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "rounds_per_evaluation",
-        0,
-        "Rounds between evaluations while runs train, after --adaptation_steps; 0 for "
-        "none.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "targets",
-        "",
-        "Accuracies from 0 to 1 (or losses) of which it is told when runs on a fleet "
-        "first met them; by default 90, 95 and 99 % of the best.",
-        flag_values=flag_values,
-    )
-
-
-def axes(flag_values) -> dict[str, list]:
-    """The grid of the flags, its values parsed as the flags they stand for."""
-    found = {}
-    for text in flag_values.grid:
-        name, _, values = text.partition("=")
-        check_axis(name)
-        if name in found:
-            raise errors.ConfigError(f"grid has {name} twice; give its values at once.")
-        if not values:
-            raise errors.ConfigError(f"grid has {text!r}; write {name}=VALUE,VALUE.")
-        if name == "method":
-            found[name] = values.split(",")
-            for method in found[name]:
-                errors.check_known("method", method, methods())
-        else:
-            where = f"grid has {text!r}"
-            found[name] = [
-                _parsed(flag_values, name, value, where) for value in values.split(",")
-            ]
-    return found
-
-
-def _parsed(flag_values, name, value, where):
-    """A value as its flag parses it."""
-    try:
-        return flag_values[name].parser.parse(value)
-    except ValueError as e:
-        raise errors.ConfigError(f"{where}: {e}.") from e
-
-
-def of_methods(flag_values, grid) -> dict[str, dict]:
-    """The settings that methods have for their own."""
-    found: dict[str, dict] = {}
-    for text in flag_values.of_method:
-        method, _, settings = text.partition(":")
-        if method not in grid.get("method", ()):
-            raise errors.ConfigError(
-                f"of_method has {text!r}, but {method!r} is no method of the grid."
-            )
-        own = found.setdefault(method, {})
-        for setting in settings.split(","):
-            name, _, value = setting.partition("=")
-            check_axis(name)
-            if name in ("method", *grid):
-                raise errors.ConfigError(
-                    f"of_method has {text!r}, but {name} is an axis of the grid."
-                )
-            if name in _OF_USERS:
-                raise errors.ConfigError(
-                    f"of_method has {text!r}, but methods are compared on the same "
-                    f"users; give {name} for all of them."
-                )
-            own[name] = _parsed(flag_values, name, value, f"of_method has {text!r}")
-    return found
-
-
-def reported_steps(flag_values) -> list[int]:
-    """The numbers of steps that are reported each; none to choose one."""
-    steps = command.numbers(flag_values, "report_steps", int)
-    for step in steps:
-        if not 0 <= step <= flag_values.adaptation_steps:
-            raise errors.ConfigError(
-                f"report_steps has {step}; it must be from 0 to adaptation_steps, "
-                f"{flag_values.adaptation_steps}."
-            )
-    return steps
-
-
-def choosing_seeds(flag_values, grid) -> list[int]:
-    """The seeds whose runs choose; none for all."""
-    seeds = command.numbers(flag_values, "choosing_seeds", int)
-    for seed in seeds:
-        if seed not in grid.get("base_random_seed", ()):
-            raise errors.ConfigError(
-                f"choosing_seeds has {seed}, which is no base_random_seed of the grid."
-            )
-    if seeds and {*flag_values.choose} <= {"base_random_seed"}:
-        raise errors.ConfigError(
-            f"choosing_seeds is {seeds}, but there is nothing for them to choose; name "
-            "axes with --choose."
-        )
-    if seeds and "base_random_seed" in flag_values.choose:
-        raise errors.ConfigError(
-            "choose names base_random_seed, but choosing_seeds says whose runs choose; "
-            "leave out one of the two."
-        )
-    return seeds
-
-
-def check_inputs(runs, root, data_dir):
-    """Prepares what all runs need, before the first one begins."""
-    from tff_perfedavg.experiments.assemble.build import build_model
-    from tff_perfedavg.experiments.assemble.population import build_population
-    from tff_perfedavg.experiments.files.initial_weights import starting_from
-
-    for run in runs:
-        paths = RunPaths(root, run.name)
-        if run.experiment.has_own_model:
-            find_model_file(run.experiment.model)
-        population = build_population(run.experiment, paths.root, data_dir)
-        if run.experiment.initial:
-            initial = pathlib.Path(run.experiment.initial)
-            starting_from(build_model(run.experiment, population), initial)
-
-
-def watching(flag_values, base) -> TrainingOptions:
-    """How runs are watched while they train."""
-    every = flag_values.rounds_per_evaluation
-    if flag_values.targets and not (every and base.fleet_of_run.is_on):
-        raise errors.ConfigError(
-            f"targets is {','.join(flag_values.targets)}, but nothing is told of them "
-            "without a fleet and rounds_per_evaluation; give both, or leave it out."
-        )
-    return TrainingOptions(
-        rounds_per_evaluation=every,
-        adaptation_steps=flag_values.adaptation_steps,
-        num_evaluation_users=flag_values.num_evaluation_users,
-    )
-
-
-def tell_fleet(root, runs, per_user, steps, targets):
-    """Prints and writes what runs cost their fleet, and whom they served."""
-    from tff_perfedavg.experiments.study import fleet_study, sweep
-
-    tables = {
-        "classes": fleet_study.classes_table(root, runs, per_user, steps),
-        "targets": fleet_study.targets_table(root, runs, targets),
-    }
-    for name, said in (
-        ("classes", "Device classes of the fleet, over all seeds"),
-        ("targets", "When targets were first met; medians over the seeds that did"),
-    ):
-        table = tables[name]
-        if table is None:
-            continue
-        print(f"\n{said}:\n{table.to_string(float_format='{:.4g}'.format)}")
-        print(f"Written: {sweep.write_table(table, f'fleet_{name}', root)}")
-
-
-class _Asked(NamedTuple):
-    """What the flags ask for, checked."""
-
-    grid: dict[str, list]
-    chosen: list[str]
-    of_methods: dict[str, dict[str, Any]]
-    choosing: list[int]
-    rates: list[float]
-    rows: list[int]
-    changes: dict[str, Any]
-    steps: list[int]
-    watched: TrainingOptions
-    targets: list[float]
-
-
-def read(flag_values, base) -> _Asked:
-    """Reads the flags, before any framework is loaded."""
-    grid = axes(flag_values)
-    RunPaths(pathlib.Path(flag_values.root_output_dir), "runs").check_writable()
-    for name in flag_values.choose:
-        errors.check_known("choose", name, grid)
-    if flag_values["compare"].present:
-        # Each fold has other users.
-        values = [name for name in grid if name != FOLD]
-        errors.check_known("compare", flag_values.compare, values)
-    asked = _Asked(
-        grid=grid,
-        chosen=flag_values.choose,
-        of_methods=of_methods(flag_values, grid),
-        choosing=choosing_seeds(flag_values, grid),
-        rates=command.numbers(flag_values, "adaptation_learning_rates", float),
-        rows=command.numbers(flag_values, "adaptation_rows", int),
-        changes={
-            **common_flags.what_moves(flag_values),
-            "rows_per_class": flag_values.adaptation_rows_per_class,
-        },
-        steps=reported_steps(flag_values),
-        watched=watching(flag_values, base),
-        targets=command.numbers(flag_values, "targets", float),
-    )
-    most = flag_values.adaptation_steps
-    for rate in asked.rates or [base.local.inner_learning_rate]:
-        for rows in asked.rows:
-            AdaptationConfig(rate, most, num_rows=rows or None, **asked.changes)
-    return asked
+__all__ = ["define", "main"]
 
 
 def main(flag_values):
     base = experiment_flags.experiment(flag_values)
     asked = read(flag_values, base)
+    if flag_values.rehearse:
+        asked, base = rehearsed(asked, base)
     command.load_frameworks()
     from tff_perfedavg.experiments.study import sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
@@ -364,24 +45,23 @@ def main(flag_values):
     most = flag_values.adaptation_steps
     adapting = sweep.Adapting(asked.rates, most, asked.rows, asked.changes)
     runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
-    runs = [run._replace(num_users=flag_values.num_evaluation_users) for run in runs]
+    runs = [run._replace(num_users=asked.num_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
     moves = common_flags.what_moves(flag_values)
     common_flags.check_head_moves(moves, [one.adaptation for one in local])
     command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))
-    root = pathlib.Path(flag_values.root_output_dir)
-    check_inputs(runs, root, flag_values.data_dir)
+    check_inputs(runs, asked.root, flag_values.data_dir)
     use_local_runtime()
     runs, results, tried = finish(flag_values, base, asked, runs)
-    test = tell(flag_values, results, tried)
-    tell_classes(flag_values, runs, results, test)
+    test = tell(flag_values, asked.root, results, tried)
+    tell_classes(flag_values, asked.root, runs, results, test)
     on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
     if on_fleets and len(test):
-        tell_fleet(root, on_fleets, results.per_user, most, asked.targets)
+        tell_fleet(asked.root, on_fleets, results.per_user, most, asked.targets)
 
 
-def finish(flag_values, base, asked: _Asked, runs) -> tuple:
+def finish(flag_values, base, asked: Asked, runs) -> tuple:
     """Trains and evaluates what is missing.
 
     Returns:
@@ -389,7 +69,7 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
     """
     from tff_perfedavg.experiments.study import study, study_baselines, sweep
 
-    root = pathlib.Path(flag_values.root_output_dir)
+    root = asked.root
     choices, tried = None, ""
     if asked.choosing:
         first = sweep.of_seeds(runs, asked.choosing)
@@ -412,11 +92,10 @@ def finish(flag_values, base, asked: _Asked, runs) -> tuple:
     return runs, results, tried
 
 
-def tell_classes(flag_values, runs, results, test):
+def tell_classes(flag_values, root, runs, results, test):
     """Prints and writes accuracies by the number of classes that users hold."""
     from tff_perfedavg.experiments.study import sweep, sweep_classes
 
-    root = pathlib.Path(flag_values.root_output_dir)
     seed = flag_values.selection_seed
     table = sweep_classes.classes_table(root, runs, results, test, seed=seed)
     if table is None:
@@ -430,7 +109,7 @@ def tell_classes(flag_values, runs, results, test):
     print(f"Written: {sweep.write_table(table, 'classes_held', root)}")
 
 
-def tell(flag_values, results, tried: str):
+def tell(flag_values, root, results, tried: str):
     """Prints and writes the tables; returns the test users' rows."""
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.report import tables as report
@@ -456,6 +135,40 @@ def tell(flag_values, results, tried: str):
     left_out = sweep.not_compared(test, results, flag_values.compare)
     if left_out:
         print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")
-    root = pathlib.Path(flag_values.root_output_dir)
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
     return test
+
+
+def check_inputs(runs, root, data_dir):
+    """Prepares what all runs need, before the first one begins."""
+    from tff_perfedavg.experiments.assemble.build import build_model
+    from tff_perfedavg.experiments.assemble.population import build_population
+    from tff_perfedavg.experiments.files.initial_weights import starting_from
+
+    for run in runs:
+        paths = RunPaths(root, run.name)
+        if run.experiment.has_own_model:
+            find_model_file(run.experiment.model)
+        population = build_population(run.experiment, paths.root, data_dir)
+        if run.experiment.initial:
+            initial = pathlib.Path(run.experiment.initial)
+            starting_from(build_model(run.experiment, population), initial)
+
+
+def tell_fleet(root, runs, per_user, steps, targets):
+    """Prints and writes what runs cost their fleet, and whom they served."""
+    from tff_perfedavg.experiments.study import fleet_study, sweep
+
+    tables = {
+        "classes": fleet_study.classes_table(root, runs, per_user, steps),
+        "targets": fleet_study.targets_table(root, runs, targets),
+    }
+    for name, said in (
+        ("classes", "Device classes of the fleet, over all seeds"),
+        ("targets", "When targets were first met; medians over the seeds that did"),
+    ):
+        table = tables[name]
+        if table is None:
+            continue
+        print(f"\n{said}:\n{table.to_string(float_format='{:.4g}'.format)}")
+        print(f"Written: {sweep.write_table(table, f'fleet_{name}', root)}")
