@@ -1,6 +1,7 @@
 """Nearest neighbour and nearest centroid, against their formulas in NumPy."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.helpers import toy_user
@@ -66,6 +67,18 @@ def test_accuracies_are_those_of_the_formulas(tff, store):
         found = frame[frame["user"] == user]["accuracy"]
         np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert frame[frame["user"].isin([2, 3])]["accuracy"].isna().all()
+
+
+def test_a_sample_of_users_has_what_it_has_among_all(tff, store):
+    from tff_perfedavg.experiments.evaluation.evaluate_users import Draws
+    from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
+
+    given = MODEL, MODEL.init(2), store, AdaptationConfig(0.1, num_rows=2), "FedAvg"
+    everybody, some = evaluate_nearest(*given), evaluate_nearest(*given, Draws(0, 2))
+    users = some.groupby("users")["user"].nunique()
+    assert users.to_dict() == {"seen": 2, "new": 1}
+    same = everybody[everybody["user"].isin(some["user"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.reset_index(drop=True), same)
 
 
 def test_fewer_rows_of_a_class_are_fewer_to_be_near_to(tff, store):

@@ -61,6 +61,4 @@ def test_a_study_in_small_gives_the_committed_table(study, run, tmp_path):
     pd.testing.assert_frame_equal(found[said], committed[said])
     # Accuracy, or the loss of tasks that have none.
     quantity = found.columns[found.columns.get_loc("over_seeds") - 1]
-    np.testing.assert_allclose(
-        found[quantity], committed[quantity], atol=FAR, rtol=FAR
-    )
+    np.testing.assert_allclose(found[quantity], committed[quantity], atol=FAR, rtol=FAR)

@@ -999,6 +999,7 @@ def test_baselines_stand_on_the_users_that_a_sweep_measures(command, tmp_path):
     (path,) = tmp_path.glob("results/*/baselines/*.csv")
     baselines = pd.read_csv(path)
     measured = evaluations(tmp_path)
+    assert {*baselines["user"]} == {*measured["user"]}
     for group, rows in measured.groupby("users"):
         users = np.sort(rows["user"].unique())
         (left,) = users[~validation_users(users, 0)]

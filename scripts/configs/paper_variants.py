@@ -1,6 +1,6 @@
 """What the text of arXiv 2002.07948, section 5, leaves open of its MLP: loss and start.
 
-Each function builds that MLP another way, `--model=scripts/configs/paper_variants.py:NAME`.
+Each function builds that MLP another way: `--model=.../paper_variants.py:NAME`.
 """
 
 import dataclasses

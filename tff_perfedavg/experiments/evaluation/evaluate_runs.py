@@ -19,9 +19,8 @@ from tff_perfedavg.experiments.evaluation.baseline_names import (
 )
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
 from tff_perfedavg.experiments.evaluation.classes_held import with_classes_held
-from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.evaluate_users import Draws, evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import (
-    Draws,
     evaluate_local_training,
 )
 from tff_perfedavg.experiments.evaluation.measured_adaptation import (
@@ -168,7 +167,7 @@ def evaluate_baselines_of_runs(
             weights = config.weights(run.weights)
             frames.append(
                 evaluate_nearest(
-                    model, weights, population, config, run.label, seed=seed
+                    model, weights, population, config, run.label, Draws(seed)
                 )
             )
         if run.origin not in local:

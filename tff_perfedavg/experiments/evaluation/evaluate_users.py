@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -120,6 +121,19 @@ def per_user_rows(
     for name in ("num_adaptation_examples", "num_evaluation_examples"):
         frame[name] = np.repeat(results[name], steps)
     return frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Draws of an evaluation.
+
+    Attributes:
+      seed: of users, of their rows and batches.
+      num_users: how many of each group are evaluated, by `choose_users`; 0 for all.
+    """
+
+    seed: int = 0
+    num_users: int = 0
 
 
 def choose_users(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.evaluation.baseline_names import CONVERGED, LOCAL
 from tff_perfedavg.experiments.evaluation.evaluate_users import (
+    Draws,
     choose_users,
     per_user_rows,
 )
@@ -25,19 +25,6 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 LEARNING_RATES = (0.01, 0.1, 1.0)
 # Of each group. A user that trains alone takes many times the steps of one that adapts.
 MOST_USERS = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """Draws of an evaluation.
-
-    Attributes:
-      seed: of users, of their rows and batches.
-      num_users: how many of each group are evaluated, by `choose_users`; 0 for all.
-    """
-
-    seed: int = 0
-    num_users: int = 0
 
 
 def evaluate_local_training(

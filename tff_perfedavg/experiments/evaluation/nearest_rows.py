@@ -15,13 +15,14 @@ from tff_perfedavg.experiments.evaluation.baseline_names import (
     NEIGHBOUR,
     name_for,
 )
-from tff_perfedavg.experiments.evaluation.evaluate_users import choose_users
+from tff_perfedavg.experiments.evaluation.evaluate_users import Draws, choose_users
 from tff_perfedavg.federated import nearest
 from tff_perfedavg.federated.layout import choose_client_data
 from tff_perfedavg.federated.personalization_eval import stack_results
 from tff_perfedavg.models.model import Model
 from tff_perfedavg.optimization.config import AdaptationConfig
 
+_ALL = Draws()
 _RULES = {
     NEIGHBOUR: (nearest.NEIGHBOUR, 0),
     CENTROID: (nearest.CENTROID, 0),
@@ -36,8 +37,7 @@ def evaluate_nearest(
     population: UserStore,
     adaptation: AdaptationConfig,
     label: str,
-    *,
-    seed: int = 0,
+    draws: Draws = _ALL,
 ) -> pd.DataFrame:
     """Evaluates nearest-neighbour and centroid classifiers of users' adaptation rows.
 
@@ -47,17 +47,19 @@ def evaluate_nearest(
       population: the users; labels must be classes.
       adaptation: which of their rows users may use.
       label: what the model's run is called.
-      seed: of the choice of rows.
+      draws: of users and of their rows; by default every user is evaluated.
 
     Returns:
       The rows of `evaluate_users`, of step 0 alone, behind columns `algorithm` and
       `baseline`. The loss is the share of rows answered wrongly, since these rules give
       no probabilities. Without features, those baselines have no rows.
     """
-    groups = choose_users(population)
+    groups = choose_users(population, draws.num_users, draws.seed)
     everyone = np.concatenate(list(groups.values()))
     client_data = choose_client_data(population, model, len(everyone))
-    evaluate = nearest.build_nearest_eval(model, adaptation, client_data, seed=seed)
+    evaluate = nearest.build_nearest_eval(
+        model, adaptation, client_data, seed=draws.seed
+    )
     results = stack_results(evaluate(list(weights), client_data.clients(everyone)))
     by_user = pd.DataFrame(
         {

@@ -16,9 +16,8 @@ from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import has_own_labels
 from tff_perfedavg.experiments.evaluation.baselines import evaluate_baselines
-from tff_perfedavg.experiments.evaluation.evaluate_users import evaluate_users
+from tff_perfedavg.experiments.evaluation.evaluate_users import Draws, evaluate_users
 from tff_perfedavg.experiments.evaluation.local_training import (
-    Draws,
     evaluate_local_training,
 )
 from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
@@ -93,8 +92,9 @@ def _baselines(
     label, seed = experiment.label, experiment.base_random_seed
     found = [evaluate_baselines(model, weights, population, label)]
     if has_own_labels(population):
+        draws = Draws(seed)
         found.append(
-            evaluate_nearest(model, weights, population, adaptation, label, seed=seed)
+            evaluate_nearest(model, weights, population, adaptation, label, draws)
         )
     rates, start = [adaptation.inner_learning_rate], model.init(seed)
     found.append(

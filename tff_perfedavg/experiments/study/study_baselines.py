@@ -20,8 +20,8 @@ from tff_perfedavg.experiments.evaluation.baselines import (
     adaptation_histograms,
     evaluate_baselines,
 )
+from tff_perfedavg.experiments.evaluation.evaluate_users import Draws, choose_users
 from tff_perfedavg.experiments.evaluation.local_training import (
-    Draws,
     evaluate_local_training,
 )
 from tff_perfedavg.experiments.evaluation.nearest_rows import evaluate_nearest
@@ -103,13 +103,15 @@ def _evaluate(
     if has_classes(population):
         model = build_model(experiment, population)
         known = adaptation_histograms(population, first, seed)
-        frames.append(
-            evaluate_baselines(model, weights, population, experiment.label, known)
-        )
+        label = experiment.label
+        of_all = evaluate_baselines(model, weights, population, label, known)
+        groups = choose_users(population, run.num_users, seed)
+        measured = np.concatenate(list(groups.values()))
+        frames.append(of_all[of_all["user"].isin(measured)])
         if has_own_labels(population):
-            label = experiment.label
+            draws = Draws(seed, run.num_users)
             frames.append(
-                evaluate_nearest(model, weights, population, first, label, seed=seed)
+                evaluate_nearest(model, weights, population, first, label, draws)
             )
     rates = tuple(a.inner_learning_rate for a in adaptations)
     start = experiment.base_random_seed
@@ -146,13 +148,16 @@ def _file(
     paths: RunPaths, adaptations: Sequence[AdaptationConfig], num_users: int
 ) -> pathlib.Path:
     first = adaptations[0]
+    # Baselines do not depend on which weights move, nor on a pull.
     name = "-".join(f"rate{a.inner_learning_rate:g}" for a in adaptations)
     name += f"-steps{first.num_steps}"
-    if first.num_rows is not None:
-        name += f"-num_rows{first.num_rows}"
+    for field in ("batch_size", "num_rows"):
+        value = getattr(first, field)
+        if value is not None:
+            name += f"-{field}{value}"
     if first.rows_per_class:
         name += "-per_class"
-    # Who trains alone is drawn from these.
+    # Who is measured is drawn from these.
     if num_users:
         name += f"-users{num_users}"
     return paths.results / _DIRECTORY / f"{name}.csv"
