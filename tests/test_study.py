@@ -1010,6 +1010,38 @@ def test_baselines_stand_on_the_users_that_a_sweep_measures(command, tmp_path):
             assert np.isclose(found[name], of_name["accuracy"].item())
 
 
+def test_choices_at_an_edge_of_what_was_tried_are_told(tff):
+    from tff_perfedavg.experiments.study import sweep, sweep_edges
+
+    axes = {"method": ["fed_avg", "exact"], "outer_learning_rate": [0.1, 0.01, 1.0]}
+    adapted = {"num_rows": 0, "adaptation_learning_rate": [0.1, 0.3, 1.0]}
+    tried = [pd.DataFrame({"method": name, **adapted}) for name in axes["method"]]
+    per_user = pd.concat(tried)
+    results = sweep.Results(
+        axes, ["outer_learning_rate"], per_user, per_user, steps=[0, 1, 5]
+    )
+    columns = ["users", "method", "step", "outer_learning_rate"]
+    rows = [
+        ("seen", "fed_avg", 0, 0.1, 0.1),
+        ("seen", "fed_avg", 1, 0.1, 0.3),
+        ("seen", "fed_avg", 5, 1.0, 0.3),
+        ("new", "fed_avg", 1, 1.0, 0.3),
+        ("seen", "exact", 1, 0.1, 0.1),
+        # Each half of the users has what the other chose.
+        ("seen", "exact", 5, 0.1, 0.1),
+        ("seen", "exact", 5, 0.1, 0.3),
+        ("new", "exact", 5, 0.01, 0.3),
+    ]
+    test = pd.DataFrame(rows, columns=[*columns, "adaptation_learning_rate"])
+    assert sweep_edges.at_edges(test, results) == [
+        "fed_avg outer_learning_rate=1, the highest tried (seen, 5 steps; new, 1 step)",
+        "exact outer_learning_rate=0.01, the lowest tried (new, 5 steps)",
+        "exact adaptation_learning_rate=0.1, the lowest tried (seen, 1, 5 steps)",
+    ]
+    inside = test[(test["step"] == 1) & (test["users"] == "seen")].iloc[:1]
+    assert sweep_edges.at_edges(inside, results) == []
+
+
 def chosen_by_hand(rows, names):
     """What the validation users of some seeds chose, of one group and method."""
     users = np.sort(rows["user"].unique())

@@ -113,7 +113,7 @@ def tell(flag_values, root, results, tried: str):
     """Prints and writes the tables; returns the test users' rows."""
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.report import tables as report
-    from tff_perfedavg.experiments.study import sweep
+    from tff_perfedavg.experiments.study import sweep, sweep_edges
 
     seed = flag_values.selection_seed
     test = sweep.choose(results, seed=seed)
@@ -127,6 +127,9 @@ def tell(flag_values, root, results, tried: str):
     print(sweep.format_table(table))
     if tried:
         print(f"\n{tried}")
+    edges = sweep_edges.at_edges(test, results) if len(test) else []
+    if edges:
+        print("\nChosen at an edge, beyond which may be better:", *edges, sep="\n  ")
     compared = sweep.compare_values(test, results, flag_values.compare)
     if compared is not None:
         print(f"\nOf test users, {report.COMPARED[column]}")

@@ -41,7 +41,7 @@ HALVES = (VALIDATION, TEST)
 # The training of FedAvg, for one, does not use it.
 _INNER_RATE = "inner_learning_rate"
 # What the adaptation's own settings are called in results.
-_RATE, _ROWS, _STEP = "adaptation_learning_rate", "num_rows", "step"
+RATE, _ROWS, STEP = "adaptation_learning_rate", "num_rows", "step"
 # An axis of a grid, and what stands for its value where there is none.
 _METHOD, _NO_METHOD = "method", "-"
 
@@ -161,24 +161,24 @@ class Results(NamedTuple):
     def reported(self) -> list[str]:
         """The columns reported: each combination of values has a line of its own."""
         names = [name for name in self.axes if name not in (*REPEATED, *self.chosen)]
-        return [*names, _ROWS, *([_STEP] if self.steps else [])]
+        return [*names, _ROWS, *([STEP] if self.steps else [])]
 
     @property
     def of_adaptation(self) -> list[str]:
         """The columns of the adaptation that are chosen."""
-        return [_RATE, *([] if self.steps else [_STEP])]
+        return [RATE, *([] if self.steps else [STEP])]
 
     @property
     def combinations(self) -> list[tuple]:
         """Every combination of values of the columns reported."""
-        axes = [name for name in self.reported if name not in (_ROWS, _STEP)]
+        axes = [name for name in self.reported if name not in (_ROWS, STEP)]
         values = [self.axes[name] for name in axes]
         values.append(self.outcomes[_ROWS].unique())
         return [*itertools.product(*values, *([self.steps] if self.steps else []))]
 
     def outcomes_of(self, key: tuple) -> pd.DataFrame:
         """Returns the outcomes of one of `combinations`, whatever its step."""
-        names = [name for name in self.reported if name != _STEP]
+        names = [name for name in self.reported if name != STEP]
         return _of(self.outcomes, names, key[: len(names)])
 
 
@@ -235,8 +235,8 @@ def _at_each(frame, axis, values, rates):
     if not values or without.empty:
         return frame
     copies = [without.assign(**{axis: value}) for value in values]
-    if axis == _INNER_RATE and not rates and _RATE in frame:
-        copies = [rows[rows[_RATE] == rows[_INNER_RATE]] for rows in copies]
+    if axis == _INNER_RATE and not rates and RATE in frame:
+        copies = [rows[rows[RATE] == rows[_INNER_RATE]] for rows in copies]
     return pd.concat([frame.dropna(subset=[axis]), *copies], ignore_index=True)
 
 
@@ -266,7 +266,7 @@ def choose(
             for half in HALVES
         ]
         return pd.concat(directions, ignore_index=True)
-    reported = [name for name in reported if name != _STEP]
+    reported = [name for name in reported if name != STEP]
     by = [*reported, *chosen]
     grouped = results.outcomes.groupby(by, dropna=False, sort=False)["diverged"]
     counts = grouped.sum().rename("num_diverged").reset_index()
@@ -278,7 +278,7 @@ def choose(
 
 def _select(rows, results, seed, divided, directions=None) -> pd.DataFrame:
     if results.steps:
-        rows = rows[rows[_STEP].isin(results.steps)]
+        rows = rows[rows[STEP].isin(results.steps)]
     if rows.empty:
         return rows
     return select(
@@ -311,7 +311,7 @@ def tell_tried(results: Results, seeds: Sequence[int]) -> str:
       results: of the runs that were selected from.
       seeds: of these runs.
     """
-    names = [name for name in results.reported if name not in (_ROWS, _STEP)]
+    names = [name for name in results.reported if name not in (_ROWS, STEP)]
     repeats = ["seed", *_folds(results)]
     runs = results.outcomes.drop_duplicates([*names, *results.chosen, *repeats])
     counts = [("", runs)]
@@ -384,8 +384,8 @@ def with_baselines(
     parts = {}
     for name, of_one, test in baseline_rows(results, seed=seed):
         part = summarize(test, of_one)
-        if not results.steps and not of_one.per_user[_STEP].any():
-            part[_STEP] = np.nan
+        if not results.steps and not of_one.per_user[STEP].any():
+            part[STEP] = np.nan
         parts[name] = part
     parts[_NO_METHOD] = table
     found = pd.concat(parts, names=["baseline"]).swaplevel("baseline", "users")
@@ -405,7 +405,7 @@ def baseline_rows(
     assert results.baselines is not None
     who = ["users", "user", "seed", *_folds(results)]
     measured = results.per_user[who].drop_duplicates()
-    rows = results.baselines.merge(measured).assign(**{_RATE: np.nan})
+    rows = results.baselines.merge(measured).assign(**{RATE: np.nan})
     outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
     if _METHOD in axes:
         outcomes = outcomes[outcomes[_METHOD].isin(rows[_METHOD])]
@@ -416,9 +416,9 @@ def baseline_rows(
             axes[_METHOD] = [_NO_METHOD]
             rows, outcomes = (f.assign(method=_NO_METHOD) for f in (rows, outcomes))
     for name, of_name in rows.groupby("algorithm", sort=False):
-        if results.steps and not of_name[_STEP].any():
+        if results.steps and not of_name[STEP].any():
             # The same whatever the methods' steps.
-            copies = [of_name.assign(**{_STEP: step}) for step in results.steps]
+            copies = [of_name.assign(**{STEP: step}) for step in results.steps]
             of_name = pd.concat(copies, ignore_index=True)
         of_one = results._replace(
             axes=axes,

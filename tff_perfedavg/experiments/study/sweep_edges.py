@@ -1,0 +1,64 @@
+"""Choices of a sweep at an edge of what it tried, beyond which may be better."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tff_perfedavg.experiments.study.sweep import RATE, STEP, Results
+
+
+def at_edges(test: pd.DataFrame, results: Results) -> list[str]:
+    """Tells of each number chosen that is the lowest or the highest of several tried.
+
+    Steps are no such choice: no step is the lowest there is, and the most is asked for.
+    Where no step is taken, any rate is as good.
+
+    Args:
+      test: of `sweep.choose`.
+      results: of the grid.
+    """
+    test = test[test[STEP] > 0]
+    reported = [name for name in results.reported if name in results.axes]
+    told: dict[str, list[str]] = {}
+    for name in (*results.chosen, RATE):
+        for key, rows in test.groupby([*reported, "users"], dropna=False, sort=False):
+            *values, users = key
+            for edge, value in _edges(rows[name], _tried(results, values, name)):
+                words = [*map(str, values), f"{name}={value:g}, the {edge} tried"]
+                where = _where(users, rows[rows[name] == value][STEP])
+                told.setdefault(" ".join(words), []).append(where)
+    return [f"{line} ({'; '.join(where)})" for line, where in told.items()]
+
+
+def _tried(results: Results, values: Sequence[Any], name: str) -> Sequence[Any]:
+    """Returns what the runs of reported values tried of a setting."""
+    if name in results.axes:
+        return results.axes[name]
+    reported = [name for name in results.reported if name in results.axes]
+    rows = results.per_user
+    for axis, value in zip(reported, values, strict=True):
+        rows = rows[rows[axis] == value]
+    return rows[name].dropna().unique()
+
+
+def _edges(chosen: pd.Series, tried: Sequence[Any]) -> Iterator[tuple[str, float]]:
+    """Yields the edges that were chosen, and their values."""
+    if len(tried) < 2 or not all(map(_is_number, tried)):
+        return
+    for edge, value in (("lowest", min(tried)), ("highest", max(tried))):
+        if (chosen == value).any():
+            yield edge, value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _where(users: str, steps: pd.Series) -> str:
+    taken = sorted(steps.unique())
+    plural = "" if taken == [1] else "s"
+    return f"{users}, {', '.join(map(str, taken))} step{plural}"
