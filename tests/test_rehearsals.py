@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.needs import needs_data
+from tests.needs import needs_data, slow_but
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS, TABLES = ROOT / "scripts/configs", ROOT / "docs/results/rehearsals"
@@ -48,8 +48,7 @@ def test_every_study_has_a_table_of_its_rehearsal():
 
 
 @needs_data
-@pytest.mark.slow
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", slow_but(["deployed_steps_digits"], STUDIES))
 def test_a_study_in_small_gives_the_committed_table(study, run, tmp_path):
     flags = [f"--flagfile={CONFIGS}/{study}.flags", *REST.get(study, [])]
     answer = run("sweep.py", *flags, "--rehearse", f"--root_output_dir={tmp_path}")
