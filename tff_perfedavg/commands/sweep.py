@@ -25,17 +25,158 @@ was spent when targets were first met (sweep.fleet_targets.csv).
 
 import pathlib
 
-from tff_perfedavg.commands.sweep_flags import Asked, define, read, rehearsed
-from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import command, common_flags, experiment_flags
-from tff_perfedavg.experiments.settings.model_file import find_model_file
+from absl import flags
 
-__all__ = ["define", "main"]
+from tff_perfedavg.algorithms.registry import methods
+from tff_perfedavg.experiments.files.run_paths import RunPaths
+from tff_perfedavg.experiments.settings import (
+    command,
+    common_flags,
+    experiment_flags,
+    settings_flags,
+)
+from tff_perfedavg.experiments.settings.model_file import find_model_file
+from tff_perfedavg.experiments.settings.sweep_request import (
+    REHEARSED_ROUNDS,
+    REHEARSED_USERS,
+    Asked,
+    read,
+    rehearsed,
+)
+
+
+def define(flag_values):
+    flags.DEFINE_string(
+        "root_output_dir",
+        "results/sweep",
+        "Directory of the runs and the table.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        None,
+        "FIELD=VALUE,VALUE,...; once for each axis. Known methods: "
+        f"{', '.join(methods())}.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "of_method",
+        [],
+        "METHOD:FIELD=VALUE,FIELD=VALUE,...; settings that a method of the grid has in "
+        "the place of those of all, such as rates that were chosen for it.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "choose",
+        "",
+        "Axes that are chosen by validation users, not reported each.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "compare",
+        "method",
+        "The axis whose values are compared with each other, on the same users.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "choosing_seeds",
+        "",
+        "Seeds of the grid whose runs choose what --choose names; by default all.",
+        flag_values=flag_values,
+    )
+    _define_adaptation(flag_values)
+    _define_reports(flag_values)
+    common_flags.define_data_dir(flag_values)
+    experiment_flags.define(flag_values)
+    flags.adopt_module_key_flags(settings_flags, flag_values)
+    flags.adopt_module_key_flags(common_flags, flag_values)
+
+
+def _define_adaptation(flag_values):
+    flags.DEFINE_list(
+        "adaptation_learning_rates",
+        "",
+        "Rates to choose from; by default the run's inner learning rate alone.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "adaptation_steps", 5, "The most steps to choose from.", flag_values=flag_values
+    )
+    flags.DEFINE_list(
+        "report_steps",
+        "",
+        "Numbers of steps that are reported each, in the place of one that is chosen.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "adaptation_rows",
+        "0",
+        "The most rows a user adapts on, reported each; 0 for all.",
+        flag_values=flag_values,
+    )
+    common_flags.define_rows_per_class(flag_values)
+    common_flags.define_what_moves(flag_values)
+
+
+def _define_reports(flag_values):
+    flags.DEFINE_bool(
+        "rehearse",
+        False,
+        f"Whether to try the study before it takes hours: {REHEARSED_ROUNDS} rounds, "
+        f"{REHEARSED_USERS} users of each group, and of each axis but the method the "
+        "first value; under rehearsal in --root_output_dir.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "selection_seed",
+        0,
+        "Of the division into users that choose and that report.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "cross_fit",
+        False,
+        "Whether each half of the users chooses for the other, so that all are "
+        "reported.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_evaluation_users",
+        0,
+        "The most users of each group that are measured, drawn; 0 for all. Training "
+        "alone measures 50, who are the same ones for 50.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "baselines",
+        True,
+        "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "rounds_per_evaluation",
+        0,
+        "Rounds between evaluations while runs train, after --adaptation_steps; 0 for "
+        "none.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "targets",
+        "",
+        "Accuracies from 0 to 1 (or losses) of which it is told when runs on a fleet "
+        "first met them; by default 90, 95 and 99 % of the best.",
+        flag_values=flag_values,
+    )
 
 
 def main(flag_values):
     base = experiment_flags.experiment(flag_values)
     asked = read(flag_values, base)
+    RunPaths(asked.root, "runs").check_writable()
     if flag_values.rehearse:
         asked, base = rehearsed(asked, base)
     command.load_frameworks()

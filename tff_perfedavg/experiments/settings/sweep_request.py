@@ -1,20 +1,14 @@
-"""The flags of a sweep, read and checked before a framework is loaded."""
+"""What the flags of a sweep ask for, checked before a framework is loaded."""
+
+from __future__ import annotations
 
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import methods
-from tff_perfedavg.experiments.files.run_paths import RunPaths
-from tff_perfedavg.experiments.settings import (
-    command,
-    common_flags,
-    experiment_flags,
-    settings_flags,
-)
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import (
     FOLD,
     SEED,
@@ -28,138 +22,8 @@ from tff_perfedavg.optimization.config import AdaptationConfig
 _METHOD = "method"
 # Settings that say who the users are.
 _OF_USERS = (SEED, *(f.name for f in dataclasses.fields(DataSettings)))
-
-
 # Of a rehearsal: of training, and of users measured in each group.
-_REHEARSED_ROUNDS, _REHEARSED_USERS = 2, 8
-
-
-def define(flag_values):
-    flags.DEFINE_string(
-        "root_output_dir",
-        "results/sweep",
-        "Directory of the runs and the table.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "grid",
-        None,
-        "FIELD=VALUE,VALUE,...; once for each axis. Known methods: "
-        f"{', '.join(methods())}.",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "of_method",
-        [],
-        "METHOD:FIELD=VALUE,FIELD=VALUE,...; settings that a method of the grid has in "
-        "the place of those of all, such as rates that were chosen for it.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "choose",
-        "",
-        "Axes that are chosen by validation users, not reported each.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string(
-        "compare",
-        "method",
-        "The axis whose values are compared with each other, on the same users.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "choosing_seeds",
-        "",
-        "Seeds of the grid whose runs choose what --choose names; by default all.",
-        flag_values=flag_values,
-    )
-    _define_adaptation(flag_values)
-    _define_reports(flag_values)
-    common_flags.define_data_dir(flag_values)
-    experiment_flags.define(flag_values)
-    flags.adopt_module_key_flags(settings_flags, flag_values)
-    flags.adopt_module_key_flags(common_flags, flag_values)
-
-
-def _define_adaptation(flag_values):
-    flags.DEFINE_list(
-        "adaptation_learning_rates",
-        "",
-        "Rates to choose from; by default the run's inner learning rate alone.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "adaptation_steps", 5, "The most steps to choose from.", flag_values=flag_values
-    )
-    flags.DEFINE_list(
-        "report_steps",
-        "",
-        "Numbers of steps that are reported each, in the place of one that is chosen.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "adaptation_rows",
-        "0",
-        "The most rows a user adapts on, reported each; 0 for all.",
-        flag_values=flag_values,
-    )
-    common_flags.define_rows_per_class(flag_values)
-    common_flags.define_what_moves(flag_values)
-
-
-def _define_reports(flag_values):
-    flags.DEFINE_bool(
-        "rehearse",
-        False,
-        f"Whether to try the study before it takes hours: {_REHEARSED_ROUNDS} rounds, "
-        f"{_REHEARSED_USERS} users of each group, and of each axis but the method the "
-        "first value; under rehearsal in --root_output_dir.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "selection_seed",
-        0,
-        "Of the division into users that choose and that report.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "cross_fit",
-        False,
-        "Whether each half of the users chooses for the other, so that all are "
-        "reported.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "num_evaluation_users",
-        0,
-        "The most users of each group that are measured, drawn; 0 for all. Training "
-        "alone measures 50, who are the same ones for 50.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_bool(
-        "baselines",
-        True,
-        "Whether to show what label shares and training alone give.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "rounds_per_evaluation",
-        0,
-        "Rounds between evaluations while runs train, after --adaptation_steps; 0 for "
-        "none.",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_list(
-        "targets",
-        "",
-        "Accuracies from 0 to 1 (or losses) of which it is told when runs on a fleet "
-        "first met them; by default 90, 95 and 99 % of the best.",
-        flag_values=flag_values,
-    )
+REHEARSED_ROUNDS, REHEARSED_USERS = 2, 8
 
 
 def axes(flag_values) -> dict[str, list]:
@@ -287,7 +151,6 @@ def read(flag_values, base) -> Asked:
     """Reads the flags, before any framework is loaded."""
     grid = axes(flag_values)
     root = pathlib.Path(flag_values.root_output_dir)
-    RunPaths(root, "runs").check_writable()
     for name in flag_values.choose:
         errors.check_known("choose", name, grid)
     if flag_values["compare"].present:
@@ -333,7 +196,7 @@ def rehearsed(asked: Asked, base: Experiment) -> tuple[Asked, Experiment]:
         grid[SEED] = asked.choosing[:1]
     rounds = "total_rounds"
     of_methods = {
-        method: {**own, **({rounds: _REHEARSED_ROUNDS} if rounds in own else {})}
+        method: {**own, **({rounds: REHEARSED_ROUNDS} if rounds in own else {})}
         for method, own in asked.of_methods.items()
     }
     watched = asked.watched
@@ -341,10 +204,10 @@ def rehearsed(asked: Asked, base: Experiment) -> tuple[Asked, Experiment]:
         watched = dataclasses.replace(watched, rounds_per_evaluation=1)
     asked = asked._replace(
         root=asked.root / "rehearsal",
-        num_users=_REHEARSED_USERS,
+        num_users=REHEARSED_USERS,
         grid=grid,
         of_methods=of_methods,
         choosing=asked.choosing[:1],
         watched=watched,
     )
-    return asked, base.replace(total_rounds=_REHEARSED_ROUNDS)
+    return asked, base.replace(total_rounds=REHEARSED_ROUNDS)
