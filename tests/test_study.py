@@ -794,6 +794,32 @@ def test_methods_have_settings_of_their_own_in_one_comparison(command, run, tmp_
     assert "has inner_learning_rate 0.7, not" in answer.stderr
 
 
+def test_a_study_with_a_run_that_diverged_goes_on(command, run, tmp_path):
+    given = (
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        *SMALL_SWEEP,
+        # Its layers' product grows for a round or two before it is no longer finite.
+        "--model=mlp",
+        "--total_rounds=6",
+        "--grid=method=fed_avg",
+        "--grid=outer_learning_rate=0.1,1e6",
+        "--adaptation_steps=1",
+        "--nobaselines",
+    )
+    command(*given)
+    name = "fed_avg-outer_learning_rate1e+06"
+    _, ended = trained_model.load(RunPaths(tmp_path, name).model)
+    assert 0 < ended.total_rounds < 6
+    table = (tmp_path / "sweep.table.csv").read_bytes()
+    command(*given)
+    assert (tmp_path / "sweep.table.csv").read_bytes() == table
+    # Other settings are still told from those of a run that diverged.
+    answer = run(*given, "--total_rounds=7")
+    assert answer.returncode == 1
+    assert "total_rounds" in answer.stderr
+
+
 def test_a_rehearsal_is_the_study_in_small_beside_it(command, tmp_path):
     said = command(
         "sweep.py",

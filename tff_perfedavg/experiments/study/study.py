@@ -176,7 +176,9 @@ def run_all(
         paths = RunPaths(root, run.name)
         if paths.model.is_file():
             check_sources(run.experiment, paths.model, root)
-            _check_settings(run, paths)
+            # A run that diverged has fewer rounds than it was to have.
+            if not diverged(run, root):
+                _check_settings(run, paths)
         missing = [
             adaptation
             for adaptation, file in _results_files(run, root)
