@@ -28,7 +28,7 @@ def at_edges(test: pd.DataFrame, results: Results) -> list[str]:
         for key, rows in test.groupby([*reported, "users"], dropna=False, sort=False):
             *values, users = key
             for edge, value in _edges(rows[name], _tried(results, values, name)):
-                words = [*map(str, values), f"{name}={value:g}, the {edge} tried"]
+                words = [*map(_word, values), f"{name}={value:g}, the {edge} tried"]
                 where = _where(users, rows[rows[name] == value][STEP])
                 told.setdefault(" ".join(words), []).append(where)
     return [f"{line} ({'; '.join(where)})" for line, where in told.items()]
@@ -52,6 +52,11 @@ def _edges(chosen: pd.Series, tried: Sequence[Any]) -> Iterator[tuple[str, float
     for edge, value in (("lowest", min(tried)), ("highest", max(tried))):
         if (chosen == value).any():
             yield edge, value
+
+
+def _word(value: object) -> str:
+    # Where some methods have no value, whole numbers became others.
+    return f"{value:g}" if _is_number(value) else str(value)
 
 
 def _is_number(value: object) -> bool:
