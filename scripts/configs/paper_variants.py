@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import tff_perfedavg as pfa
+from tff_perfedavg.models.model import masked_squared_error
 
 
 def _with_outputs(input_shape, num_classes, name, change):
@@ -36,8 +37,8 @@ def sigmoid_outputs(input_shape, num_classes):
 def _squared_error(outputs, labels, mask):
     """The mean over rows of the squared distance to one-hot labels."""
     aims = tf.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
-    distances = tf.reduce_sum(tf.math.squared_difference(outputs, aims), -1)
-    return tf.reduce_sum(distances * mask) / tf.maximum(tf.reduce_sum(mask), 1)
+    # That loss is the mean over outputs, too.
+    return outputs.shape[-1] * masked_squared_error(outputs, aims, mask)
 
 
 def squared_error(input_shape, num_classes):

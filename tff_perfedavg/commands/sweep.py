@@ -186,7 +186,8 @@ def main(flag_values):
     most = flag_values.adaptation_steps
     adapting = sweep.Adapting(asked.rates, most, asked.rows, asked.changes)
     runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
-    runs = [run._replace(num_users=asked.num_users) for run in runs]
+    num_users = asked.watched.num_evaluation_users
+    runs = [run._replace(num_users=num_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
     moves = common_flags.what_moves(flag_values)

@@ -134,7 +134,6 @@ class Asked(NamedTuple):
     """What the flags ask for, checked."""
 
     root: pathlib.Path
-    num_users: int
     grid: dict[str, list]
     chosen: list[str]
     of_methods: dict[str, dict[str, Any]]
@@ -159,7 +158,6 @@ def read(flag_values, base) -> Asked:
         errors.check_known("compare", flag_values.compare, values)
     asked = Asked(
         root=root,
-        num_users=flag_values.num_evaluation_users,
         grid=grid,
         chosen=flag_values.choose,
         of_methods=of_methods(flag_values, grid),
@@ -199,12 +197,13 @@ def rehearsed(asked: Asked, base: Experiment) -> tuple[Asked, Experiment]:
         method: {**own, **({rounds: REHEARSED_ROUNDS} if rounds in own else {})}
         for method, own in asked.of_methods.items()
     }
-    watched = asked.watched
-    if watched.rounds_per_evaluation:
-        watched = dataclasses.replace(watched, rounds_per_evaluation=1)
+    watched = dataclasses.replace(
+        asked.watched,
+        rounds_per_evaluation=min(1, asked.watched.rounds_per_evaluation),
+        num_evaluation_users=REHEARSED_USERS,
+    )
     asked = asked._replace(
         root=asked.root / "rehearsal",
-        num_users=REHEARSED_USERS,
         grid=grid,
         of_methods=of_methods,
         choosing=asked.choosing[:1],

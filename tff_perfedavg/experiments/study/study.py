@@ -174,17 +174,18 @@ def run_all(
     _claim(root, base)
     for number, run in enumerate(runs):
         paths = RunPaths(root, run.name)
+        has_diverged = diverged(run, root)
         if paths.model.is_file():
             check_sources(run.experiment, paths.model, root)
             # A run that diverged has fewer rounds than it was to have.
-            if not diverged(run, root):
+            if not has_diverged:
                 _check_settings(run, paths)
         missing = [
             adaptation
             for adaptation, file in _results_files(run, root)
             if not paths.is_of_model(file)
         ]
-        if missing and not diverged(run, root):
+        if missing and not has_diverged:
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
             try:
                 _finish(run, paths, missing, seed, watched)

@@ -179,7 +179,7 @@ class Results(NamedTuple):
     def outcomes_of(self, key: tuple) -> pd.DataFrame:
         """Returns the outcomes of one of `combinations`, whatever its step."""
         names = [name for name in self.reported if name != STEP]
-        return _of(self.outcomes, names, key[: len(names)])
+        return rows_of(self.outcomes, names, key[: len(names)])
 
 
 def read_results(
@@ -340,7 +340,7 @@ def summarize(test: pd.DataFrame, results: Results) -> pd.DataFrame:
     groups = [*test["users"].unique()] or [SEEN]
     rows = {}
     for group, key in itertools.product(groups, results.combinations):
-        of_key = _of(test[test["users"] == group], results.reported, key)
+        of_key = rows_of(test[test["users"] == group], results.reported, key)
         row = pd.Series({"mean": np.nan})
         if len(of_key):
             choice = _choices(of_key[[*results.chosen, *results.of_adaptation]])
@@ -431,9 +431,13 @@ def baseline_rows(
         yield name, of_one, choose(of_one, seed=seed, divided=results.per_user)
 
 
-def _of(frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]) -> pd.DataFrame:
-    is_of = [frame[name] == value for name, value in zip(names, key, strict=True)]
-    return frame[np.logical_and.reduce(is_of)]
+def rows_of(
+    frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]
+) -> pd.DataFrame:
+    """Returns the rows whose columns `names`, if any, have the values `key`."""
+    for name, value in zip(names, key, strict=True):
+        frame = frame[frame[name] == value]
+    return frame
 
 
 def compare_values(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tff_perfedavg.experiments.study.sweep import RATE, STEP, Results
+from tff_perfedavg.experiments.study.sweep import RATE, STEP, Results, rows_of
 
 
 def at_edges(test: pd.DataFrame, results: Results) -> list[str]:
@@ -27,22 +27,15 @@ def at_edges(test: pd.DataFrame, results: Results) -> list[str]:
     for name in (*results.chosen, RATE):
         for key, rows in test.groupby([*reported, "users"], dropna=False, sort=False):
             *values, users = key
-            for edge, value in _edges(rows[name], _tried(results, values, name)):
+            tried = results.axes.get(name)
+            if tried is None:
+                of_values = rows_of(results.per_user, reported, values)
+                tried = of_values[name].dropna().unique()
+            for edge, value in _edges(rows[name], tried):
                 words = [*map(_word, values), f"{name}={value:g}, the {edge} tried"]
                 where = _where(users, rows[rows[name] == value][STEP])
                 told.setdefault(" ".join(words), []).append(where)
     return [f"{line} ({'; '.join(where)})" for line, where in told.items()]
-
-
-def _tried(results: Results, values: Sequence[Any], name: str) -> Sequence[Any]:
-    """Returns what the runs of reported values tried of a setting."""
-    if name in results.axes:
-        return results.axes[name]
-    reported = [name for name in results.reported if name in results.axes]
-    rows = results.per_user
-    for axis, value in zip(reported, values, strict=True):
-        rows = rows[rows[axis] == value]
-    return rows[name].dropna().unique()
 
 
 def _edges(chosen: pd.Series, tried: Sequence[Any]) -> Iterator[tuple[str, float]]:
