@@ -127,6 +127,14 @@ def test_an_unknown_variant_lists_the_known_ones():
             "server_epsilon is 0.0; it must be a number above 0",
         ),
         (
+            lambda: Experiment(server_decay_rounds=0),
+            "server_decay_rounds is 0; it must be a number of rounds from 1",
+        ),
+        (
+            lambda: Experiment(server_decay_rounds=100, total_rounds=101),
+            "total_rounds is 101, but after server_decay_rounds, 100, .* to 101 or more",
+        ),
+        (
             lambda: Experiment(server_momentum=1.0),
             "server_momentum is 1.0; it must be from 0 to 0.999999",
         ),

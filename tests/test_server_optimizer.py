@@ -121,6 +121,28 @@ def fed_avg(network, weights, x, y):
     return weights
 
 
+@pytest.mark.parametrize("settings", [{"server_learning_rate": 0.3}, ADAM])
+def test_a_rate_that_decays_follows_half_a_cosine(tff, settings):
+    """Loshchilov and Hutter, 2017, equation 5, with no minimum and no restart."""
+    import tensorflow as tf
+
+    from tff_perfedavg.experiments.assemble.server_optimizer import (
+        build_server_optimizer,
+    )
+
+    rate, rounds = settings["server_learning_rate"], 8
+    asked = ServerSettings(**settings, server_decay_rounds=rounds)
+    optimizer = build_server_optimizer(asked, 1.0)
+    state = optimizer.initialize(tf.TensorSpec([1], np.float32))
+    weights = tf.zeros([1])
+    for step in range(rounds + 2):
+        before = np.array(weights)
+        expected = rate * (1 + np.cos(np.pi * min(step / rounds, 1))) / 2
+        state, weights = optimizer.next(state, weights, tf.ones([1]))
+        # By the same gradient in each round, Adam's steps are as long as its rate.
+        assert np.allclose(before - weights, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("settings", "own", "expected"),
     [
@@ -146,11 +168,12 @@ def test_a_rate_not_given_is_the_algorithms_own_or_the_optimizers(
         assert [*state] == ["learning_rate"]
 
 
-def test_a_resumed_run_of_adam_ends_with_the_same_bits(tff, tmp_path):
+@pytest.mark.parametrize("decay", [{}, {"server_decay_rounds": 5}])
+def test_a_resumed_run_of_adam_ends_with_the_same_bits(tff, tmp_path, decay):
     from tff_perfedavg.experiments.assemble.population import build_population
     from tff_perfedavg.experiments.training.training import train, train_and_save
 
-    experiment = SHORT.replace(**ADAM)
+    experiment = SHORT.replace(**ADAM, **decay)
     paths = RunPaths(tmp_path, "resumed")
     half = train_and_save(experiment.replace(total_rounds=2), paths)
     resumed = train_and_save(experiment, paths)

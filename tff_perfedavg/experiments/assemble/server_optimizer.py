@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_perfedavg.experiments.settings import parts
@@ -17,10 +21,26 @@ def build_server_optimizer(
       settings: what is asked for.
       own_learning_rate: the algorithm's, of plain SGD.
     """
-    optimizers = tff.learning.optimizers
-    rate, name = settings.server_learning_rate, settings.server_optimizer
+    rate = settings.server_learning_rate
     if rate is None:
-        rate = parts.ADAPTIVE_RATES.get(name, own_learning_rate)
+        rate = parts.ADAPTIVE_RATES.get(settings.server_optimizer, own_learning_rate)
+    optimizer = _build_with_rate(settings, rate)
+    decay_rounds = settings.server_decay_rounds
+    if decay_rounds is None:
+        return optimizer
+
+    def decayed(round_num: Any) -> tf.Tensor:
+        done = tf.minimum(tf.cast(round_num, tf.float32) / decay_rounds, 1.0)
+        return rate * 0.5 * (1.0 + tf.cos(math.pi * done))
+
+    return tff.learning.optimizers.schedule_learning_rate(optimizer, decayed)
+
+
+def _build_with_rate(
+    settings: ServerSettings, rate: float
+) -> tff.learning.optimizers.Optimizer:
+    optimizers = tff.learning.optimizers
+    name = settings.server_optimizer
     if name == parts.SGDM:
         return optimizers.build_sgdm(rate, settings.server_momentum or None)
     given = {

@@ -219,6 +219,13 @@ class Experiment:
             raise errors.ConfigError(
                 f"total_rounds is {self.total_rounds}; it must be at least 1."
             )
+        decay_rounds = self.server.server_decay_rounds
+        if decay_rounds is not None and self.total_rounds > decay_rounds:
+            raise errors.ConfigError(
+                f"total_rounds is {self.total_rounds}, but after server_decay_rounds, "
+                f"{decay_rounds}, the server's learning rate is 0 and nothing changes; "
+                f"set server_decay_rounds to {self.total_rounds} or more."
+            )
         if not 0 <= self.base_random_seed < 2**62:
             raise errors.ConfigError(
                 f"base_random_seed is {self.base_random_seed}; it must be a whole "

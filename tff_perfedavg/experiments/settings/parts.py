@@ -216,6 +216,11 @@ class ServerSettings:
         f"{', '.join(f'{name} {rate:g}' for name, rate in ADAPTIVE_RATES.items())}, to "
         "be tuned.",
     )
+    server_decay_rounds: int | None = setting(
+        None,
+        "Rounds over which the server's learning rate falls to 0, along half a cosine "
+        "(Loshchilov and Hutter, 2017); by default it stays what it is.",
+    )
     server_momentum: float = setting(0.0, f"Of {SGDM}.")
     server_beta_1: float | None = setting(
         None, f"Of {ADAM} and {YOGI}: decay of the mean update; by default 0.9."
@@ -237,6 +242,12 @@ class ServerSettings:
         self._check_has("server_epsilon", (ADAM, YOGI, ADAGRAD))
         self._check_above_0("server_learning_rate", "for example 0.1")
         self._check_above_0("server_epsilon", "for example 0.001")
+        if self.server_decay_rounds is not None and self.server_decay_rounds < 1:
+            raise errors.ConfigError(
+                f"server_decay_rounds is {self.server_decay_rounds}; it must be a "
+                "number of rounds from 1, for example as many as total_rounds, or left "
+                "out for a constant rate."
+            )
         for name in ("server_momentum", "server_beta_1", "server_beta_2"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= _MOST_DECAY:
