@@ -7,18 +7,12 @@ import shlex
 import pytest
 from absl import flags
 
+from tests.flag_files import FLAG_FILES, flags_of
 from tff_perfedavg.commands import reproduce_paper, sweep, train
 from tff_perfedavg.experiments.settings import command
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FLAGFILES = sorted((ROOT / "scripts/configs").glob("*.flags"))
-# What is left to say on the command line.
-REST = {
-    "own_labels_omniglot_choice": ["--grid=method=exact"],
-    "fleet_har": ["--grid=method=exact", "--fleet=ideal"],
-    "fleet_mnist": ["--grid=method=exact", "--fleet=ideal"],
-}
 
 
 class CheckedError(Exception):
@@ -67,13 +61,13 @@ def test_a_command_that_a_page_tells_has_these_flags(words, monkeypatch):
     command._parse(words, module.define, flags.FlagValues())
 
 
-@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FLAG_FILES, ids=lambda path: path.stem)
 def test_a_file_of_flags_is_one_that_its_command_takes(path, until_frameworks):
     module = sweep
     if path.stem.startswith("paper_"):
         module = reproduce_paper
     if "--experiment_name" in path.read_text():
         module = train
-    argv = ["command", f"--flagfile={path}", *REST.get(path.stem, [])]
+    argv = ["command", *flags_of(path)]
     with pytest.raises(CheckedError):
         command.execute(argv, module.main, module.define)

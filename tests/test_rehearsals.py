@@ -6,28 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.flag_files import CONFIGS, FLAG_FILES, LEFT_TO_SAY, flags_of
 from tests.needs import needs_data, slow_but
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS, TABLES = ROOT / "scripts/configs", ROOT / "docs/results/rehearsals"
-# What is left to say on the command line.
-REST = {
-    "fair_choice": ["--dataset=mnist", "--partition=paper"],
-    "fleet_har": ["--grid=method=fed_avg,exact"],
-    "fleet_mnist": ["--grid=method=fed_avg,exact"],
-    "own_labels_omniglot_choice": [
-        "--grid=method=fed_avg,exact",
-        "--inner_learning_rate=0.1",
-        "--outer_learning_rate=0.3",
-    ],
-}
+TABLES = ROOT / "docs/results/rehearsals"
 # Another processor rounds otherwise, and a row or two may change sides, or a choice
 # between rates that are level.
 FAR = 0.05
 
 
 def is_study(flagfile):
-    return "--grid=" in flagfile.read_text() or flagfile.stem in REST
+    return "--grid=" in flagfile.read_text() or flagfile.stem in LEFT_TO_SAY
 
 
 def needs_download(flagfile):
@@ -36,9 +26,7 @@ def needs_download(flagfile):
 
 
 STUDIES = [
-    path.stem
-    for path in sorted(CONFIGS.glob("*.flags"))
-    if is_study(path) and not needs_download(path)
+    path.stem for path in FLAG_FILES if is_study(path) and not needs_download(path)
 ]
 
 
@@ -50,7 +38,7 @@ def test_every_study_has_a_table_of_its_rehearsal():
 @needs_data
 @pytest.mark.parametrize("study", slow_but(["deployed_steps_digits"], STUDIES))
 def test_a_study_in_small_gives_the_committed_table(study, run, tmp_path):
-    flags = [f"--flagfile={CONFIGS}/{study}.flags", *REST.get(study, [])]
+    flags = flags_of(CONFIGS / f"{study}.flags")
     answer = run("sweep.py", *flags, "--rehearse", f"--root_output_dir={tmp_path}")
     assert answer.returncode == 0, answer.stderr
     found = pd.read_csv(tmp_path / "rehearsal/sweep.table.csv")
