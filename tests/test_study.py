@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from tff_perfedavg.experiments.evaluation.selection import validation_users
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.study import study_time
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
@@ -194,15 +196,19 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(
     assert [*done] == ["fed_avg/rate0.1-steps2.csv"]
     unfinished = study.read_study(tmp_path, runs)
     assert {*unfinished["run"]} == {"fed_avg"}
+    one = study_time.seconds(tmp_path)
 
     study.run_all(runs, BASE, tmp_path)
     assert trained == ["fed_avg", "exact"]
     finished = files(tmp_path)
     assert len(finished) == 2
     assert done.items() < finished.items()
+    both = study_time.seconds(tmp_path)
+    assert both > one > 0
     study.run_all(runs, BASE, tmp_path)
     assert trained == ["fed_avg", "exact"]
     assert files(tmp_path) == finished
+    assert study_time.seconds(tmp_path) == both
 
 
 def test_further_adaptations_leave_runs_and_other_evaluations_as_they_are(
@@ -315,6 +321,23 @@ def test_a_damaged_study_is_told_by_its_file(study, tmp_path):
         study.run_all([], BASE, tmp_path)
 
 
+def test_a_studys_time_is_that_of_all_its_parts(study, tmp_path):
+    assert study_time.seconds(tmp_path) == 0
+
+    def fail_slowly():
+        with study_time.counted(tmp_path):
+            time.sleep(0.06)
+            raise ValueError("failed")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="failed"):
+            fail_slowly()
+    assert 0.1 <= study_time.seconds(tmp_path) < 10
+    (tmp_path / "study.time.json").write_text("{")
+    with pytest.raises(errors.DataError, match=r"study\.time\.json is unreadable"):
+        study_time.seconds(tmp_path)
+
+
 def test_two_runs_of_one_name_are_refused_before_any_work(study, tmp_path):
     runs = runs_of(study, method=["exact", "exact"])
     with pytest.raises(errors.ConfigError, match="Two runs of the study have one name"):
@@ -381,6 +404,7 @@ def test_a_sweep_reports_what_validation_users_chose_on_the_others(command, tmp_
         )
     assert "Test users, with what the validation users chose" in said
     assert "FedAvg + update Per-FedAvg exact" in said
+    assert "Training and evaluation took" in said
 
 
 def check_baselines(table, root):

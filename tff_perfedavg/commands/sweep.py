@@ -201,6 +201,7 @@ def main(flag_values):
     on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
     if on_fleets and len(test):
         tell_fleet(asked.root, on_fleets, results.per_user, most, asked.targets)
+    tell_time(asked.root)
 
 
 def finish(flag_values, base, asked: Asked, runs) -> tuple:
@@ -282,6 +283,15 @@ def tell(flag_values, root, results, tried: str):
         print(f"Not compared everywhere, since runs diverged: {', '.join(left_out)}")
     print("\nWritten:", *sweep.write(table, compared, root), sep="\n  ")
     return test
+
+
+def tell_time(root):
+    """Prints how long the study took, over all times it was gone on with."""
+    from tff_perfedavg.experiments.study import study_time
+
+    minutes = study_time.seconds(root) / 60
+    if minutes:
+        print(f"Training and evaluation took {minutes:.1f} minutes in all.")
 
 
 def check_inputs(runs, root, data_dir):

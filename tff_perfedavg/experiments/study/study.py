@@ -36,6 +36,7 @@ from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
 from tff_perfedavg.experiments.settings.experiment import Experiment, check_axis
 from tff_perfedavg.experiments.settings.fleet_settings import METHOD
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
+from tff_perfedavg.experiments.study import study_time
 from tff_perfedavg.experiments.training.training import train_and_save
 from tff_perfedavg.files import atomic_write
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -188,7 +189,8 @@ def run_all(
         if missing and not has_diverged:
             print(f"{number + 1} of {len(runs)}: {run.name}", flush=True)
             try:
-                _finish(run, paths, missing, seed, watched)
+                with study_time.counted(root):
+                    _finish(run, paths, missing, seed, watched)
             except errors.Diverged as e:
                 print(f"{run.name} diverged: {e}", flush=True)
 

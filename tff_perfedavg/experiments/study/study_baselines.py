@@ -29,6 +29,7 @@ from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.rows import write_rows
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.study import study_time
 from tff_perfedavg.experiments.study.study import Run, diverged
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -58,7 +59,8 @@ def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> 
         for adaptations in _alike(run):
             file = _file(paths, adaptations, run.num_users)
             if not paths.is_of_model(file) and not diverged(run, root):
-                write_rows(_evaluate(run, paths, adaptations, seed), file)
+                with study_time.counted(root):
+                    write_rows(_evaluate(run, paths, adaptations, seed), file)
 
 
 def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | None:
