@@ -3,6 +3,8 @@
 import io
 import os
 import pathlib
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -67,6 +69,46 @@ def test_archives_are_read_as_they_are_given_out(archives):
     ink = ink_of("Tagalog", 3, 2)
     fine = ink.repeat(4, 0).repeat(4, 1).reshape(28, 15, 28, 15).mean((1, 3))
     assert np.abs(of_character[1] - 255 * fine).max() <= 0.5 + 1e-3
+
+
+def test_tensorflow_datasets_gives_what_the_archives_do(archives, monkeypatch):
+    """A stand-in with the features of its catalogue's page; the package is not here."""
+    of_archives = catalog.load("omniglot", archives)
+    alphabets = ["Atlantean", "Latin", "Tagalog"]
+
+    def load(name, *, split, data_dir, with_info):
+        assert (name, data_dir, with_info) == ("omniglot", empty, True)
+        parts = {"train": {"Latin": 5, "Tagalog": 4}, "test": {"Atlantean": 6}}
+        rows = [
+            {
+                "alphabet": alphabets.index(alphabet),
+                "alphabet_char_id": character,
+                "image": np.uint8(255 * (1 - ink_of(alphabet, character + 1, person)))[
+                    ..., np.newaxis
+                ].repeat(3, -1),
+            }
+            for alphabet, characters in parts[split].items()
+            for character in range(characters)
+            for person in range(1, PEOPLE + 1)
+        ]
+        names = types.SimpleNamespace(names=alphabets)
+        return rows, types.SimpleNamespace(features={"alphabet": names})
+
+    installed = types.SimpleNamespace(load=load, as_numpy=iter)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", installed)
+    empty = archives / "empty"
+    empty.mkdir()
+    found = catalog.load("omniglot", empty)
+    assert found.class_names == of_archives.class_names
+    assert found.new_keys == of_archives.new_keys
+
+    def drawings(data):
+        return sorted(
+            (data.class_names[y], key, x.tobytes())
+            for x, y, key in zip(data.x, data.y, data.keys, strict=True)
+        )
+
+    assert drawings(found) == drawings(of_archives)
 
 
 def test_a_damaged_archive_is_named(archives):

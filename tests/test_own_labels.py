@@ -1,6 +1,7 @@
 """Users with labels of their own: who holds what, and what training draws of it."""
 
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import relative_error, toy_user
+from tests.needs import needs_data
 from tff_perfedavg import errors
 from tff_perfedavg.data.config import DataConfig
 from tff_perfedavg.data.own_labels import relabel
@@ -164,6 +166,58 @@ def test_a_store_keeps_what_labels_mean_and_what_training_draws_from(tmp_path):
     told = summary(store)
     assert "each user's own, for example of user 0" in told
     assert "4 of a user's" in told
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fields", "count"),
+    [
+        ("digits", {"partition": "paper", "a": 30}, 2),
+        ("digits", {"partition": "k_classes", "classes_per_user": 4}, 3),
+        ("digits", {"partition": "dirichlet", "concentration": 100.0}, 4),
+        ("digits", {"partition": "quantity_skew", "concentration": 10.0}, 4),
+        ("synthetic", {}, 2),
+        pytest.param("uci_har", {}, 5, marks=needs_data),
+        pytest.param("mnist_by_writer", {}, 5, marks=needs_data),
+    ],
+)
+def test_of_any_partition_users_have_labels_of_their_own(
+    tmp_path, dataset, fields, count
+):
+    if dataset == "digits":
+        fields = {**fields, "num_users": 8, "num_new_users": 2}
+    plain = DataConfig.of(dataset, **fields)
+    users = prepare(plain, tmp_path / "plain")
+    means = {x: names_of(users)[y] for x, y in all_rows(users)}
+    owning = dataclasses.replace(plain, own_labels=count, fresh_labels=False)
+    store = prepare(owning, tmp_path / "own")
+    assert store.description.num_classes == count
+    assert store.num_users + store.description.num_left_out == users.num_users
+    orders = set()
+    for user in range(store.num_users):
+        names = store.label_names(user)
+        assert len({*names}) == count
+        orders.add(tuple(names))
+        for split in (store.adaptation(user), store.evaluation(user)):
+            assert {*split.y.tolist()} == {*range(count)}
+            for x, y in zip(*split, strict=True):
+                assert means[x.tobytes()] == names[y]
+    assert len(orders) > 1
+    # No row is in both splits, or of two users.
+    rows = [x for x, _ in all_rows(store)]
+    assert len({*rows}) == len(rows)
+
+
+def all_rows(store):
+    """Bytes and label of every row of a store."""
+    for user in range(store.num_users):
+        for split in (store.adaptation(user), store.evaluation(user)):
+            for x, y in zip(*split, strict=True):
+                yield x.tobytes(), int(y)
+
+
+def names_of(store):
+    count = store.description.num_classes
+    return store.description.class_names or [str(label) for label in range(count)]
 
 
 def test_a_store_of_fixed_orders_has_no_rows_for_training_alone(tmp_path):

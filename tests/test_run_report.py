@@ -392,6 +392,19 @@ def test_where_labels_are_no_classes_losses_are_told(root, tmp_path):
     assert "labels held" not in (directory / "users_by_gain_0.svg").read_text()
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_findings_say_whose_labels_are_users_own(root, tmp_path, fresh):
+    own = DIGITS.replace(partition="iid", own_labels=5, fresh_labels=fresh)
+    run = make_run(root, f"own_labels_{fresh}", own)
+    found = re.findall(r"<li>(.*?)</li>", write_page([run], tmp_path / "page.html")[0])
+    (told,) = (words for words in found if "of its own" in words)
+    assert told.startswith(
+        "Per-FedAvg exact: every user has 5 labels of its own; before adapting one row "
+        "in 5 is right by chance"
+    )
+    assert told.endswith("Training drew them afresh in every round.") == fresh
+
+
 def test_of_many_users_those_at_either_end_are_drawn_and_it_says_so():
     user = np.repeat(np.arange(100), 2)
     step = np.tile([0, 1], 100)

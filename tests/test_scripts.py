@@ -496,6 +496,18 @@ def test_the_demo_prints_and_writes_its_report(run, tmp_path):
     # Of five baselines one has steps.
     assert len(table) == 4 * 2 * 3 + (4 + 3) * 2
     assert "FedAvg + label shares" in demo.stdout
+    check_own_labels(demo.stdout, tmp_path)
+
+
+def check_own_labels(said, root):
+    """The demo's second half: five labels of a user's own, known to no model."""
+    assert "Five digits of each user, under labels of its own" in said
+    table = pd.read_csv(root / "own_labels.table.csv")
+    # Of nine baselines one has steps.
+    assert len(table) == 3 * 2 * 3 + (8 + 3) * 2
+    before = table[table["algorithm"].str.startswith("Per-FedAvg") & (table.step == 0)]
+    assert (before["accuracy"] - 0.2).abs().max() < 0.12
+    assert (root / "own_labels.adaptation_curve.png").is_file()
 
 
 @pytest.mark.parametrize(

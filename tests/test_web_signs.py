@@ -22,6 +22,8 @@ MOST_STEPS, SLACK = 20, 1.25
 SMALL = pfa.models.mlp((28, 28), 5, hidden=(16,))
 # Of text on its background, and of touch targets.
 LEAST_CONTRAST, LEAST_TARGET = 4.5, 44
+# Of what is drawn (WCAG 2.1, 1.4.11).
+LEAST_CONTRAST_OF_BARS = 3
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +224,27 @@ def test_five_signs_of_three_drawings_each_are_learned_on_a_phone(phone, site):
     finally:
         host.start()
     assert weights(phone) == personal
+
+
+def test_after_one_visit_it_works_without_a_network(site, tmp_path):
+    _, url, host = site
+    browser = start_browser(tmp_path)
+    try:
+        browser.become_a_phone()
+        browser.open(url)
+        assert browser.run("return demo.offline")
+        host.stop()
+        # What is left is what the app keeps.
+        browser.execute_cdp_cmd("Network.clearBrowserCache", {})
+        browser.refresh()
+        for number, name in enumerate(["Moon", "Hook"]):
+            teach(browser, name, number + 1, 0)
+            wait_until_learned(browser, number + 1)
+        browser.touch(*signs.drawn("Hook", 1))
+        wait_for(lambda: browser.text("#answer") == "This is Hook.")
+    finally:
+        host.start()
+        browser.quit()
 
 
 def test_taking_a_drawing_back_is_as_if_it_had_never_been_taught(phone):
@@ -485,9 +508,10 @@ def test_text_has_contrast_and_controls_have_names_and_room(phone, site, scheme,
             phone.run("return demo.teach(...arguments)", image, name)
         phone.touch(*signs.drawn("Hook", 1))
         wait_for(lambda: phone.text("#answer") == "This is Hook.")
-    lowest, seen = phone.run(CONTRAST)
-    assert seen > 20
-    assert lowest["ratio"] >= LEAST_CONTRAST, lowest
+    check_contrast(phone, more_than=20)
+    bars = phone.run(CONTRAST_OF_BARS)
+    assert len(bars) >= (6 if not page else 10)
+    assert min(bars) >= LEAST_CONTRAST_OF_BARS
     small = phone.run(
         "return [...document.querySelectorAll('button, input, .tabs a')]"
         ".filter((e) => e.checkVisibility())"
@@ -496,21 +520,43 @@ def test_text_has_contrast_and_controls_have_names_and_room(phone, site, scheme,
         LEAST_TARGET,
     )
     assert small == []
-    for node in phone.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]:
-        if node.get("role", {}).get("value") in (
-            "button",
-            "textbox",
-            "link",
-            "spinbutton",
-        ):
-            assert node["name"]["value"].strip(), node
+    check_names(phone, "application", "button", "link")
     assert phone.run("return document.documentElement.scrollWidth") == 390
+    # An error, and what asks before it forgets.
+    phone.run(
+        "const alert = document.querySelector('#alert');"
+        "alert.textContent = 'The model could not be loaded.'; alert.hidden = false;"
+        "document.querySelector('#ask').showModal()"
+    )
+    check_contrast(phone, more_than=20)
+    check_names(phone, "button", "dialog")
+    phone.run("document.querySelector('#alert').hidden = true")
+    phone.find("#ask .no").click()
     phone.run("return demo.reset()")
+
+
+def check_contrast(phone, *, more_than):
+    lowest, seen = phone.run(CONTRAST)
+    assert seen > more_than
+    assert lowest["ratio"] >= LEAST_CONTRAST, lowest
+
+
+def check_names(phone, *roles):
+    """Whatever a screen reader stops at has a name; these roles are among it."""
+    tree = phone.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    nodes = [node for node in tree if node.get("role", {}).get("value") in NAMED]
+    assert {*roles} <= {node["role"]["value"] for node in nodes}
+    for node in nodes:
+        assert node["name"]["value"].strip(), node
+
+
+# Roles of what one acts on, and of what opens above the page.
+NAMED = ("application", "button", "dialog", "link", "spinbutton", "textbox")
 
 
 # The lowest contrast of a text that is shown, of a control that is enabled, and of how
 # many it was looked for.
-CONTRAST = """
+_COLOURS = """
 const canvas = document.createElement('canvas').getContext('2d');
 const rgba = (color) => {
   canvas.clearRect(0, 0, 1, 1);
@@ -532,19 +578,37 @@ const background = (element) => {
   }
   return rgba('Canvas');
 };
-let lowest = {ratio: 21};
+const contrast = (front, back) => {
+  const [dark, light] = [front, back].map(luminance).sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+};
+"""
+CONTRAST_OF_BARS = f"""
+{_COLOURS}
+return [...document.querySelectorAll('.bars .initial, .bars .now, .bars .last, .share')]
+  .map((bar) => {{
+    const {{backgroundColor, opacity}} = getComputedStyle(bar);
+    const back = background(bar.parentElement);
+    const mixed = rgba(backgroundColor).map(
+      (part, i) => opacity * part + (1 - opacity) * back[i],
+    );
+    return contrast(mixed, back);
+  }});
+"""
+CONTRAST = f"""
+{_COLOURS}
+let lowest = {{ratio: 21}};
 let seen = 0;
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-while (walker.nextNode()) {
+while (walker.nextNode()) {{
   const element = walker.currentNode.parentElement;
   const text = walker.currentNode.textContent.trim();
   if (!text || !element.checkVisibility() || element.closest('[disabled]')) continue;
   seen += 1;
   const [front, back] = [rgba(getComputedStyle(element).color), background(element)];
-  const [dark, light] = [front, back].map(luminance).sort((a, b) => a - b);
-  const ratio = (light + 0.05) / (dark + 0.05);
-  if (ratio < lowest.ratio) lowest = {ratio, text, front, back};
-}
+  const ratio = contrast(front, back);
+  if (ratio < lowest.ratio) lowest = {{ratio, text, front, back}};
+}}
 return [lowest, seen];
 """
 
