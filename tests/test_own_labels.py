@@ -392,12 +392,13 @@ def store(tmp_path_factory):
     return UserStore.write(path, make(), description)
 
 
-def test_all_forms_of_client_data_train_on_the_same_tasks(tff, store):
+@pytest.mark.parametrize("variant", ["first_order", "exact"])
+def test_all_forms_of_client_data_train_on_the_same_tasks(tff, store, variant):
     import tff_perfedavg as pfa
     from tff_perfedavg.federated.client_data import SequenceClientData
 
     model = pfa.models.logistic_regression((4,), 3)
-    algorithm = pfa.PerFedAvgConfig(0.3, 0.1, 2, 5, 5, variant="first_order")
+    algorithm = pfa.PerFedAvgConfig(0.3, 0.1, 2, 5, 5, variant=variant)
     users = [*range(store.num_users)]
     sequences = [pfa.client_dataset(u, *store.training(u)) for u in users]
     forms = {
