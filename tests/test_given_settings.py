@@ -51,6 +51,59 @@ def test_what_an_algorithm_does_not_take_is_refused(arguments, message):
         check(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"partition": "iid", "classes_per_user": 3},
+            "classes_per_user is 3, but partition iid has no such setting; leave it "
+            "out, or choose partition k_classes or tasks",
+        ),
+        ({"partition": "dirichlet", "a": 4}, "a is 4, but partition dirichlet has no"),
+        (
+            {"partition": "k_classes", "concentration": 0.1},
+            "choose partition dirichlet or quantity_skew",
+        ),
+        ({"partition": "iid", "min_rows": 9}, "choose partition natural"),
+        ({"dataset": "synthetic", "min_rows": 9}, "synthetic leaves nobody out"),
+        (
+            {"dataset": "uci_har", "num_users": 9},
+            "num_users is 9, but uci_har has the users that there are",
+        ),
+        ({"image_size": 64}, "image_size is 64, but features is raw"),
+    ],
+)
+def test_what_a_partition_does_not_go_by_is_refused(settings, message):
+    with pytest.raises(errors.ConfigError, match=message):
+        experiment_flags.check_division([Experiment(**settings)])
+
+
+def test_of_a_grid_one_partition_that_goes_by_a_setting_is_enough():
+    settings = {"concentration": 0.5}
+    partitions = [Experiment(partition=p, **settings) for p in ("iid", "dirichlet")]
+    experiment_flags.check_division(partitions)
+    with pytest.raises(errors.ConfigError, match=r"concentration is 0\.5, but"):
+        experiment_flags.check_division(partitions[:1])
+    experiment_flags.check_division([Experiment()])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--evaluation_fraction=0.5", "but partition paper goes by evaluation_a"),
+        ("--synthetic_alpha=2", "synthetic_alpha is 2.0, but dataset is digits"),
+    ],
+)
+def test_a_store_is_not_made_by_what_its_partition_ignores(
+    run, tmp_path, flag, message
+):
+    path = tmp_path / "store"
+    answer = run("prepare_data.py", "--dataset=digits", flag, f"--output_dir={path}")
+    assert answer.returncode == 1
+    assert message in answer.stderr
+    assert not path.exists()
+
+
 def test_what_an_algorithm_takes_is_not_refused():
     check("--variant=hessian_free", "--hessian_batch=support")
     check("--algorithm=boil", "--variant=first_order", "--head_tensors=2")

@@ -48,6 +48,7 @@ def main(flag_values):
         given = {name: flag_values[name].value for name in settings_of(DataConfig)}
         given = {name: value for name, value in given.items() if value is not None}
         config = DataConfig.of(**given)
+        config.check_given(given)
         if config.dataset in config_lib.FROM_TFF:
             command.load_frameworks()
     from tff_perfedavg.data.user_store import UserStore

@@ -190,6 +190,7 @@ def main(flag_values):
     runs = [run._replace(num_users=num_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
+    experiment_flags.check_division([run.experiment for run in runs])
     moves = common_flags.what_moves(flag_values)
     common_flags.check_head_moves(moves, [one.adaptation for one in local])
     command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 
 from tff_perfedavg import errors
 from tff_perfedavg.settings import setting
@@ -328,6 +329,51 @@ class DataConfig:
             # Folds say who is new.
             usual.pop("num_new_users", None)
         return cls(dataset=dataset, **{**usual, **fields})
+
+    @property
+    def ignored(self) -> dict[str, str]:
+        """Reasons why fields have no effect on this data set and partition, by name."""
+        is_found = self.partition == NATURAL and self.dataset not in GENERATED
+        reasons = {}
+        for name in {name for names in _FIELDS_OF.values() for name in names}:
+            if name not in _FIELDS_OF[self.partition]:
+                takers = [p for p, names in _FIELDS_OF.items() if name in names]
+                reasons[name] = (
+                    f"partition {self.partition} has no such setting; leave it out, or "
+                    f"choose partition {' or '.join(takers)}"
+                )
+        if self.dataset in GENERATED:
+            reasons["min_rows"] = f"{self.dataset} leaves nobody out; leave it out"
+        if is_found:
+            reasons["num_users"] = (
+                f"{self.dataset} has the users that there are; leave it out, or choose "
+                "a partition that makes users"
+            )
+        if self.partition in (PAPER, PAPER_DIFF_HETERO):
+            reasons["evaluation_fraction"] = (
+                f"partition {self.partition} goes by evaluation_a; leave it out"
+            )
+        if self.features == RAW:
+            reasons["image_size"] = (
+                f"features is {RAW}, and images stay as large as they are; leave it "
+                "out, or choose the features of a network"
+            )
+        if self.dataset != "synthetic":
+            for name in ("synthetic_alpha", "synthetic_beta"):
+                reasons[name] = f"dataset is {self.dataset}; leave it out"
+        return reasons
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Raises `ConfigError` if a field that was given has no effect.
+
+        Args:
+          given: names of fields.
+        """
+        for name in given:
+            if name in self.ignored:
+                raise errors.ConfigError(
+                    f"{name} is {getattr(self, name)}, but {self.ignored[name]}."
+                )
 
     def __str__(self) -> str:
         """Returns the fields that matter for this data set and partition."""

@@ -65,5 +65,19 @@ def check_given(
             )
 
 
+def check_division(experiments: Sequence[Experiment]) -> None:
+    """Raises `ConfigError` if what divides the data is given and no run goes by it.
+
+    Args:
+      experiments: of the runs.
+    """
+    given = dict.fromkeys(name for one in experiments for name in one.data.division)
+    for name in given:
+        having = [one for one in experiments if name in one.data.division]
+        configs = [one.data.config(one.base_random_seed) for one in having]
+        if all(name in config.ignored for config in configs):
+            configs[0].check_given([name])
+
+
 def _defaults() -> dict[str, Any]:
     return {name: field.default for name, (_, field) in options().items()}
