@@ -53,6 +53,16 @@ def owned(users, count, **options):
     return description, list(make())
 
 
+def said(user):
+    """All of a user, to be compared."""
+    rows = [
+        user.adaptation,
+        user.evaluation,
+        *([user.training] if user.training else []),
+    ]
+    return [(r.x.tolist(), r.y.tolist()) for r in rows], user.classes, user.is_new
+
+
 LABELS = st.lists(st.integers(0, 9), max_size=20)
 
 
@@ -91,9 +101,7 @@ def test_every_user_has_labels_of_its_own_and_no_row_changes_its_split(
             # One label for one class, behind those of the user's own.
             pairs = {*zip(old.y[others].tolist(), after.training.y.tolist())}  # noqa: B905
             assert sorted(y for _, y in pairs) == [*range(count, count + len(pairs))]
-        assert [r.y.tolist() for r in after[:2]] == [
-            r.y.tolist() for r in again[number][:2]
-        ]
+        assert said(after) == said(again[number])
 
 
 def test_every_order_of_every_choice_is_equally_likely():
@@ -191,7 +199,10 @@ def test_of_any_partition_users_have_labels_of_their_own(
     owning = dataclasses.replace(plain, own_labels=count, fresh_labels=False)
     store = prepare(owning, tmp_path / "own")
     assert store.description.num_classes == count
-    assert store.num_users + store.description.num_left_out == users.num_users
+    left_out = store.description.num_left_out
+    assert store.num_users + left_out == users.num_users
+    told = f"{left_out} users, who hold fewer classes"
+    assert (told in summary(store)) == (left_out > 0)
     orders = set()
     for user in range(store.num_users):
         names = store.label_names(user)
