@@ -131,8 +131,10 @@ def test_an_unknown_variant_lists_the_known_ones():
             "server_decay_rounds is 0; it must be a number of rounds from 1",
         ),
         (
-            lambda: Experiment(server_decay_rounds=100, total_rounds=101),
-            "total_rounds is 101, but after server_decay_rounds, 100, .* to 101",
+            lambda: Experiment(
+                server_decay_rounds=100, total_rounds=101
+            ).check_rounds(),
+            "total_rounds is 101, but after server_decay_rounds, 100, .* set them",
         ),
         (
             lambda: Experiment(server_momentum=1.0),

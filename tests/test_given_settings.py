@@ -1,12 +1,14 @@
 """Settings given for an algorithm that does not take them are refused, not ignored."""
 
 import dataclasses
+import re
 
 import pytest
 from absl import flags
 
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import LocalSettings, methods
+from tff_perfedavg.data.config import DATASETS, DataConfig
 from tff_perfedavg.experiments.settings import common_flags, experiment_flags
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
@@ -56,16 +58,16 @@ def test_what_an_algorithm_does_not_take_is_refused(arguments, message):
     [
         (
             {"partition": "iid", "classes_per_user": 3},
-            "classes_per_user is 3, but partition iid has no such setting; leave it "
-            "out, or choose partition k_classes or tasks",
+            r"classes_per_user is 3, but partition iid has no such setting \(k_classes "
+            r"have\); leave it out\.",
         ),
-        ({"partition": "dirichlet", "a": 4}, "a is 4, but partition dirichlet has no"),
+        ({"partition": "dirichlet", "a": 4}, r"\(paper and paper_diff_hetero have\)"),
         (
             {"partition": "k_classes", "concentration": 0.1},
-            "choose partition dirichlet or quantity_skew",
+            r"\(dirichlet and quantity_skew have\)",
         ),
-        ({"partition": "iid", "min_rows": 9}, "choose partition natural"),
-        ({"dataset": "synthetic", "min_rows": 9}, "synthetic leaves nobody out"),
+        ({"partition": "iid", "min_rows": 9}, "has no such setting; leave it out"),
+        ({"dataset": "synthetic", "min_rows": 9}, "of synthetic no user is left out"),
         (
             {"dataset": "uci_har", "num_users": 9},
             "num_users is 9, but uci_har has the users that there are",
@@ -78,6 +80,17 @@ def test_what_a_partition_does_not_go_by_is_refused(settings, message):
         experiment_flags.check_division([Experiment(**settings)])
 
 
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_what_is_refused_can_be_had_where_it_says_so(dataset):
+    for name, reason in DataConfig.of(dataset).ignored.items():
+        for partition in re.findall(r"\((.*) have\)", reason):
+            for taker in partition.split(" and "):
+                other = DataConfig.of(
+                    dataset, partition=taker, own_labels=0, num_users=8, num_new_users=2
+                )
+                assert name not in other.ignored
+
+
 def test_of_a_grid_one_partition_that_goes_by_a_setting_is_enough():
     settings = {"concentration": 0.5}
     partitions = [Experiment(partition=p, **settings) for p in ("iid", "dirichlet")]
@@ -85,6 +98,42 @@ def test_of_a_grid_one_partition_that_goes_by_a_setting_is_enough():
     with pytest.raises(errors.ConfigError, match=r"concentration is 0\.5, but"):
         experiment_flags.check_division(partitions[:1])
     experiment_flags.check_division([Experiment()])
+
+
+@pytest.mark.parametrize("command", ["train.py", "sweep.py", "advise.py"])
+def test_commands_refuse_what_a_partition_does_not_go_by(run, tmp_path, command):
+    words = ["--partition=iid", "--classes_per_user=3", f"--root_output_dir={tmp_path}"]
+    if command == "train.py":
+        words.append("--experiment_name=mine")
+    if command == "sweep.py":
+        words.append("--grid=method=fed_avg")
+    answer = run(command, *words)
+    assert answer.returncode == 1
+    assert "classes_per_user is 3, but partition iid has no such" in answer.stderr
+    assert [*tmp_path.rglob("*")] == []
+
+
+def test_a_rehearsal_of_a_grid_refuses_no_more_than_the_study(run, tmp_path):
+    answer = run(
+        "sweep.py",
+        "--rehearse",
+        "--model=logistic_regression",
+        "--grid=partition=iid,dirichlet",
+        "--grid=method=fed_avg",
+        "--concentration=0.5",
+        "--num_users=8",
+        "--num_new_users=2",
+        "--clients_per_round=2",
+        "--nobaselines",
+        f"--root_output_dir={tmp_path}",
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_of_users_that_are_found_any_number_may_be_new():
+    assert DataConfig.of("mnist_by_writer", num_new_users=60).num_new_users == 60
+    with pytest.raises(errors.ConfigError, match="num_new_users is 60 of 26 users"):
+        DataConfig.of("digits", num_new_users=60)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from tests import reference
 from tests.helpers import relative_error, toy_user
+from tff_perfedavg import errors
 from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
@@ -182,6 +183,23 @@ def test_a_resumed_run_of_adam_ends_with_the_same_bits(tff, tmp_path, decay):
     for one, other in zip(resumed.weights, once.weights, strict=True):
         assert np.array_equal(one, other)
     assert relative_error(resumed.weights, half.weights) > 1e-2
+
+
+def test_a_rate_that_has_decayed_is_not_gone_on_with(tff, tmp_path):
+    from tff_perfedavg.experiments.training.training import train_and_save
+
+    decayed = SHORT.replace(total_rounds=2, server_decay_rounds=2)
+    paths = RunPaths(tmp_path, "decayed")
+    train_and_save(decayed, paths)
+    for more, message in [
+        ({"total_rounds": 3}, "total_rounds is 3, but after server_decay_rounds, 2"),
+        (
+            {"total_rounds": 3, "server_decay_rounds": 3},
+            "server_decay_rounds 2, not 3",
+        ),
+    ]:
+        with pytest.raises(errors.ConfigError, match=message):
+            train_and_save(decayed.replace(**more), paths)
 
 
 @pytest.mark.slow

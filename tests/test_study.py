@@ -2,12 +2,14 @@
 
 import collections
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
 import re
 import shutil
 import time
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -321,8 +323,9 @@ def test_a_damaged_study_is_told_by_its_file(study, tmp_path):
         study.run_all([], BASE, tmp_path)
 
 
-def test_a_studys_time_is_that_of_all_its_parts(study, tmp_path):
+def test_a_studys_time_is_that_of_all_its_parts(study, tmp_path, monkeypatch):
     assert study_time.seconds(tmp_path) == 0
+    assert study_time.told(tmp_path) == ""
 
     def fail_slowly():
         with study_time.counted(tmp_path):
@@ -333,6 +336,13 @@ def test_a_studys_time_is_that_of_all_its_parts(study, tmp_path):
         with pytest.raises(ValueError, match="failed"):
             fail_slowly()
     assert 0.1 <= study_time.seconds(tmp_path) < 10
+    assert "took 0.0 minutes, as far as counted (" in study_time.told(tmp_path)
+    # What is told of a disk without room is what the work tells.
+    with monkeypatch.context() as patched:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patched.setattr(study_time, "atomic_write", mock.Mock(side_effect=full))
+        with pytest.raises(ValueError, match="failed"):
+            fail_slowly()
     (tmp_path / "study.time.json").write_text("{")
     with pytest.raises(errors.DataError, match=r"study\.time\.json is unreadable"):
         study_time.seconds(tmp_path)

@@ -20,7 +20,8 @@ are there, under --root_output_dir, are not made again. Writes sweep.table.csv,
 where methods are compared sweep.comparison.csv and, where users differ in how many
 classes they hold, sweep.classes_held.csv. Of runs on a fleet it tells, too, how
 device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what
-was spent when targets were first met (sweep.fleet_targets.csv).
+was spent when targets were first met (sweep.fleet_targets.csv). At the end it tells how
+long all of it took (study.time.json).
 """
 
 import pathlib
@@ -177,8 +178,6 @@ def main(flag_values):
     base = experiment_flags.experiment(flag_values)
     asked = read(flag_values, base)
     RunPaths(asked.root, "runs").check_writable()
-    if flag_values.rehearse:
-        asked, base = rehearsed(asked, base)
     command.load_frameworks()
     from tff_perfedavg.experiments.study import sweep
     from tff_perfedavg.runtime.local_runtime import use_local_runtime
@@ -186,11 +185,16 @@ def main(flag_values):
     most = flag_values.adaptation_steps
     adapting = sweep.Adapting(asked.rates, most, asked.rows, asked.changes)
     runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
+    experiment_flags.check_division([run.experiment for run in runs])
+    for run in runs:
+        run.experiment.check_rounds()
+    if flag_values.rehearse:
+        asked, base = rehearsed(asked, base)
+        runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
     num_users = asked.watched.num_evaluation_users
     runs = [run._replace(num_users=num_users) for run in runs]
     local = [run.experiment.local for run in runs]
     experiment_flags.check_given(flag_values, local, asked.grid)
-    experiment_flags.check_division([run.experiment for run in runs])
     moves = common_flags.what_moves(flag_values)
     common_flags.check_head_moves(moves, [one.adaptation for one in local])
     command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))
@@ -290,9 +294,9 @@ def tell_time(root):
     """Prints how long the study took, over all times it was gone on with."""
     from tff_perfedavg.experiments.study import study_time
 
-    minutes = study_time.seconds(root) / 60
-    if minutes:
-        print(f"Training and evaluation took {minutes:.1f} minutes in all.")
+    told = study_time.told(root)
+    if told:
+        print(told)
 
 
 def check_inputs(runs, root, data_dir):

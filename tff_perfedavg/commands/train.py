@@ -64,6 +64,7 @@ def main(flag_values):
     experiment = experiment_flags.experiment(flag_values)
     experiment_flags.check_given(flag_values, [experiment.local])
     experiment_flags.check_division([experiment])
+    experiment.check_rounds()
     command.warn(experiment.local.config.remarks)
     options = settings_flags.read(TrainingOptions, flag_values)
     check_workers(flag_values.workers, experiment.aggregation.aggregator)

@@ -194,7 +194,9 @@ class DataConfig:
                 f"partition is {self.partition!r}, but {self.dataset} comes user by "
                 "user; only 'natural' divides it."
             )
-        if not 0 <= self.num_new_users < self.num_users:
+        # Of users that are found, how many there are is not known yet.
+        most = _MOST if self._is_found else self.num_users - 1
+        if not 0 <= self.num_new_users <= most:
             raise errors.ConfigError(
                 f"num_new_users is {self.num_new_users} of {self.num_users} users; "
                 "at least one user must be left to train."
@@ -333,35 +335,47 @@ class DataConfig:
     @property
     def ignored(self) -> dict[str, str]:
         """Reasons why fields have no effect on this data set and partition, by name."""
-        is_found = self.partition == NATURAL and self.dataset not in GENERATED
         reasons = {}
         for name in {name for names in _FIELDS_OF.values() for name in names}:
             if name not in _FIELDS_OF[self.partition]:
-                takers = [p for p, names in _FIELDS_OF.items() if name in names]
-                reasons[name] = (
-                    f"partition {self.partition} has no such setting; leave it out, or "
-                    f"choose partition {' or '.join(takers)}"
-                )
+                reasons[name] = f"partition {self.partition} has no such setting"
+                takers = [p for p in self._others if name in _FIELDS_OF[p]]
+                if takers:
+                    reasons[name] += f" ({' and '.join(takers)} have)"
         if self.dataset in GENERATED:
-            reasons["min_rows"] = f"{self.dataset} leaves nobody out; leave it out"
-        if is_found:
-            reasons["num_users"] = (
-                f"{self.dataset} has the users that there are; leave it out, or choose "
-                "a partition that makes users"
-            )
+            reasons["min_rows"] = f"of {self.dataset} no user is left out"
+        if self._is_found:
+            reasons["num_users"] = f"{self.dataset} has the users that there are"
         if self.partition in (PAPER, PAPER_DIFF_HETERO):
             reasons["evaluation_fraction"] = (
-                f"partition {self.partition} goes by evaluation_a; leave it out"
+                f"partition {self.partition} goes by evaluation_a"
+            )
+        if self.dataset in FROM_TFF:
+            reasons["evaluation_fraction"] = (
+                f"{self.dataset} says itself which rows evaluate"
             )
         if self.features == RAW:
-            reasons["image_size"] = (
-                f"features is {RAW}, and images stay as large as they are; leave it "
-                "out, or choose the features of a network"
-            )
+            reasons["image_size"] = f"features is {RAW}, and images stay as they are"
         if self.dataset != "synthetic":
             for name in ("synthetic_alpha", "synthetic_beta"):
-                reasons[name] = f"dataset is {self.dataset}; leave it out"
+                reasons[name] = f"dataset is {self.dataset}"
         return reasons
+
+    @property
+    def _is_found(self) -> bool:
+        """Whether the data set says who its users are."""
+        return self.partition == NATURAL and self.dataset not in GENERATED
+
+    @property
+    def _others(self) -> list[str]:
+        """The other partitions that the data set can have."""
+        if self.dataset in GENERATED + FROM_TFF:
+            return []
+        is_natural = _DEFAULTS[self.dataset]["partition"] == NATURAL
+        cannot = {self.partition}
+        cannot |= set() if is_natural else {NATURAL}
+        cannot |= set() if self.dataset in WITH_FAMILIES else {TASKS}
+        return [name for name in PARTITIONS if name not in cannot]
 
     def check_given(self, given: Collection[str]) -> None:
         """Raises `ConfigError` if a field that was given has no effect.
@@ -372,7 +386,8 @@ class DataConfig:
         for name in given:
             if name in self.ignored:
                 raise errors.ConfigError(
-                    f"{name} is {getattr(self, name)}, but {self.ignored[name]}."
+                    f"{name} is {getattr(self, name)}, but {self.ignored[name]}; leave "
+                    "it out."
                 )
 
     def __str__(self) -> str:

@@ -194,6 +194,16 @@ class Experiment:
             f"{', '.join(suited)} or your own as FILE.py:FUNCTION."
         )
 
+    def check_rounds(self) -> None:
+        """Raises `ConfigError` if there are rounds in which nothing would change."""
+        decay_rounds = self.server.server_decay_rounds
+        if decay_rounds is not None and self.total_rounds > decay_rounds:
+            raise errors.ConfigError(
+                f"total_rounds is {self.total_rounds}, but after server_decay_rounds, "
+                f"{decay_rounds}, the server's learning rate is 0 and nothing changes; "
+                "set them alike."
+            )
+
     def differences(self, other: Experiment) -> str:
         """Returns the settings in which another differs, with both values, else ''.
 
@@ -218,13 +228,6 @@ class Experiment:
         if self.total_rounds < 1:
             raise errors.ConfigError(
                 f"total_rounds is {self.total_rounds}; it must be at least 1."
-            )
-        decay_rounds = self.server.server_decay_rounds
-        if decay_rounds is not None and self.total_rounds > decay_rounds:
-            raise errors.ConfigError(
-                f"total_rounds is {self.total_rounds}, but after server_decay_rounds, "
-                f"{decay_rounds}, the server's learning rate is 0 and nothing changes; "
-                f"set server_decay_rounds to {self.total_rounds} or more."
             )
         if not 0 <= self.base_random_seed < 2**62:
             raise errors.ConfigError(

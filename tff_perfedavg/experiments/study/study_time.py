@@ -19,7 +19,8 @@ _FILE = "study.time.json"
 def counted(root: pathlib.Path) -> Iterator[None]:
     """Adds the time of a part of the work, also of one that fails, to the study's.
 
-    Work that is killed is not counted from where its part began.
+    Work that is killed is not counted from where its part began. A disk without room
+    is for the work itself to tell of.
 
     Args:
       root: directory of the study.
@@ -27,19 +28,22 @@ def counted(root: pathlib.Path) -> Iterator[None]:
     Raises:
       DataError: if the file of its time is unreadable.
     """
-    before = seconds(root)
     start = time.monotonic()
+    seconds(root)
     try:
         yield
     finally:
-        total = before + time.monotonic() - start
-        with atomic_write(root / _FILE) as file:
-            facts = {"seconds": round(total, 1), "machine": run_facts.machine()}
+        # Read anew: another process may be at work on the study.
+        facts = {
+            "seconds": round(seconds(root) + time.monotonic() - start, 1),
+            "machine": run_facts.machine(),
+        }
+        with contextlib.suppress(OSError), atomic_write(root / _FILE) as file:
             file.write(json.dumps(facts, indent=1).encode())
 
 
 def seconds(root: pathlib.Path) -> float:
-    """Returns the seconds that a study has taken so far.
+    """Returns the seconds counted for a study so far.
 
     Args:
       root: directory of the study.
@@ -47,10 +51,33 @@ def seconds(root: pathlib.Path) -> float:
     Raises:
       DataError: if the file of its time is unreadable.
     """
+    return _read(root)[0]
+
+
+def told(root: pathlib.Path) -> str:
+    """Returns a sentence of how long a study took; empty if nothing was counted.
+
+    Args:
+      root: directory of the study.
+
+    Raises:
+      DataError: if the file of its time is unreadable.
+    """
+    counted_so_far, machine = _read(root)
+    if not counted_so_far:
+        return ""
+    return (
+        f"Training and evaluation took {counted_so_far / 60:.1f} minutes, as far as "
+        f"counted ({machine})."
+    )
+
+
+def _read(root: pathlib.Path) -> tuple[float, str]:
     path = root / _FILE
     if not path.exists():
-        return 0.0
+        return 0.0, ""
     try:
-        return float(json.loads(path.read_text())["seconds"])
+        facts = json.loads(path.read_text())
+        return float(facts["seconds"]), str(facts["machine"])
     except (ValueError, TypeError, KeyError) as e:
         raise errors.DataError(f"{path} is unreadable ({e}); remove it.") from e

@@ -74,9 +74,11 @@ class Simulation:
         Raises:
           CheckpointError: if the initial weights cannot be read.
           ConfigError: if the cohort is larger than the number of users, the initial
-            weights do not fit the model, or its fleet cannot work.
+            weights do not fit the model, its fleet cannot work, or it has rounds in
+            which nothing would change.
           DataError: if no training user has adaptation rows.
         """
+        experiment.check_rounds()
         users = population.training_users
         # Before anything is traced, let a cohort that cannot be drawn fail.
         self.sampler = build_sampler(
