@@ -77,7 +77,7 @@ def test_what_an_algorithm_does_not_take_is_refused(arguments, message):
 )
 def test_what_a_partition_does_not_go_by_is_refused(settings, message):
     with pytest.raises(errors.ConfigError, match=message):
-        experiment_flags.check_division([Experiment(**settings)])
+        experiment_flags.check_experiments([Experiment(**settings)])
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -94,10 +94,10 @@ def test_what_is_refused_can_be_had_where_it_says_so(dataset):
 def test_of_a_grid_one_partition_that_goes_by_a_setting_is_enough():
     settings = {"concentration": 0.5}
     partitions = [Experiment(partition=p, **settings) for p in ("iid", "dirichlet")]
-    experiment_flags.check_division(partitions)
+    experiment_flags.check_experiments(partitions)
     with pytest.raises(errors.ConfigError, match=r"concentration is 0\.5, but"):
-        experiment_flags.check_division(partitions[:1])
-    experiment_flags.check_division([Experiment()])
+        experiment_flags.check_experiments(partitions[:1])
+    experiment_flags.check_experiments([Experiment()])
 
 
 @pytest.mark.parametrize("command", ["train.py", "sweep.py", "advise.py"])

@@ -195,7 +195,8 @@ def test_of_any_partition_users_have_labels_of_their_own(
         fields = {**fields, "num_users": 8, "num_new_users": 2}
     plain = DataConfig.of(dataset, **fields)
     users = prepare(plain, tmp_path / "plain")
-    means = {x: names_of(users)[y] for x, y in all_rows(users)}
+    known = users.description.class_names or [*map(str, range(10))]
+    means = {x: known[y] for x, y in all_rows(users)}
     owning = dataclasses.replace(plain, own_labels=count, fresh_labels=False)
     store = prepare(owning, tmp_path / "own")
     assert store.description.num_classes == count
@@ -224,11 +225,6 @@ def all_rows(store):
         for split in (store.adaptation(user), store.evaluation(user)):
             for x, y in zip(*split, strict=True):
                 yield x.tobytes(), int(y)
-
-
-def names_of(store):
-    count = store.description.num_classes
-    return store.description.class_names or [str(label) for label in range(count)]
 
 
 def test_a_store_of_fixed_orders_has_no_rows_for_training_alone(tmp_path):

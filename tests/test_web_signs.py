@@ -508,7 +508,7 @@ def test_text_has_contrast_and_controls_have_names_and_room(phone, site, scheme,
             phone.run("return demo.teach(...arguments)", image, name)
         phone.touch(*signs.drawn("Hook", 1))
         wait_for(lambda: phone.text("#answer") == "This is Hook.")
-    check_contrast(phone, more_than=20)
+    check_contrast(phone)
     bars = phone.run(CONTRAST_OF_BARS)
     assert len(bars) >= (6 if not page else 10)
     assert min(bars) >= LEAST_CONTRAST_OF_BARS
@@ -528,16 +528,16 @@ def test_text_has_contrast_and_controls_have_names_and_room(phone, site, scheme,
         "alert.textContent = 'The model could not be loaded.'; alert.hidden = false;"
         "document.querySelector('#ask').showModal()"
     )
-    check_contrast(phone, more_than=20)
+    check_contrast(phone)
     check_names(phone, "button", "dialog")
     phone.run("document.querySelector('#alert').hidden = true")
     phone.find("#ask .no").click()
     phone.run("return demo.reset()")
 
 
-def check_contrast(phone, *, more_than):
+def check_contrast(phone):
     lowest, seen = phone.run(CONTRAST)
-    assert seen > more_than
+    assert seen > 20
     assert lowest["ratio"] >= LEAST_CONTRAST, lowest
 
 
@@ -554,8 +554,6 @@ def check_names(phone, *roles):
 NAMED = ("application", "button", "dialog", "link", "spinbutton", "textbox")
 
 
-# The lowest contrast of a text that is shown, of a control that is enabled, and of how
-# many it was looked for.
 _COLOURS = """
 const canvas = document.createElement('canvas').getContext('2d');
 const rgba = (color) => {
@@ -595,6 +593,8 @@ return [...document.querySelectorAll('.bars .initial, .bars .now, .bars .last, .
     return contrast(mixed, back);
   }});
 """
+# The lowest contrast of a text that is shown, of a control that is enabled, and of how
+# many it was looked for.
 CONTRAST = f"""
 {_COLOURS}
 let lowest = {{ratio: 21}};

@@ -124,7 +124,7 @@ def cost(base, runs, population, median):
 
 def main(flag_values):
     base = experiment_flags.experiment(flag_values)
-    experiment_flags.check_division([base])
+    experiment_flags.check_experiments([base])
     inner = command.numbers(flag_values, "inner_rates", float)
     outer = command.numbers(flag_values, "outer_rates", float)
     steps = reported_steps(flag_values)

@@ -40,12 +40,7 @@ def define(flag_values):
     common_flags.define_root(flag_values)
     common_flags.define_adaptation(flag_values, "each run's")
     common_flags.define_what_moves(flag_values)
-    flags.DEFINE_bool(
-        "baselines",
-        True,
-        "Whether to show what label shares and training alone give.",
-        flag_values=flag_values,
-    )
+    common_flags.define_baselines(flag_values)
     flags.DEFINE_bool(
         "pooled",
         False,

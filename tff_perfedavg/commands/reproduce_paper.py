@@ -16,7 +16,7 @@ from absl import flags
 from tff_perfedavg import errors
 from tff_perfedavg.algorithms.registry import paper_methods
 from tff_perfedavg.data.config import DATASETS, PAPER, PAPER_DIFF_HETERO
-from tff_perfedavg.experiments.settings import command
+from tff_perfedavg.experiments.settings import command, common_flags
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -69,12 +69,8 @@ def define(flag_values):
         1,
         flag_values=flag_values,
     )
-    flags.DEFINE_bool(
-        "baselines",
-        True,
-        "Whether to show what label shares and training alone give.",
-        flag_values=flag_values,
-    )
+    common_flags.define_baselines(flag_values)
+    flags.adopt_module_key_flags(common_flags, flag_values)
 
 
 def main(flag_values):

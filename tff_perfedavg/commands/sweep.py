@@ -151,12 +151,7 @@ def _define_reports(flag_values):
         lower_bound=0,
         flag_values=flag_values,
     )
-    flags.DEFINE_bool(
-        "baselines",
-        True,
-        "Whether to show what label shares and training alone give.",
-        flag_values=flag_values,
-    )
+    common_flags.define_baselines(flag_values)
     flags.DEFINE_integer(
         "rounds_per_evaluation",
         0,
@@ -185,9 +180,7 @@ def main(flag_values):
     most = flag_values.adaptation_steps
     adapting = sweep.Adapting(asked.rates, most, asked.rows, asked.changes)
     runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)
-    experiment_flags.check_division([run.experiment for run in runs])
-    for run in runs:
-        run.experiment.check_rounds()
+    experiment_flags.check_experiments([run.experiment for run in runs])
     if flag_values.rehearse:
         asked, base = rehearsed(asked, base)
         runs = sweep.sweep_runs(base, asked.grid, adapting, asked.of_methods)

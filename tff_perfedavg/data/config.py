@@ -183,8 +183,7 @@ class DataConfig:
     def __post_init__(self):
         errors.check_known("dataset", self.dataset, DATASETS)
         errors.check_known("partition", self.partition, PARTITIONS)
-        natural = _DEFAULTS[self.dataset]["partition"] == NATURAL
-        if self.partition == NATURAL and not natural:
+        if self.partition == NATURAL and not self._has_owners:
             raise errors.ConfigError(
                 f"partition is 'natural', but {self.dataset} does not say whose its "
                 "rows are; choose another partition."
@@ -367,15 +366,17 @@ class DataConfig:
         return self.partition == NATURAL and self.dataset not in GENERATED
 
     @property
+    def _has_owners(self) -> bool:
+        """Whether the data set says whose its rows are."""
+        return _DEFAULTS[self.dataset]["partition"] == NATURAL
+
+    @property
     def _others(self) -> list[str]:
         """The other partitions that the data set can have."""
         if self.dataset in GENERATED + FROM_TFF:
             return []
-        is_natural = _DEFAULTS[self.dataset]["partition"] == NATURAL
-        cannot = {self.partition}
-        cannot |= set() if is_natural else {NATURAL}
-        cannot |= set() if self.dataset in WITH_FAMILIES else {TASKS}
-        return [name for name in PARTITIONS if name not in cannot]
+        can = {NATURAL: self._has_owners, TASKS: self.dataset in WITH_FAMILIES}
+        return [p for p in PARTITIONS if p != self.partition and can.get(p, True)]
 
     def check_given(self, given: Collection[str]) -> None:
         """Raises `ConfigError` if a field that was given has no effect.
@@ -383,17 +384,18 @@ class DataConfig:
         Args:
           given: names of fields.
         """
+        ignored = self.ignored
         for name in given:
-            if name in self.ignored:
+            if name in ignored:
                 raise errors.ConfigError(
-                    f"{name} is {getattr(self, name)}, but {self.ignored[name]}; leave "
-                    "it out."
+                    f"{name} is {getattr(self, name)}, but {ignored[name]}; leave it "
+                    "out."
                 )
 
     def __str__(self) -> str:
         """Returns the fields that matter for this data set and partition."""
         fields = ["dataset", "partition"]
-        if self.partition != NATURAL or self.dataset in GENERATED:
+        if not self._is_found:
             fields.append("num_users")
         fields.append("fold" if self.fold else "num_new_users")
         fields += _FIELDS_OF[self.partition]

@@ -77,6 +77,16 @@ def define_adaptation(
     )
 
 
+def define_baselines(flag_values: flags.FlagValues) -> None:
+    """Defines the flag of whether baselines are shown."""
+    flags.DEFINE_bool(
+        "baselines",
+        True,
+        "Whether to show what label shares and training alone give.",
+        flag_values=flag_values,
+    )
+
+
 def define_rows_per_class(flag_values: flags.FlagValues) -> None:
     """Defines the flag by which a number of adaptation rows is of each class."""
     flags.DEFINE_bool(

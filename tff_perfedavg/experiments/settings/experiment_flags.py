@@ -65,12 +65,17 @@ def check_given(
             )
 
 
-def check_division(experiments: Sequence[Experiment]) -> None:
-    """Raises `ConfigError` if what divides the data is given and no run goes by it.
+def check_experiments(experiments: Sequence[Experiment]) -> None:
+    """Raises `ConfigError` if settings of runs cannot do what they are given for.
+
+    That is, if what divides the data is given and no run goes by it, or a run has
+    rounds in which nothing would change.
 
     Args:
       experiments: of the runs.
     """
+    for one in experiments:
+        one.check_rounds()
     given = dict.fromkeys(name for one in experiments for name in one.data.division)
     for name in given:
         having = [one for one in experiments if name in one.data.division]

@@ -28,8 +28,9 @@ def counted(root: pathlib.Path) -> Iterator[None]:
     Raises:
       DataError: if the file of its time is unreadable.
     """
-    start = time.monotonic()
+    # A file that is unreadable is told of before the work.
     seconds(root)
+    start = time.monotonic()
     try:
         yield
     finally:
