@@ -443,6 +443,44 @@ def check_baselines(table, root):
         assert np.isnan(found["step"]) == (key[1] != "local training")
 
 
+def test_under_own_labels_each_method_has_the_nearest_rows_of_its_features(
+    command, tmp_path
+):
+    command(
+        "sweep.py",
+        f"--root_output_dir={tmp_path}",
+        *SMALL_SWEEP,
+        "--model=mlp",
+        "--partition=iid",
+        "--own_labels=3",
+        "--grid=method=exact,fed_avg",
+        "--grid=outer_learning_rate=0.1,0.5",
+        "--choose=outer_learning_rate",
+        "--adaptation_steps=1",
+    )
+    rows = pd.concat(map(pd.read_csv, tmp_path.glob("results/*/baselines/*.csv")))
+    # All else is FedAvg's alone, and there once.
+    of_method = rows.groupby("method")["baseline"].unique().map(set)
+    features = {"features' neighbour", "features' centroid"}
+    assert of_method["exact"] == features < of_method["fed_avg"]
+    table = pd.read_csv(tmp_path / "sweep.table.csv")
+    table = table[table["baseline"] != "-"].set_index(["users", "baseline"])
+    assert table.index.is_unique
+    for name in ("FedAvg", "Per-FedAvg exact"):
+        of_one = rows[rows["algorithm"] == f"{name} + nearest centroid"]
+        for group, cell in of_one.groupby("users"):
+            users = np.sort(cell["user"].unique())
+            chooses = cell["user"].isin(users[validation_users(users, 0)])
+            means = cell[chooses].groupby("outer_learning_rate")["accuracy"].mean()
+            found = table.loc[(group, f"{name} + nearest centroid")]
+            rate = found["outer_learning_rate"]
+            assert np.isclose(means[rate], means.max())
+            test = cell[~chooses & (cell["outer_learning_rate"] == rate)]["accuracy"]
+            assert np.isclose(found["accuracy"], test.mean(), atol=1e-5)
+            assert found["num_runs"] == 2
+    assert table.loc["seen"].index[0] == "majority class"
+
+
 METHODS = {"method": ["fed_avg", "exact"]}
 
 

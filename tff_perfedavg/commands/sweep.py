@@ -7,21 +7,21 @@ Every --grid names a field of the experiment (any flag of train.py that is one, 
 group, seen and new, choose the adaptation's rate and number of steps, 0 among them, and
 what --choose names besides; the table is of the other half, or, with --cross_fit, of
 all, each with what the other half chose. Of folds (--grid=fold=1/10,2/10,...) all users
-are put together, each new once. With --choosing_seeds,
-runs of these seeds alone try all of the grid, and those of other seeds are trained with
-what was chosen. Beside the methods stand
-baselines on the same users: what label shares give without a gradient, with FedAvg's
-model if the grid has it, and what users reach by training alone. A method is trained
-once for all values of what it does not use, such as FedAvg for inner learning rates.
---of_method gives a method settings of its own, so that methods are compared at the
-rates chosen for each, or after as many rows or bytes.
-A run that diverges is counted, and what it was trained with is not chosen. Runs that
-are there, under --root_output_dir, are not made again. Writes sweep.table.csv,
-where methods are compared sweep.comparison.csv and, where users differ in how many
-classes they hold, sweep.classes_held.csv. Of runs on a fleet it tells, too, how
-device classes fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what
-was spent when targets were first met (sweep.fleet_targets.csv). At the end it tells how
-long all of it took (study.time.json).
+are put together, each new once. With --choosing_seeds, runs of these seeds alone try
+all of the grid, and those of other seeds are trained with what was chosen. Beside the
+methods stand baselines on the same users: what label shares give without a gradient,
+with FedAvg's model if the grid has it, what users reach by training alone and, where
+labels are their own, the nearest of their rows, by inputs and by the features of each
+method's model. A method is trained once for all values of what it does not use, such as
+FedAvg for inner learning rates. --of_method gives a method settings of its own, so that
+methods are compared at the rates chosen for each, or after as many rows or bytes. A run
+that diverges is counted, and what it was trained with is not chosen. Runs that are
+there, under --root_output_dir, are not made again. Writes sweep.table.csv, where
+methods are compared sweep.comparison.csv and, where users differ in how many classes
+they hold, sweep.classes_held.csv. Of runs on a fleet it tells, too, how device classes
+fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what was spent when
+targets were first met (sweep.fleet_targets.csv). At the end it tells how long all of it
+took (study.time.json).
 """
 
 import pathlib
@@ -223,7 +223,7 @@ def finish(flag_values, base, asked: Asked, runs) -> tuple:
         tried = sweep.tell_tried(results, asked.choosing)
     study.run_all(runs, base, root, watched=asked.watched)
     if flag_values.baselines:
-        study_baselines.run_baselines(runs, root)
+        study_baselines.run_baselines(runs, root, features_of_all=True)
     results = sweep.read_results(root, runs, asked.grid, asked.chosen, asked.rates)
     results = results._replace(
         choices=choices, steps=asked.steps, cross_fit=flag_values.cross_fit

@@ -13,6 +13,8 @@ from tff_perfedavg.algorithms.registry import BASELINE
 from tff_perfedavg.experiments.assemble.build import build_model
 from tff_perfedavg.experiments.assemble.population import build_population
 from tff_perfedavg.experiments.evaluation.baseline_names import (
+    FEATURE_CENTROID,
+    FEATURE_NEIGHBOUR,
     has_classes,
     has_own_labels,
 )
@@ -34,6 +36,7 @@ from tff_perfedavg.experiments.study.study import Run, diverged
 from tff_perfedavg.optimization.config import AdaptationConfig
 
 _DIRECTORY = "baselines"
+_OF_FEATURES = (FEATURE_NEIGHBOUR, FEATURE_CENTROID)
 # Of runs that differ in what training alone does not depend on.
 _MOST_KNOWN = 32
 
@@ -45,7 +48,13 @@ def runs_with_baselines(runs: Sequence[Run]) -> list[Run]:
     return [run for run, method in zip(runs, methods, strict=True) if method == chosen]
 
 
-def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> None:
+def run_baselines(
+    runs: Sequence[Run],
+    root: pathlib.Path,
+    *,
+    seed: int = 0,
+    features_of_all: bool = False,
+) -> None:
     """Evaluates the baselines of a study that are missing.
 
     Args:
@@ -53,14 +62,22 @@ def run_baselines(runs: Sequence[Run], root: pathlib.Path, *, seed: int = 0) -> 
         those that diverged excepted.
       root: directory of the study.
       seed: of the adaptations' draws.
+      features_of_all: whether the other runs have those in their models' features,
+        where labels are users' own.
     """
-    for run in runs_with_baselines(runs):
+    evaluated = {run.name: _evaluate for run in runs_with_baselines(runs)}
+    for run in runs:
+        evaluate = evaluated.get(run.name, _evaluate_features)
+        if diverged(run, root) or (run.name not in evaluated and not features_of_all):
+            continue
         paths = RunPaths(root, run.name)
         for adaptations in _alike(run):
             file = _file(paths, adaptations, run.num_users)
-            if not paths.is_of_model(file) and not diverged(run, root):
+            if not paths.is_of_model(file):
                 with study_time.counted(root):
-                    write_rows(_evaluate(run, paths, adaptations, seed), file)
+                    found = evaluate(run, paths, adaptations, seed)
+                if found is not None:
+                    write_rows(found, file)
 
 
 def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | None:
@@ -75,13 +92,16 @@ def read_baselines(root: pathlib.Path, runs: Sequence[Run]) -> pd.DataFrame | No
       and `evaluate_local_training`, behind columns
       for the runs' settings, `run`, `seed` and `num_rows`; None if there are none.
     """
-    files = [
-        _file(RunPaths(root, run.name), adaptations, run.num_users)
-        for run in runs_with_baselines(runs)
-        if not diverged(run, root)
-        for adaptations in _alike(run)
-    ]
-    frames = [pd.read_csv(file) for file in files if file.is_file()]
+    whole = {run.name for run in runs_with_baselines(runs)}
+    frames = []
+    for run in sorted(runs, key=lambda run: run.name not in whole):
+        for adaptations in () if diverged(run, root) else _alike(run):
+            file = _file(RunPaths(root, run.name), adaptations, run.num_users)
+            if file.is_file():
+                frame = pd.read_csv(file)
+                # What another grid left there has its place with those runs alone.
+                is_of_run = frame["baseline"].isin(_OF_FEATURES) | (run.name in whole)
+                frames.append(frame[is_of_run])
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
@@ -119,13 +139,34 @@ def _evaluate(
     start = experiment.base_random_seed
     of_users = (experiment.model, str(population.path), start, run.num_users)
     frames.append(_local_training(of_users, first, rates, seed))
+    return _labelled(pd.concat(frames, ignore_index=True), run, first)
+
+
+def _evaluate_features(
+    run: Run, paths: RunPaths, adaptations: Sequence[AdaptationConfig], seed: int
+) -> pd.DataFrame | None:
+    """Returns the nearest rows in the features of a run's model, where there are."""
+    experiment, first = run.experiment, adaptations[0]
+    population = build_population(experiment, paths.root)
+    model = build_model(experiment, population)
+    if model.features is None or not has_own_labels(population):
+        return None
+    held, _ = trained_model.load(paths.model)
+    weights = experiment.local.adaptation.weights(held)
+    draws = Draws(seed, run.num_users)
+    frame = evaluate_nearest(model, weights, population, first, experiment.label, draws)
+    return _labelled(frame[frame["baseline"].isin(_OF_FEATURES)], run, first)
+
+
+def _labelled(
+    frame: pd.DataFrame, run: Run, adaptation: AdaptationConfig
+) -> pd.DataFrame:
     labels = {
         **run.settings,
         "run": run.name,
-        "seed": start,
-        "num_rows": first.num_rows or 0,
+        "seed": run.experiment.base_random_seed,
+        "num_rows": adaptation.num_rows or 0,
     }
-    frame = pd.concat(frames, ignore_index=True)
     return frame.assign(**labels)[[*labels, *frame.columns]]
 
 

@@ -406,16 +406,22 @@ def baseline_rows(
     who = ["users", "user", "seed", *_folds(results)]
     measured = results.per_user[who].drop_duplicates()
     rows = results.baselines.merge(measured).assign(**{RATE: np.nan})
-    outcomes, axes, chosen = results.outcomes, dict(results.axes), [*results.chosen]
-    if _METHOD in axes:
-        outcomes = outcomes[outcomes[_METHOD].isin(rows[_METHOD])]
-        if _METHOD in chosen:
-            del axes[_METHOD]
-            chosen.remove(_METHOD)
-        else:
-            axes[_METHOD] = [_NO_METHOD]
-            rows, outcomes = (f.assign(method=_NO_METHOD) for f in (rows, outcomes))
+    axes, chosen = dict(results.axes), [*results.chosen]
+    has_methods = _METHOD in axes
+    if _METHOD in chosen:
+        del axes[_METHOD]
+        chosen.remove(_METHOD)
+    elif has_methods:
+        axes[_METHOD] = [_NO_METHOD]
     for name, of_name in rows.groupby("algorithm", sort=False):
+        outcomes = results.outcomes
+        if has_methods:
+            # Of the one method whose runs have this baseline.
+            outcomes = outcomes[outcomes[_METHOD].isin(of_name[_METHOD])]
+        if _METHOD in axes:
+            of_name, outcomes = (
+                f.assign(method=_NO_METHOD) for f in (of_name, outcomes)
+            )
         if results.steps and not of_name[STEP].any():
             # The same whatever the methods' steps.
             copies = [of_name.assign(**{STEP: step}) for step in results.steps]
