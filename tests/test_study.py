@@ -21,6 +21,7 @@ from tff_perfedavg.experiments.evaluation.selection import validation_users
 from tff_perfedavg.experiments.files import trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.sweep_request import OwnSettings
 from tff_perfedavg.experiments.study import study_time
 from tff_perfedavg.optimization.config import AdaptationConfig
 
@@ -939,7 +940,10 @@ def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
     axes = {"method": ["p_fed_me", "anil"]}
     adapting = sweep.Adapting([0.01, 0.02], 3, [0, 2])
     runs = sweep.sweep_runs(BASE, axes, adapting)
-    own = {"p_fed_me": {"moreau_pull": 5.0}, "anil": {"head_tensors": 1}}
+    own = [
+        OwnSettings("p_fed_me", {}, {"moreau_pull": 5.0}),
+        OwnSettings("anil", {}, {"head_tensors": 1}),
+    ]
     with_own = sweep.sweep_runs(BASE, axes, adapting, own)
     changed = dict(zip(axes["method"], with_own, strict=True))
     for method, before in zip(axes["method"], runs, strict=True):
@@ -953,10 +957,52 @@ def test_a_methods_own_settings_are_those_of_its_adaptation_too(tff):
     assert {a.head_tensors for a in changed["anil"].adaptations} == {1}
 
 
+def test_a_method_has_settings_of_its_own_at_a_value_of_another_axis(tff):
+    from tff_perfedavg.experiments.study import sweep
+
+    axes = {
+        "method": ["fed_avg", "exact"],
+        "inner_steps": [1, 3],
+        "base_random_seed": [4, 5],
+    }
+    own = [
+        OwnSettings("exact", {}, {"inner_learning_rate": 0.3}),
+        OwnSettings("exact", {"inner_steps": 3}, {"inner_learning_rate": 0.2}),
+        # An axis that a method does not use still sets its runs apart.
+        OwnSettings("fed_avg", {"inner_steps": 1}, {"num_local_steps": 7}),
+        OwnSettings("fed_avg", {"inner_steps": 3}, {"num_local_steps": 9}),
+    ]
+    adapting = sweep.Adapting([0.01], 3)
+    runs = sweep.sweep_runs(BASE, axes, adapting, own)
+    assert len({run.name for run in runs}) == len(runs) == 8
+    found = {
+        tuple(run.settings.values()): (
+            run.experiment.local.num_local_steps,
+            run.experiment.local.inner_learning_rate,
+        )
+        for run in runs
+    }
+    tau, rate = BASE.local.num_local_steps, BASE.local.inner_learning_rate
+    for seed in (4, 5):
+        assert found["exact", 1, seed] == (tau, 0.3)
+        assert found["exact", 3, seed] == (tau, 0.2)
+        assert found["fed_avg", 1, seed] == (7, rate)
+        assert found["fed_avg", 3, seed] == (9, rate)
+    # Without them FedAvg has one run for all values.
+    runs = sweep.sweep_runs(BASE, axes, adapting, own[:2])
+    assert [r.name for r in runs if r.settings["method"] == "fed_avg"] == [
+        "fed_avg-base_random_seed4",
+        "fed_avg-base_random_seed5",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("fed_prox:batch_size=3", "'fed_prox' is no method of the grid"),
+        ("exact,batch_size=3:total_rounds=9", "but 3 is no batch_size of the grid"),
+        ("exact,total_rounds=3:batch_size=2", "'total_rounds' is no other axis"),
+        ("exact,batch_size=few:total_rounds=9", "of_method has 'exact,batch_size=few"),
         ("exact:batch_size=3", "but batch_size is an axis of the grid"),
         ("exact:colour=3", "is 'colour'; known:"),
         ("exact:total_rounds=many", "of_method has 'exact:total_rounds=many'"),

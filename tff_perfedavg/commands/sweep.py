@@ -65,7 +65,9 @@ def define(flag_values):
         "of_method",
         [],
         "METHOD:FIELD=VALUE,FIELD=VALUE,...; settings that a method of the grid has in "
-        "the place of those of all, such as rates that were chosen for it.",
+        "the place of those of all, such as rates that were chosen for it. "
+        "METHOD,AXIS=VALUE:FIELD=VALUE,... where they hold at a value of another axis "
+        "alone.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(

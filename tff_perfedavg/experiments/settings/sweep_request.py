@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tff_perfedavg import errors
@@ -56,30 +57,68 @@ def _parsed(flag_values, name, value, where):
         raise errors.ConfigError(f"{where}: {e}.") from e
 
 
-def of_methods(flag_values, grid) -> dict[str, dict]:
+class OwnSettings(NamedTuple):
+    """What a method has in the place of the settings of all.
+
+    Args:
+      method: whose they are.
+      at: values of axes of the grid, at which alone they hold; empty for all.
+      settings: by field of `Experiment`.
+    """
+
+    method: str
+    at: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    def hold(self, values: Mapping[str, Any]) -> bool:
+        """Whether they hold for a combination of the grid's values.
+
+        Args:
+          values: by axis, the method among them.
+        """
+        at = {_METHOD: self.method, **self.at}
+        return all(values.get(name) == value for name, value in at.items())
+
+
+def of_methods(flag_values, grid) -> list[OwnSettings]:
     """The settings that methods have for their own."""
-    found: dict[str, dict] = {}
+    found: list[OwnSettings] = []
     for text in flag_values.of_method:
-        method, _, settings = text.partition(":")
+        where = f"of_method has {text!r}"
+        runs, _, settings = text.partition(":")
+        method, *values = runs.split(",")
         if method not in grid.get(_METHOD, ()):
             raise errors.ConfigError(
-                f"of_method has {text!r}, but {method!r} is no method of the grid."
+                f"{where}, but {method!r} is no method of the grid."
             )
-        own = found.setdefault(method, {})
+        at = {}
+        for setting in values:
+            name, _, value = setting.partition("=")
+            at[name] = _value_of_axis(flag_values, grid, name, value, where)
+        own = {}
         for setting in settings.split(","):
             name, _, value = setting.partition("=")
             check_axis(name)
             if name in (_METHOD, *grid):
-                raise errors.ConfigError(
-                    f"of_method has {text!r}, but {name} is an axis of the grid."
-                )
+                raise errors.ConfigError(f"{where}, but {name} is an axis of the grid.")
             if name in _OF_USERS:
                 raise errors.ConfigError(
-                    f"of_method has {text!r}, but methods are compared on the same "
-                    f"users; give {name} for all of them."
+                    f"{where}, but methods are compared on the same users; give {name} "
+                    "for all of them."
                 )
-            own[name] = _parsed(flag_values, name, value, f"of_method has {text!r}")
+            own[name] = _parsed(flag_values, name, value, where)
+        found.append(OwnSettings(method, at, own))
     return found
+
+
+def _value_of_axis(flag_values, grid, name, value, where):
+    """A value that an axis of the grid has."""
+    if name == _METHOD or name not in grid:
+        raise errors.ConfigError(f"{where}, but {name!r} is no other axis of the grid.")
+    parsed = _parsed(flag_values, name, value, where)
+    if parsed not in grid[name]:
+        raise errors.ConfigError(f"{where}, but {value} is no {name} of the grid.")
+    return parsed
 
 
 def reported_steps(flag_values) -> list[int]:
@@ -136,7 +175,7 @@ class Asked(NamedTuple):
     root: pathlib.Path
     grid: dict[str, list]
     chosen: list[str]
-    of_methods: dict[str, dict[str, Any]]
+    of_methods: list[OwnSettings]
     choosing: list[int]
     rates: list[float]
     rows: list[int]
@@ -193,10 +232,15 @@ def rehearsed(asked: Asked, base: Experiment) -> tuple[Asked, Experiment]:
     if asked.choosing:
         grid[SEED] = asked.choosing[:1]
     rounds = "total_rounds"
-    of_methods = {
-        method: {**own, **({rounds: REHEARSED_ROUNDS} if rounds in own else {})}
-        for method, own in asked.of_methods.items()
-    }
+    of_methods = [
+        own._replace(
+            settings={
+                name: REHEARSED_ROUNDS if name == rounds else value
+                for name, value in own.settings.items()
+            }
+        )
+        for own in asked.of_methods
+    ]
     watched = dataclasses.replace(
         asked.watched,
         rounds_per_evaluation=min(1, asked.watched.rounds_per_evaluation),

@@ -35,6 +35,7 @@ from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.files.trained_runs import diverged_experiment
 from tff_perfedavg.experiments.settings.experiment import Experiment, check_axis
 from tff_perfedavg.experiments.settings.fleet_settings import METHOD
+from tff_perfedavg.experiments.settings.sweep_request import OwnSettings
 from tff_perfedavg.experiments.settings.training_options import TrainingOptions
 from tff_perfedavg.experiments.study import study_time
 from tff_perfedavg.experiments.training.training import train_and_save
@@ -85,7 +86,7 @@ def run_name(settings: Mapping[str, Any]) -> str:
 def grid(
     base: Experiment,
     axes: Mapping[str, Sequence[Any]],
-    of_methods: Mapping[str, Mapping[str, Any]] | None = None,
+    of_methods: Sequence[OwnSettings] = (),
 ) -> Iterator[tuple]:
     """Returns the Cartesian product of the axes, the last one changing fastest.
 
@@ -93,7 +94,8 @@ def grid(
       base: settings of all runs.
       axes: values by field of `Experiment`, or by `method`, which stands for an
         algorithm with its variant (`registry.methods`).
-      of_methods: settings by method that it has in the place of those of `base`.
+      of_methods: what methods have in the place of settings of `base`; of two that
+        hold for a run, the later one's.
 
     Returns:
       Pairs of a combination, a dictionary, and the experiment with it.
@@ -119,7 +121,10 @@ def grid(
         if "method" in changed:
             method = changed.pop("method")
             errors.check_known("method", method, tuple(methods()))
-            changed |= {**methods()[method], **(of_methods or {}).get(method, {})}
+            changed |= methods()[method]
+            for own in of_methods:
+                if own.hold(settings):
+                    changed |= own.settings
         yield settings, base.replace(**changed)
 
 

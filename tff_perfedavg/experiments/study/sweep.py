@@ -26,6 +26,7 @@ from tff_perfedavg.experiments.settings.experiment import (
     SEED,
     Experiment,
 )
+from tff_perfedavg.experiments.settings.sweep_request import OwnSettings
 from tff_perfedavg.experiments.study.study import (
     Run,
     diverged,
@@ -68,7 +69,7 @@ def sweep_runs(
     base: Experiment,
     axes: Mapping[str, Sequence[Any]],
     adapting: Adapting,
-    of_methods: Mapping[str, Mapping[str, Any]] | None = None,
+    of_methods: Sequence[OwnSettings] = (),
 ) -> list[Run]:
     """Returns the runs of a grid, one for all values of an axis that a method ignores.
 
@@ -85,7 +86,9 @@ def sweep_runs(
         adapted = adapting.rates or [own.inner_learning_rate]
         idle = [name for name in axes if not uses(experiment, name)]
         if idle:
-            settings = {k: v for k, v in settings.items() if k not in idle}
+            # A method that has settings of its own there has a run for each value.
+            told = {name for own in of_methods if own.hold(settings) for name in own.at}
+            settings = {k: v for k, v in settings.items() if k not in idle or k in told}
             # A run has a name even if nothing else sets it apart.
             settings = settings or {_METHOD: experiment.local.method}
             experiment = experiment.replace(**{name: as_in_base[name] for name in idle})
