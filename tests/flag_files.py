@@ -8,7 +8,17 @@ LEFT_TO_SAY = {
     "fair_choice": ["--dataset=mnist", "--partition=paper"],
     "fleet_har": ["--grid=method=fed_avg,exact"],
     "fleet_mnist": ["--grid=method=fed_avg,exact"],
+    "own_labels_har_choice": [
+        "--grid=method=fed_avg,exact",
+        "--inner_learning_rate=0.1",
+        "--outer_learning_rate=0.3",
+    ],
     "own_labels_omniglot_choice": [
+        "--grid=method=fed_avg,exact",
+        "--inner_learning_rate=0.1",
+        "--outer_learning_rate=0.3",
+    ],
+    "own_labels_writers_choice": [
         "--grid=method=fed_avg,exact",
         "--inner_learning_rate=0.1",
         "--outer_learning_rate=0.3",

@@ -309,6 +309,41 @@ def test_a_run_that_its_fleet_cannot_do_is_refused_before_it_begins(
     assert not [*tmp_path.glob("checkpoints/*/*.ckpt")]
 
 
+def test_a_mark_for_each_target_that_was_met_at_its_cost():
+    from tff_perfedavg.experiments.report import fleet_figures
+
+    names = ["target accuracy", "method", "rounds", "hours", "MB up", "kJ"]
+    names += ["least hours", "most hours", "seeds that met it", "seeds"]
+    rows = [
+        (0.8, "fed_avg", 5, 1.0, 30.0, 2.0, 0.5, 4.0, 5, 5),
+        (0.9, "fed_avg", 9, 2.0, 60.0, 4.0, 2.0, 2.0, 2, 5),
+        (0.8, "exact", 5, 3.0, 20.0, 1.0, 1.0, 3.0, 3, 5),
+        (0.9, "exact", *[np.nan] * 6, 0, 5),
+    ]
+    table = pd.DataFrame(rows, columns=names)
+    for given in (table, table.set_index(names[:2])):
+        figure = fleet_figures.targets(given)
+        drawn = [
+            {
+                (x, round(y), line.get_markerfacecolor() == "none")
+                for line in panel.lines
+                for x, y in zip(*line.get_data(), strict=True)
+            }
+            for panel in figure.axes
+        ]
+        # Rows from above: FedAvg, exact; hollow where two of five seeds met it.
+        assert drawn == [
+            {(3600.0, 0, False), (7200.0, 0, True), (10800.0, 1, False)},
+            {(30.0, 0, False), (60.0, 0, True), (20.0, 1, False)},
+            {(2000.0, 0, False), (4000.0, 0, True), (1000.0, 1, False)},
+        ]
+        ranges = figure.axes[0].collections
+        ends = {tuple(path[:, 0]) for one in ranges for path in one.get_segments()}
+        assert ends == {(1800.0, 14400.0), (7200.0, 7200.0), (3600.0, 10800.0)}
+        ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        assert ticks == ["fed_avg", "exact"]
+
+
 @pytest.mark.slow
 def test_a_sweep_tells_what_targets_cost_and_how_classes_fare(
     commands, capsys, tmp_path
@@ -338,6 +373,7 @@ def test_a_sweep_tells_what_targets_cost_and_how_classes_fare(
     assert (met[["rounds", "hours", "kJ"]] == 0).all(axis=None)
     assert (targets.loc[2.0, "seeds that met it"] == 0).all()
     assert targets.loc[2.0, "hours"].isna().all()
+    assert (root / "sweep.fleet_targets.png").read_bytes().startswith(b"\x89PNG")
     classes = pd.read_csv(root / "sweep.fleet_classes.csv", index_col=[0, 1])
     runs = [RunPaths(root, f"first_order-base_random_seed{seed}") for seed in (0, 1)]
     tasks = pd.concat(pd.read_csv(run.fleet_tasks) for run in runs)

@@ -20,8 +20,8 @@ there, under --root_output_dir, are not made again. Writes sweep.table.csv, wher
 methods are compared sweep.comparison.csv and, where users differ in how many classes
 they hold, sweep.classes_held.csv. Of runs on a fleet it tells, too, how device classes
 fare (sweep.fleet_classes.csv) and, with --rounds_per_evaluation, what was spent when
-targets were first met (sweep.fleet_targets.csv). At the end it tells how long all of it
-took (study.time.json).
+targets were first met (sweep.fleet_targets.csv, and drawn, sweep.fleet_targets.png). At
+the end it tells how long all of it took (study.time.json).
 """
 
 import pathlib
@@ -312,6 +312,7 @@ def check_inputs(runs, root, data_dir):
 
 def tell_fleet(root, runs, per_user, steps, targets):
     """Prints and writes what runs cost their fleet, and whom they served."""
+    from tff_perfedavg.experiments.report import figures, fleet_figures
     from tff_perfedavg.experiments.study import fleet_study, sweep
 
     tables = {
@@ -327,3 +328,7 @@ def tell_fleet(root, runs, per_user, steps, targets):
             continue
         print(f"\n{said}:\n{table.to_string(float_format='{:.4g}'.format)}")
         print(f"Written: {sweep.write_table(table, f'fleet_{name}', root)}")
+    if tables["targets"] is not None:
+        path = root / "sweep.fleet_targets.png"
+        figures.save(fleet_figures.targets(tables["targets"]), path)
+        print(f"Written: {path}")

@@ -1,4 +1,4 @@
-"""Figures of a fleet: timeline of a round, availability by hour, battery use."""
+"""Figures of a fleet: a round, availability, battery use, the cost of targets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from tff_perfedavg.experiments.report.figures import SETTINGS
 from tff_perfedavg.fleet.availability import DAY, HOUR
@@ -23,6 +24,18 @@ _PHASES = (
 )
 _MARKS = {"taken": "|", "late": "x", "dropped": "v", "abandoned": "o"}
 _CLASS_COLOURS = ("#D55E00", "#1A85C9", "#009E73", "#CC79A7", "#E69F00")
+# What `targets` draws: a column of its table, its factor and words.
+_COSTS = (
+    ("hours", 3600, "seconds until the target was met"),
+    ("MB up", 1, "sent by phones (MB)"),
+    ("kJ", 1000, "energy of the phones (J)"),
+)
+_OF_GOALS = [*zip("os^Dv", _CLASS_COLOURS, strict=True)]
+_TARGET = "target "
+_OF_TARGETS = frozenset(
+    ["rounds", "least hours", "most hours", "seeds that met it", "seeds"]
+    + [name for name, _, _ in _COSTS]
+)
 # More bars would be lines.
 _MOST_BARS = 60
 
@@ -146,3 +159,66 @@ def batteries(shares: pd.DataFrame, classes: Sequence[str]) -> matplotlib.figure
         panel.legend()
         figure.tight_layout()
     return figure
+
+
+def targets(table: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draws what it cost to meet targets: time, bytes and joules.
+
+    A row for each combination of settings, a mark for each target that was met, hollow
+    where less than half of the seeds met it; a line from the least to the most time.
+    What was met before any training cost nothing and is not drawn.
+
+    Args:
+      table: of `fleet_study.targets_table`; its index may be columns.
+    """
+    table = table.reset_index() if table.index.names[0] else table
+    settings = [name for name in table if name not in _OF_TARGETS]
+    (target,) = (name for name in settings if name.startswith(_TARGET))
+    settings.remove(target)
+    words = table[settings].fillna("").astype(str)
+    words = words.agg(lambda row: ", ".join(filter(None, row)), axis=1)
+    named = [*dict.fromkeys(words)]
+    groups = table.assign(place=words.map(named.index)).groupby(target)
+    away = 0.2 * (np.arange(len(groups)) - (len(groups) - 1) / 2)
+    with matplotlib.rc_context(SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(10.5, 1.5 + 0.3 * len(named)))
+        panels = figure.subplots(1, len(_COSTS), sharey=True)
+        for panel, cost in zip(panels, _COSTS, strict=True):
+            for (goal, rows), up, looks in zip(
+                groups, away, itertools.cycle(_OF_GOALS), strict=False
+            ):
+                _marks(panel, rows.dropna(subset=["hours"]), up, cost, looks, goal)
+            panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.set_xlabel(cost[2])
+            panel.grid(axis="x", alpha=0.4)
+        panels[0].set_yticks(range(len(named)), named)
+        panels[0].invert_yaxis()
+        panels[-1].legend(
+            title=target.removeprefix(_TARGET),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
+        figure.tight_layout()
+    return figure
+
+
+def _marks(panel, rows: pd.DataFrame, up: float, cost, looks, goal: float) -> None:
+    """Draws what one target cost."""
+    (name, factor, _), (mark, colour) = cost, looks
+    height = rows["place"] + up
+    if name == "hours":
+        ends = factor * rows["least hours"], factor * rows["most hours"]
+        panel.hlines(height, *ends, colour, linewidth=1)
+    few = 2 * rows["seeds that met it"] < rows["seeds"]
+    for chosen, face, label in ((~few, colour, f"{goal:g}"), (few, "none", None)):
+        panel.plot(
+            factor * rows[name][chosen],
+            height[chosen],
+            mark,
+            color=colour,
+            markerfacecolor=face,
+            label=label,
+        )
