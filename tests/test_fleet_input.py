@@ -81,6 +81,12 @@ def test_missing_numbers_and_bare_ones_are_refused(tmp_path):
     assert "device low, speed is missing" in refused(tmp_path, missing)
     assert "could not be read as TOML" in refused(tmp_path, MIXED[:500])
     assert "device is missing" in refused(tmp_path, 'name = "x"')
+    rest = 'name = "x"\ndrop_outs_per_hour = 0\n'
+    said = refused(tmp_path, rest + 'device = ["low"]\nzone = []')
+    assert "device 0 is 'low'; give a table [[device]]" in said
+    _, device, *_ = MIXED.split("[[device]]")
+    said = refused(tmp_path, f"zone = 3\n{rest}[[device]]{device}")
+    assert "zone is 3; give each as a table [[zone]]" in said
 
 
 def test_a_fleet_that_is_not_there_is_told(tmp_path):

@@ -76,6 +76,11 @@ def main(flag_values):
     settings = settings_flags.read(FleetSettings, flag_values)
     if not settings.is_on:
         raise errors.ConfigError("fleet is none; give ideal, mixed or a directory.")
+    if settings.fleet_schedule:
+        raise errors.ConfigError(
+            f"fleet_schedule is {settings.fleet_schedule}, which train replays; here "
+            "one is made. Leave it out."
+        )
     compared = protocols.variants(settings, flag_values.compare)
     if flag_values.rounds_an_hour and len(compared) > 1:
         raise errors.ConfigError(

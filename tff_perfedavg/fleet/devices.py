@@ -175,11 +175,11 @@ class _Reader:
         )
         devices = tuple(
             self._device(table, f"device {table.get('name', number)}")
-            for number, table in enumerate(found["device"])
+            for number, table in self._tables(found, "device")
         )
         zones = tuple(
             self._zone(table, f"zone {number}")
-            for number, table in enumerate(found["zone"])
+            for number, table in self._tables(found, "zone")
         )
         names = [device.name for device in devices]
         if len({*names}) < len(names):
@@ -194,6 +194,17 @@ class _Reader:
             found["name"], devices, zones, conditions, rate, dict(self._sources)
         )
 
+    def _tables(self, found: dict[str, Any], name: str):
+        """Returns numbered tables of a list: `[[device]]`, `[[zone]]`."""
+        tables = found[name]
+        if not isinstance(tables, list):
+            self._refuse(name, repr(tables), f"give each as a table [[{name}]]")
+        for number, table in enumerate(tables):
+            if not isinstance(table, dict):
+                where = f"{name} {number}"
+                self._refuse(where, repr(table), f"give a table [[{name}]]")
+        return enumerate(tables)
+
     def _device(self, table: dict[str, Any], place: str) -> DeviceClass:
         fields = {f.name for f in dataclasses.fields(DeviceClass)}
         self._check_names(table, place, fields)
@@ -203,7 +214,7 @@ class _Reader:
             speed=self._number(table, place, "speed", above=0),
             speed_sigma=self._number(table, place, "speed_sigma", least=0),
             training_watts=self._estimate(table, place, "training_watts"),
-            battery_wh=self._estimate(table, place, "battery_wh"),
+            battery_wh=self._estimate(table, place, "battery_wh", above=0),
             wifi=self._link(table["wifi"], f"{place}, wifi"),
             mobile=self._link(table["mobile"], f"{place}, mobile"),
         )
@@ -246,11 +257,13 @@ class _Reader:
         self._check_range(place, value, **limits)
         return value
 
-    def _estimate(self, table: dict[str, Any], place: str, name: str) -> Estimate:
+    def _estimate(
+        self, table: dict[str, Any], place: str, name: str, above: float = -math.inf
+    ) -> Estimate:
         """Returns `{ low = ..., mid = ..., high = ..., source = "..." }`."""
         place = f"{place}, {name}"
         low, mid, high = self._sourced(table[name], place, Estimate._fields)
-        self._check_range(place, low, least=0)
+        self._check_range(place, low, least=0, above=above)
         if not low <= mid <= high:
             self._refuse(place, f"{low:g}, {mid:g}, {high:g}", "low <= mid <= high")
         return Estimate(low, mid, high)

@@ -1,7 +1,7 @@
 """Schedules: logs of simulated rounds, task by task, and their files.
 
 A schedule depends on sizes, not on weights, so it can be made before training, saved,
-and trained from as often as one likes.
+and replayed in training as often as one likes (`replay.Replay`).
 """
 
 from __future__ import annotations

@@ -173,13 +173,27 @@ class Simulator:
             if len(found) == wanted:
                 return found
             most = max(most, len(found))
+            # Looks before so many can be on would find nothing new.
+            enough_at = min(self._earliest(wanted), asked + _MOST_WAIT_S)
             self.clock_s += _LOOK_AGAIN_S
+            while self.clock_s < enough_at:
+                self.clock_s += _LOOK_AGAIN_S
         raise errors.ConfigError(
             f"Round {number} needs {wanted} devices at once, and in "
-            f"{_MOST_WAIT_S / 3600:g} hours never more than {most} of "
-            f"{len(self._users)} were on and free. Choose fewer a round, ask for fewer "
-            "conditions (SyncRound.needs), or take a larger fleet."
+            f"{_MOST_WAIT_S / 3600:g} hours so many of {len(self._users)} were never "
+            f"on and free (at most {most}, when the server looked). Choose fewer a "
+            "round, ask for fewer conditions (SyncRound.needs), or take a larger fleet."
         )
+
+    def _earliest(self, wanted: int) -> float:
+        """Returns a time before which fewer than so many users have been on."""
+        comes = []
+        for first in range(0, len(self._users), _CHECKED_AT_ONCE):
+            users = self._users[first:][:_CHECKED_AT_ONCE]
+            now = np.full(len(users), self.clock_s)
+            # For who is on, it is now.
+            comes.append(self._available.next_on(users, now))
+        return float(np.partition(np.concatenate(comes), wanted - 1)[wanted - 1])
 
     def _look(self, number: int, attempt: int, wanted: int) -> np.ndarray:
         """Returns up to so many of the users that are on now, at random."""
@@ -254,6 +268,10 @@ class Simulator:
             cause[gone], ends[gone] = of.WENT_OFF, begin[gone] + worked[gone]
         before = np.cumsum(planned, 1) - planned
         spent = np.clip(worked[:, None] - before, 0, planned)
+        sends = ends - spent[:, 2]
+        if self._protocol.leaving != ABORT:
+            # An upload that pauses began earlier.
+            sends = self._when_worked(users, begin, before[:, 2])
         for place, phase in enumerate(("down", "compute", "up")):
             tasks[f"{phase}_s"] = spent[:, place]
         tasks["end_s"], tasks["cause"] = ends, cause
@@ -262,7 +280,11 @@ class Simulator:
         )
         tasks["steps"] = np.where(cause == of.NO_CAUSE, steps, np.minimum(done, steps))
         reports = (cause == of.NO_CAUSE) & ~idle
-        return _Timing(np.where(reports, ends, np.inf), idle)
+        return _Timing(
+            reports=np.where(reports, ends, np.inf),
+            sends=np.where((spent[:, 2] > 0) & np.isfinite(sends), sends, -np.inf),
+            idle=idle,
+        )
 
     def _steps(self, phases: Phases) -> np.ndarray:
         """Returns the local steps that each device sets out to do, `[n]`."""
@@ -316,10 +338,16 @@ class Simulator:
         return close, is_taken
 
     def _refuse_uploads(self, tasks: np.ndarray, timing: _Timing, close: float) -> None:
-        """Late devices that would begin to send after the end are told not to."""
-        late = (tasks["outcome"] == of.LATE) & ~timing.idle
-        refused = late & (tasks["end_s"] - tasks["up_s"] >= close)
-        tasks["end_s"][refused] -= tasks["up_s"][refused]
+        """Devices that would begin to send after the end are told not to.
+
+        They are late, whatever had become of them while they sent.
+        """
+        refused = np.isin(tasks["outcome"], (of.LATE, of.DROPPED))
+        refused &= timing.sends >= close
+        goal = np.count_nonzero(timing.reports <= close) >= self._protocol.goal
+        tasks["outcome"][refused] = of.LATE
+        tasks["cause"][refused] = of.AFTER_GOAL if goal else of.AFTER_DEADLINE
+        tasks["end_s"][refused] = timing.sends[refused]
         tasks["up_s"][refused] = 0
         sent = np.isfinite(timing.reports) & ~refused
         tasks["bytes_up"] = np.where(sent, self._costs.work.bytes_up, 0)
@@ -353,7 +381,14 @@ def _is_among(users: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class _Timing(NamedTuple):
-    """Times of devices' reports, inf for never; and which can do no step."""
+    """Times of devices if nobody stopped waiting; all arrays `[n]`.
+
+    Attributes:
+      reports: when each one's report is there; inf for never.
+      sends: when each begins to send it; -inf for never.
+      idle: which can do no step.
+    """
 
     reports: np.ndarray
+    sends: np.ndarray
     idle: np.ndarray

@@ -45,7 +45,8 @@ def time_meta_update(model: OnDeviceModel, repeats: int = 15) -> UpdateTime:
       repeats: updates timed of each length.
 
     Raises:
-      ModelError: if the file has no `meta_update`, or one of a single step.
+      ModelError: if the file has no `meta_update`, or one of a single step, or a step's
+        time is lost in the machine's noise.
     """
     most = model.card["max_local_steps"]
     if most < 2:
@@ -64,7 +65,13 @@ def time_meta_update(model: OnDeviceModel, repeats: int = 15) -> UpdateTime:
             if number >= 2:
                 taken.append(time.perf_counter() - start)
     one, all_steps = (statistics.median(taken) for taken in seconds.values())
-    step = max((all_steps - one) / (most - 1), 1e-9)
+    step = (all_steps - one) / (most - 1)
+    if step <= 0:
+        raise errors.ModelError(
+            f"{most} local steps took {1e3 * all_steps:.3g} ms, and one "
+            f"{1e3 * one:.3g}: too short to be told apart on this machine. Export the "
+            "file with more max_local_steps, or measure while nothing else runs."
+        )
     return UpdateTime(
         steps=most,
         fixed_s=max(one - step, 0.0),

@@ -24,6 +24,8 @@ from tff_perfedavg.fleet.population import draw_users
 from tff_perfedavg.fleet.protocol import SyncRound
 from tff_perfedavg.fleet.traces import Trace
 
+# How an exported file's name ends, of which work is measured.
+MODEL_FILE = ".tflite"
 # Settings that are fields of a protocol, where their names differ.
 _SETTINGS = {
     "goal": "clients_per_round",
@@ -32,6 +34,7 @@ _SETTINGS = {
     "leaving": "leaving_devices",
     "needs": "device_conditions",
     "most_battery": "battery_limit",
+    "interval_s": "round_interval",
 }
 
 
@@ -75,8 +78,14 @@ def build_fleet(
             )
         ranks = _ranks(population, settings.device_assignment, seed)
     users = draw_users(spec, num_users, seed, ranks)
-    available = Trace.load(trace).availability() if trace.is_file() else None
-    return Fleet(spec, users, seed, available)
+    if not trace.is_file():
+        return Fleet(spec, users, seed)
+    if settings.needs:
+        raise errors.ConfigError(
+            f"device_conditions is {settings.device_conditions}, but {trace} says when "
+            "phones are on; leave out one of the two."
+        )
+    return Fleet(spec, users, seed, Trace.load(trace).availability())
 
 
 def build_fleet_of_run(experiment: Experiment, population: UserStore) -> Fleet:
@@ -139,21 +148,27 @@ def build_protocol(settings: FleetSettings, goal: int) -> SyncRound:
         leaving=settings.leaving_devices,
         needs=settings.needs,
         most_battery=settings.battery_limit,
+        interval_s=settings.round_interval,
     )
 
 
 def build_work(
-    settings: FleetSettings, num_steps: int | None = None, method: str = METHOD
+    settings: FleetSettings,
+    num_steps: int | None = None,
+    method: str = METHOD,
+    batch_size: int | None = None,
 ) -> Work:
     """Returns the cost of a task in time and bytes, measured now or earlier.
 
     Args:
       settings: name the exported file, or the earlier measurement.
       num_steps: local steps of a task; None for as many as were measured.
-      method: what stands in the file's name for `{method}`.
+      method: the run's, which stands in the file's name for `{method}`.
+      batch_size: rows of the run's batches; None for any.
 
     Raises:
-      ConfigError: if neither is named, or it cannot be read.
+      ConfigError: if neither is named, it cannot be read, or the file is of another
+        method or batch size.
       ModelError: if the exported file cannot be measured.
     """
     if not settings.fleet_work:
@@ -163,12 +178,14 @@ def build_work(
             "step_s, bytes_down and bytes_up."
         )
     path = pathlib.Path(settings.fleet_work.replace(METHOD, method))
-    if path.suffix == ".tflite":
+    if path.suffix == MODEL_FILE:
         # Loads LiteRT, which nothing else here needs.
         from tff_perfedavg.ondevice.runner import OnDeviceModel
         from tff_perfedavg.ondevice.timing import time_meta_update
 
-        work = Work(**time_meta_update(OnDeviceModel(path))._asdict())
+        model = OnDeviceModel(path)
+        _check_card(model.card, path, method, batch_size)
+        work = Work(**time_meta_update(model)._asdict())
     else:
         work = Work.load(path)
     if num_steps is not None:
@@ -181,3 +198,16 @@ def build_work(
         table = read_device_table(settings.device_table)
         work = dataclasses.replace(work, by_class=table)
     return work
+
+
+def _check_card(card, path: pathlib.Path, method: str, batch_size: int | None) -> None:
+    """Checks that an exported file does what a run's clients do."""
+    for name, found, asked in (
+        ("method", card["variant"], None if method == METHOD else method),
+        ("batch_size", card["batch_size"], batch_size),
+    ):
+        if asked not in (None, found):
+            raise errors.ConfigError(
+                f"fleet_work is {path}, exported with {name} {found}; the run has "
+                f"{asked}, which takes another time. Export a run like this one."
+            )

@@ -16,6 +16,19 @@ from tff_perfedavg.settings import check_choices, setting, settings_of
 METHOD = "{method}"
 
 
+# Settings of the round protocol.
+_OF_PROTOCOL = (
+    "over_selection",
+    "round_deadline",
+    "min_reports",
+    "late_reports",
+    "leaving_devices",
+    "device_conditions",
+    "battery_limit",
+    "round_interval",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class FleetSettings:
     """Settings of a device fleet and of its round protocol.
@@ -69,6 +82,14 @@ class FleetSettings:
     battery_limit: float = setting(
         1.0, "Share of a full battery that a day's tasks may take; 1 for no limit."
     )
+    round_interval: float = setting(
+        0.0, "Seconds from a round's end to the choice of phones for the next."
+    )
+    fleet_schedule: str = setting(
+        "",
+        "A schedule.npz of simulate_fleet, whose rounds are replayed in the place of "
+        "simulating them; how long they took is its own.",
+    )
     device_assignment: str = setting(
         names.INDEPENDENT,
         "What a user's device class goes by: nothing, the number of rows (most rows, "
@@ -86,12 +107,22 @@ class FleetSettings:
         for need in self.needs:
             errors.check_known("device_conditions", need, names.CONDITIONS)
         if self.is_on:
+            self._check_replay()
             return
         for name, field in settings_of(type(self)).items():
             if getattr(self, name) != field.default:
                 raise errors.ConfigError(
                     f"{name} is {getattr(self, name)}, but there is no fleet; give one "
                     "(fleet=mixed), or leave it out."
+                )
+
+    def _check_replay(self) -> None:
+        fields = settings_of(type(self))
+        for name in _OF_PROTOCOL if self.fleet_schedule else ():
+            if getattr(self, name) != fields[name].default:
+                raise errors.ConfigError(
+                    f"{name} is {getattr(self, name)}, but rounds are those of "
+                    f"fleet_schedule, {self.fleet_schedule}; leave out one of the two."
                 )
 
     @property
@@ -101,11 +132,12 @@ class FleetSettings:
 
     @property
     def files(self) -> list[pathlib.Path]:
-        """The files that describe the fleet, if it is a directory."""
-        if self.fleet in (names.NONE, names.IDEAL, names.MIXED):
-            return []
-        directory = pathlib.Path(self.fleet)
-        return [directory / names.FILE_NAME, directory / names.TRACE_NAME]
+        """The files that describe the fleet, if it is a directory, and its rounds."""
+        found = [pathlib.Path(self.fleet_schedule)] if self.fleet_schedule else []
+        if self.fleet not in (names.NONE, names.IDEAL, names.MIXED):
+            directory = pathlib.Path(self.fleet)
+            found += [directory / names.FILE_NAME, directory / names.TRACE_NAME]
+        return found
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tff_perfedavg import errors
 from tff_perfedavg.data.user_store import UserStore
 from tff_perfedavg.experiments.assemble.fleet import (
+    MODEL_FILE,
     build_fleet_of_run,
     build_protocol,
     build_work,
@@ -17,7 +19,9 @@ from tff_perfedavg.experiments.files.checkpoints import Saved
 from tff_perfedavg.experiments.files.fleet_rows import ESTIMATES
 from tff_perfedavg.experiments.settings.experiment import Experiment
 from tff_perfedavg.fleet.cost import Work
-from tff_perfedavg.fleet.schedule import ServerStep
+from tff_perfedavg.fleet.fleet import Fleet
+from tff_perfedavg.fleet.replay import Replay
+from tff_perfedavg.fleet.schedule import Schedule, ServerStep
 from tff_perfedavg.fleet.simulator import Simulator
 
 
@@ -39,17 +43,40 @@ class FleetRounds:
 
         Raises:
           ConfigError: if the fleet cannot be read, or its protocol cannot work.
-          DataError: if its trace cannot be read.
+          DataError: if its trace, or the schedule to replay, cannot be read.
         """
         settings = experiment.fleet_of_run
         fleet = build_fleet_of_run(experiment, population)
-        protocol = build_protocol(settings, experiment.cohorts.clients_per_round)
+        goal = experiment.cohorts.clients_per_round
         users = np.asarray(population.training_users)
-        with told_by_settings():
-            self._simulator = Simulator(fleet, protocol, work, users)
+        self._simulator: Simulator | Replay
+        if settings.fleet_schedule:
+            self._simulator = _replay(experiment, fleet, work, users)
+        else:
+            with told_by_settings():
+                protocol = build_protocol(settings, goal)
+                self._simulator = Simulator(fleet, protocol, work, users)
         self._totals = np.zeros([2 + len(ESTIMATES)])
         self.classes = fleet.spec.classes
         self.work = work
+        self._file = settings.fleet_work
+
+    def check_file(self, num_bytes: int) -> None:
+        """Checks that an exported file whose work was measured is of the run's model.
+
+        Args:
+          num_bytes: of what the server sends, float32.
+
+        Raises:
+          ConfigError: if it is not.
+        """
+        is_file = self._file.endswith(MODEL_FILE)
+        if is_file and self.work.bytes_down != num_bytes:
+            raise errors.ConfigError(
+                f"fleet_work is {self._file}, whose clients are sent "
+                f"{self.work.bytes_down:,} bytes; those of this run are sent "
+                f"{num_bytes:,}. Export a run with this run's model and method."
+            )
 
     @told_by_settings()
     def next_round(self, number: int) -> list[ServerStep]:
@@ -81,6 +108,34 @@ class FleetRounds:
         self._totals = np.array(state["totals"])
 
 
+def _replay(
+    experiment: Experiment, fleet: Fleet, work: Work, users: np.ndarray
+) -> Replay:
+    """Reads the schedule of a run, and checks that it is of this fleet and cohort."""
+    path = experiment.fleet_of_run.fleet_schedule
+    schedule = Schedule.load(path)
+    goal = experiment.cohorts.clients_per_round
+    most = max((len(step.taken) for step in schedule.steps), default=0)
+    if most > goal:
+        raise errors.ConfigError(
+            f"{path} has rounds of {most} reports, and clients_per_round is {goal}; "
+            "simulate it with the run's."
+        )
+    tasks = schedule.tasks
+    of_users = fleet.records["device"][tasks["user"] % len(fleet.records)]
+    if schedule.classes != fleet.spec.classes or (of_users != tasks["device"]).any():
+        raise errors.ConfigError(
+            f"{path} is of other phones than fleet {experiment.fleet_of_run.fleet} "
+            f"gives the users with base_random_seed {experiment.base_random_seed}; "
+            "simulate it with the run's fleet and seed."
+        )
+    replay = Replay(schedule, work, users)
+    # Before any training: that the last round is there.
+    replay.next_round(experiment.total_rounds - 1)
+    replay.clock_s = 0.0
+    return replay
+
+
 def work_of(experiment: Experiment, saved: Saved | None = None) -> Work | None:
     """Returns the cost of a run's task, as saved or measured now; None for no fleet.
 
@@ -98,4 +153,6 @@ def work_of(experiment: Experiment, saved: Saved | None = None) -> Work | None:
     if saved is not None:
         return Work.of_record(saved.notes["fleet"]["work"])
     local = experiment.local
-    return build_work(experiment.fleet_of_run, local.num_local_steps, local.method)
+    return build_work(
+        experiment.fleet_of_run, local.num_local_steps, local.method, local.batch_size
+    )

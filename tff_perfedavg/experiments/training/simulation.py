@@ -116,8 +116,15 @@ class Simulation:
         self._process = build_process(experiment, trained, self._client_data)
 
     def initialize(self) -> Any:
-        """Returns the state before the first round."""
+        """Returns the state before the first round.
+
+        Raises:
+          ConfigError: if the cost of a task was measured on a file of another model.
+        """
         state = self._process.initialize()
+        if self.fleet is not None:
+            sent = self._process.get_model_weights(state).trainable
+            self.fleet.check_file(sum(4 * np.size(tensor) for tensor in sent))
         if self._rates is None:
             return state
         given = self._process.get_model_weights(state)
