@@ -1,5 +1,6 @@
 """Training on a fleet: who completes, what is spent, and going on to the same bits."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,12 +11,15 @@ import pytest
 import tff_perfedavg as pfa
 from tests.needs import slow_but
 from tff_perfedavg import errors
+from tff_perfedavg.experiments.assemble import fleet as assemble
 from tff_perfedavg.experiments.assemble import population
 from tff_perfedavg.experiments.files import fleet_rows, trained_model
 from tff_perfedavg.experiments.files.run_paths import RunPaths
 from tff_perfedavg.experiments.files.sources import check_sources
 from tff_perfedavg.experiments.report import fleet_section, run_report
 from tff_perfedavg.experiments.settings.experiment import Experiment
+from tff_perfedavg.experiments.settings.fleet_settings import FleetSettings
+from tff_perfedavg.fleet import schedule, traces
 from tff_perfedavg.fleet.devices import find_spec
 
 pytestmark = pytest.mark.usefixtures("shared_builds")
@@ -146,17 +150,22 @@ def test_a_report_tells_what_the_fleet_spent_and_whom_it_served(train, commands)
         assert (run.results / "report" / f"{name}.png").is_file()
     (record,) = run_report.read_runs([run])
     table = fleet_section.classes_table(record.fleet, record.per_user)
-    assert [*table.index] == [
-        device.name
-        for device in find_spec("mixed").devices
-        if device.name in {*tasks["device"]}
-    ]
+    # Who had no task is not left out.
+    assert [*table.index] == [device.name for device in find_spec("mixed").devices]
     assert table["tasks"].sum() == len(tasks)
+    assert (table.loc[table["tasks"] == 0, "reports / share"] == 0).all()
+    table = table[table["tasks"] > 0]
     outcomes = table[[f"{o} %" for o in ("taken", "late", "dropped", "abandoned")]]
     np.testing.assert_allclose(outcomes.sum(axis=1), 100)
     # Reckoned by hand for one class.
     first = table.index[0]
     mine = tasks[tasks["device"] == first]
+    store = pfa.UserStore.open(population.population_path(Experiment(), run.root))
+    fleet = assemble.build_fleet(FleetSettings("mixed", "-"), len(store.users), 0)
+    devices = fleet.records["device"][store.training_users]
+    reports = tasks["device"][tasks["outcome"] == "taken"] == first
+    share = (devices == fleet.spec.classes.index(first)).mean()
+    assert table.loc[first, "reports / share"] == pytest.approx(reports.mean() / share)
     assert table.loc[first, "J a task"] == pytest.approx(mine["joules_mid"].mean())
     # All within the first day, so that a user's day is all of its tasks.
     capacity = {d.name: 3600 * d.battery_wh.mid for d in find_spec("mixed").devices}
@@ -249,6 +258,136 @@ def test_a_fleet_s_description_that_has_changed_is_refused(train, commands, tmp_
     mine.write_text(mine.read_text().replace("value = 0.304", "value = 0.4"))
     with pytest.raises(errors.ConfigError, match=r"fleet\.toml is not what it was"):
         check_sources(trained_model.load(run.model)[1], run.model, run.root)
+
+
+@pytest.fixture
+def schedule_of_store(commands, tmp_path):
+    """Simulates rounds of the users that train, without training; its file."""
+
+    def simulate(*users, rounds=4):
+        if not users:
+            population.build_population(Experiment(), tmp_path)
+            store = population.population_path(Experiment(), tmp_path)
+            users = (f"--store={store}",)
+        given = (*MIXED, "--clients_per_round=4", f"--output_dir={tmp_path / 'made'}")
+        given += (f"--fleet_work={WORK_FILE}", f"--total_rounds={rounds}")
+        given += ("--num_local_steps=2", *users)
+        assert commands.run("simulate_fleet", *given) == 0
+        return tmp_path / "made" / "schedule.npz"
+
+    return simulate
+
+
+def test_a_schedule_replayed_gives_the_same_weights_and_books(train, schedule_of_store):
+    simulated = train("simulated_in_training", *MIXED)
+    path = schedule_of_store()
+    given = ("--fleet=mixed", f"--fleet_schedule={path}")
+    replayed = train("replayed", *given)
+    # Stopped and gone on with, too.
+    train("halved", *given, rounds=2)
+    halved = train("halved", *given)
+    for run in (replayed, halved):
+        assert weights_of(run) == weights_of(simulated)
+        for name in ("metrics", "fleet_tasks", "fleet_rounds"):
+            first, second = (
+                getattr(one, name).read_bytes() for one in (run, simulated)
+            )
+            assert first == second, name
+    (step,) = schedule.Schedule.load(path).steps[:1]
+    changed = step._replace(tasks=step.tasks[::-1].copy())
+    schedule.Schedule(("low", "mid", "high"), (changed,)).save(path)
+    with pytest.raises(errors.ConfigError, match=r"schedule\.npz is not what it was"):
+        check_sources(
+            trained_model.load(replayed.model)[1], replayed.model, replayed.root
+        )
+
+
+@pytest.mark.parametrize(
+    ("simulated", "trained", "said"),
+    [
+        ((), ("--total_rounds=9",), "has no round 8; it has 4"),
+        ((), ("--clients_per_round=3",), "rounds of 4 reports, and clients_per_round"),
+        ((), ("--base_random_seed=7",), "other phones than fleet mixed"),
+        ((), ("--fleet=ideal",), "other phones than fleet ideal"),
+        ((), ("--num_local_steps=3",), "have steps 2, and those of the run 3"),
+        ((), ("--round_deadline=9",), "round_deadline is 9.0, but rounds are those of"),
+        (("--num_users=26",), (), "who is none of the 20 that train"),
+    ],
+)
+def test_a_schedule_of_another_run_is_refused(
+    commands, capsys, tmp_path, schedule_of_store, simulated, trained, said
+):
+    # Ten times as many rounds, so that new users have tasks, too.
+    path = schedule_of_store(*simulated, rounds=40 if simulated else 4)
+    code = commands.run(
+        "train",
+        "--experiment_name=refused",
+        f"--root_output_dir={tmp_path}",
+        "--model=logistic_regression",
+        "--fleet=mixed",
+        f"--fleet_schedule={path}",
+        f"--fleet_work={WORK_FILE}",
+        "--clients_per_round=4",
+        "--num_local_steps=2",
+        "--total_rounds=4",
+        *trained,
+    )
+    assert code == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_of_another_run_says_nothing_of_a_task(train, commands, capsys):
+    run = train("exported", "--variant=first_order", rounds=1)
+    root, path = f"--root_output_dir={run.root}", run.root / "first_order.tflite"
+    given = (f"--checkpoint={run.model}", "--max_local_steps=8", f"--output={path}")
+    assert commands.run("export_tflite", *given) == 0, capsys.readouterr().err
+    own = ("--variant=first_order", "--fleet=ideal", f"--fleet_work={path}")
+    for changed, said in (
+        ("--variant=exact", "a file of method first_order; the run's is exact"),
+        ("--batch_size=30", "whose batches hold 20 rows; those of the run hold 30"),
+        ("--model=mlp", "whose clients are sent 2,600 bytes; those of this run"),
+    ):
+        few = ("--clients_per_round=4", "--num_local_steps=2", "--total_rounds=1")
+        model = ("--experiment_name=other", "--model=logistic_regression")
+        code = commands.run("train", root, *model, *few, *own, changed)
+        assert code == 1, changed
+        assert said in " ".join(capsys.readouterr().err.split())
+    timed = train("timed", *own)
+    assert (pd.read_csv(timed.fleet_tasks)["bytes_up"] == 2600).all()
+
+
+def test_a_fleet_s_trace_tells_when_its_phones_are_on(tmp_path):
+    (tmp_path / "fleet.toml").write_text(MIXED_FILE.read_text())
+    starts, ends = [0, 50, 200], [100, 60, 300]
+    trace = traces.Trace(np.arange(4), starts, ends, 1000, "here")
+    trace.save(tmp_path / "trace.npz")
+    settings = FleetSettings(fleet=str(tmp_path), fleet_work="-")
+    fleet = assemble.build_fleet(settings, 3, seed=0)
+    for time, expected in ((10, [1, 0, 0]), (55, [1, 1, 0]), (250, [0, 0, 1])):
+        found = fleet.availability(()).is_on(np.arange(3), np.full(3, float(time)))
+        assert found.astype(int).tolist() == expected
+    settings = dataclasses.replace(settings, device_conditions="idle")
+    with pytest.raises(errors.ConfigError, match=r"trace\.npz says when phones are on"):
+        assemble.build_fleet(settings, 3, seed=0)
+
+
+def test_classes_may_go_by_the_label_that_users_hold_most_of(train, tmp_path):
+    run = train("tied", "--fleet=mixed", "--device_assignment=by_label", rounds=8)
+    tasks = pd.read_csv(run.fleet_tasks)
+    store = pfa.UserStore.open(population.population_path(Experiment(), tmp_path))
+    most = [np.bincount(store.adaptation(u).y).argmax() for u in tasks["user"]]
+    ranges = pd.Series(most).groupby(tasks["device"]).agg(["min", "max"])
+    assert ranges.loc["low", "max"] <= ranges.loc["mid", "min"]
+    assert ranges.loc["mid", "max"] <= ranges.loc["high", "min"]
+
+
+def test_classes_cannot_go_by_labels_that_are_no_classes(commands, capsys, tmp_path):
+    given = ("--dataset=sinusoid", "--model=mlp_regressor", "--fleet=mixed")
+    given += (f"--fleet_work={WORK_FILE}",)
+    given += (f"--root_output_dir={tmp_path}", "--experiment_name=tasks")
+    assert commands.run("train", *given, "--device_assignment=by_label") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "are no classes; give by_rows" in said
 
 
 def test_classes_may_go_by_the_rows_that_users_hold(train, tmp_path):

@@ -12,6 +12,11 @@ last round, fleet.timeline.png.
 
 Prints instead, for each hour of the day, what rounds back to back come to: rounds an
 hour, updates and bits a second, devices at work. Writes fleet.hours.csv.
+
+  simulate_fleet.py --fleet_work=model.tflite --store=STORE
+
+Chooses among the training users of a store. A run of theirs with the same fleet, seed
+and work replays the schedule: train.py --fleet_schedule=.../schedule.npz.
 """
 
 import pathlib
@@ -40,6 +45,12 @@ def define(flag_values):
         flags.DEFINE_integer(
             name, default, text, lower_bound=1, flag_values=flag_values
         )
+    flags.DEFINE_string(
+        "store",
+        "",
+        "User store whose training users may be chosen, in the place of num_users.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer(
         "rounds_an_hour",
         0,
@@ -88,9 +99,7 @@ def main(flag_values):
             "at a time."
         )
     work = assemble.build_work(settings, flag_values.num_local_steps)
-    fleet = assemble.build_fleet(
-        settings, flag_values.num_users, flag_values.base_random_seed
-    )
+    fleet, users = build_fleet(flag_values, settings)
     print(
         f"A task: {work.bytes_down / 1e6:.2f} MB down, {work.steps} steps of "
         f"{1000 * work.step_s:.3g} ms and {1000 * work.fixed_s:.3g} ms beside them on "
@@ -98,14 +107,32 @@ def main(flag_values):
     )
     output_dir = pathlib.Path(flag_values.output_dir)
     if flag_values.rounds_an_hour:
-        tell_hours(flag_values, settings, fleet, work)
+        tell_hours(flag_values, settings, fleet, work, users)
     else:
-        compare(flag_values, compared, fleet, work)
+        compare(flag_values, compared, fleet, work, users)
     work.save(output_dir / "fleet.work.json")
     print(f"\nWritten: {output_dir}")
 
 
-def tell_hours(flag_values, settings, fleet, work):
+def build_fleet(flag_values, settings):
+    """Returns the fleet, and the numbers of the users that may be chosen."""
+    from tff_perfedavg.data.user_store import UserStore
+    from tff_perfedavg.experiments.assemble import fleet as assemble
+
+    seed = flag_values.base_random_seed
+    if not flag_values.store:
+        return assemble.build_fleet(settings, flag_values.num_users, seed), None
+    if flag_values["num_users"].present:
+        raise errors.ConfigError(
+            f"num_users is {flag_values.num_users}, but users are those of store "
+            f"{flag_values.store}; leave out one of the two."
+        )
+    store = UserStore.open(flag_values.store)
+    fleet = assemble.build_fleet(settings, len(store.users), seed, store)
+    return fleet, store.training_users
+
+
+def tell_hours(flag_values, settings, fleet, work, users):
     """Prints and writes what rounds come to in each hour of the day."""
     from tff_perfedavg.experiments.report import fleet_tables
     from tff_perfedavg.experiments.study import protocols
@@ -114,11 +141,12 @@ def tell_hours(flag_values, settings, fleet, work):
         *(fleet, settings, work),
         flag_values.clients_per_round,
         flag_values.rounds_an_hour,
+        users,
     )
     table = fleet_tables.hours_table(hours, fleet, settings.needs)
     print(
         f"\nRounds of {flag_values.clients_per_round} reports, back to back, of "
-        f"{flag_values.num_users:,} users of the fleet {fleet.spec.name}:\n"
+        f"{len(fleet.records):,} users of the fleet {fleet.spec.name}:\n"
     )
     print(table.to_string(float_format=lambda value: f"{value:.3g}"))
     output_dir = pathlib.Path(flag_values.output_dir)
@@ -126,7 +154,7 @@ def tell_hours(flag_values, settings, fleet, work):
     table.to_csv(output_dir / "fleet.hours.csv")
 
 
-def compare(flag_values, compared, fleet, work):
+def compare(flag_values, compared, fleet, work, users):
     """Prints protocols side by side, and writes what the one given does."""
     from tff_perfedavg.experiments.files import fleet_rows
     from tff_perfedavg.experiments.report import figures, fleet_figures, fleet_tables
@@ -134,7 +162,10 @@ def compare(flag_values, compared, fleet, work):
     from tff_perfedavg.fleet.schedule import Schedule, summarize
 
     steps = protocols.simulate(
-        fleet, compared, work, flag_values.clients_per_round, flag_values.total_rounds
+        *(fleet, compared, work),
+        flag_values.clients_per_round,
+        flag_values.total_rounds,
+        users,
     )
     classes = fleet.spec.classes
     table = fleet_tables.protocols_table(

@@ -9,7 +9,7 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 
-from tff_perfedavg.experiments.evaluation.metrics import NEW, quantity
+from tff_perfedavg.experiments.evaluation.metrics import NEW, SEEN, quantity
 from tff_perfedavg.experiments.files.fleet_rows import last_step
 from tff_perfedavg.experiments.report import fleet_figures
 from tff_perfedavg.fleet.availability import DAY, HOUR
@@ -95,27 +95,37 @@ def finding(label: str, rounds: pd.DataFrame, tasks: pd.DataFrame) -> str:
 def classes_table(record: FleetRecord, per_user: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of device classes: outcomes, cost, and results after adapting.
 
+    `reports / share` is a class's share of the reports taken over its share of the
+    training users that were measured; a class of users without a task is there, too.
+
     Args:
       record: the run's fleet.
-      per_user: what users made of the model; those who had a task count.
+      per_user: per-user results; of a class those who had a task count.
     """
     tasks, batteries = record.tasks, record.batteries()
     column = quantity(per_user)
     last = per_user[per_user["step"] == per_user["step"].max()].set_index("user")
     rows = {}
-    for name in record.fleet.spec.classes:
+    taken = tasks[tasks["outcome"] == OUTCOMES[0]]
+    training = last.index[last["users"] == SEEN].unique()
+    devices = record.fleet.records["device"][training]
+    for number, name in enumerate(record.fleet.spec.classes):
         mine = tasks[tasks["device"] == name]
-        if mine.empty:
+        share = (devices == number).mean()
+        if mine.empty and not share:
             continue
         users = mine["user"].unique()
         shares = mine["outcome"].value_counts(normalize=True)
+        of_taken = (taken["device"] == name).mean()
+        nothing = np.nan if mine.empty else 0.0
         reached = last[column].reindex(users).dropna()
         scale = 100 if column == "accuracy" else 1
         worst = reached.quantile(0.1 if column == "accuracy" else 0.9)
         rows[name] = {
             "users with a task": len(users),
             "tasks": len(mine),
-            **{f"{o} %": 100 * shares.get(o, 0.0) for o in OUTCOMES},
+            "reports / share": of_taken / share if share else np.nan,
+            **{f"{o} %": 100 * shares.get(o, nothing) for o in OUTCOMES},
             "median s a task": (mine["end_s"] - mine["begin_s"]).median(),
             "J a task": mine["joules_mid"].mean(),
             **_battery(batteries[batteries["device"] == name]["share"]),

@@ -69,21 +69,23 @@ def simulate(
     work: Work,
     goal: int,
     num_rounds: int,
+    users: np.ndarray | None = None,
 ) -> dict[str, list[ServerStep]]:
     """Simulates the rounds of each protocol, by its name.
 
     Args:
-      fleet: the devices, all of whose users may be chosen.
+      fleet: the devices.
       protocols: settings by name.
       work: what a task costs.
       goal: reports of a round.
       num_rounds: rounds taken.
+      users: int `[n]`, numbers of the users that may be chosen; None for all.
 
     Raises:
       ConfigError: if a protocol cannot work, naming it.
     """
-    users, found = np.arange(len(fleet.records)), {}
-    simulators = {}
+    users = np.arange(len(fleet.records)) if users is None else users
+    simulators, found = {}, {}
     # All of them are built before the first runs, so that what cannot work is told.
     for label, settings in protocols.items():
         with _named(label):
@@ -104,16 +106,22 @@ def simulate(
 
 @told_by_settings()
 def simulate_hours(
-    fleet: Fleet, settings: FleetSettings, work: Work, goal: int, num_rounds: int
+    fleet: Fleet,
+    settings: FleetSettings,
+    work: Work,
+    goal: int,
+    num_rounds: int,
+    users: np.ndarray | None = None,
 ) -> list[list[ServerStep]]:
     """Simulates rounds at each hour of the day, as many in each.
 
     Args:
-      fleet: the devices, all of whose users may be chosen.
+      fleet: the devices.
       settings: of the protocol.
       work: what a task costs.
       goal: reports of a round.
       num_rounds: rounds taken in each hour.
+      users: of `simulate`.
 
     Returns:
       The steps of each of the 24 hours (UTC), which are those of days apart: whoever is
@@ -122,7 +130,7 @@ def simulate_hours(
     Raises:
       ConfigError: if the protocol cannot work.
     """
-    users = np.arange(len(fleet.records))
+    users = np.arange(len(fleet.records)) if users is None else users
     protocol = build_protocol(settings, goal)
     simulator = Simulator(fleet, protocol, work, users)
     hours = []
