@@ -162,6 +162,34 @@ def test_functions_fit_a_screen_and_take_few_arguments():
     assert long == LONG
 
 
+def public_functions(tree):
+    """Functions of a module and methods of its classes, but for what is private."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_public_functions_tell_of_each_argument():
+    """Of two and more; one that overrides another's has no text of its own."""
+    lacking = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for function in public_functions(ast.parse(path.read_text())):
+            told = ast.get_docstring(function)
+            if told is None or num_parameters(function) < 2:
+                continue
+            _, _, arguments = told.partition("Args:")
+            named = [*function.args.args, *function.args.kwonlyargs]
+            lacking += [
+                f"{path.relative_to(PACKAGE)}:{function.name}: {argument.arg}"
+                for argument in named
+                if argument.arg not in ("self", "cls")
+                and not re.search(rf"\b{argument.arg}\b.*:", arguments)
+            ]
+    assert not lacking
+
+
 def test_lower_floors_name_no_command_and_no_flag():
     found = {
         f"{path.relative_to(PACKAGE)}:{name}"

@@ -80,7 +80,7 @@ def median_rows(population):
     return int(np.median(users[:, 1] - users[:, 0]))
 
 
-def evaluate_by_rows(base, root, runs, results, median):
+def _evaluate_by_rows(base, root, runs, results, median):
     """Test users' rows when they adapt on a quarter, half and all of what they have."""
     import pandas as pd
 
@@ -100,7 +100,7 @@ def evaluate_by_rows(base, root, runs, results, median):
     return pd.concat(frames, ignore_index=True)
 
 
-def cost(base, runs, population, median):
+def _cost(base, runs, population, median):
     """What training and adapting cost, in words."""
     import numpy as np
 
@@ -163,7 +163,7 @@ def main(flag_values):
     chosen = ["inner_learning_rate", "outer_learning_rate"]
     results = sweep.read_results(root, runs, grid, chosen, [])
     median = median_rows(population)
-    by_rows = evaluate_by_rows(base, root, runs, results, median)
+    by_rows = _evaluate_by_rows(base, root, runs, results, median)
     worthwhile = flag_values.worthwhile / 100
     advice = advice_lib.advise(results, steps, by_rows, worthwhile)
     table = 100 * advice.table()
@@ -172,7 +172,7 @@ def main(flag_values):
     print("\nAfter steps, on all rows:")
     print((100 * advice.by_step.T).to_string(float_format="{:.1f}".format))
     print()
-    said = [*advice.sentences, cost(base, runs, population, median)]
+    said = [*advice.sentences, _cost(base, runs, population, median)]
     print(*said, sep="\n")
     with atomic_write(root / "advice.csv") as file:
         table.to_csv(file, float_format="%.6g")

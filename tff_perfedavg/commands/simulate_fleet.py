@@ -99,7 +99,7 @@ def main(flag_values):
             "at a time."
         )
     work = assemble.build_work(settings, flag_values.num_local_steps)
-    fleet, users = build_fleet(flag_values, settings)
+    fleet, users = _build_fleet(flag_values, settings)
     print(
         f"A task: {work.bytes_down / 1e6:.2f} MB down, {work.steps} steps of "
         f"{1000 * work.step_s:.3g} ms and {1000 * work.fixed_s:.3g} ms beside them on "
@@ -107,14 +107,14 @@ def main(flag_values):
     )
     output_dir = pathlib.Path(flag_values.output_dir)
     if flag_values.rounds_an_hour:
-        tell_hours(flag_values, settings, fleet, work, users)
+        _tell_hours(flag_values, settings, fleet, work, users)
     else:
-        compare(flag_values, compared, fleet, work, users)
+        _compare(flag_values, compared, fleet, work, users)
     work.save(output_dir / "fleet.work.json")
     print(f"\nWritten: {output_dir}")
 
 
-def build_fleet(flag_values, settings):
+def _build_fleet(flag_values, settings):
     """Returns the fleet, and the numbers of the users that may be chosen."""
     from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.experiments.assemble import fleet as assemble
@@ -132,7 +132,7 @@ def build_fleet(flag_values, settings):
     return fleet, store.training_users
 
 
-def tell_hours(flag_values, settings, fleet, work, users):
+def _tell_hours(flag_values, settings, fleet, work, users):
     """Prints and writes what rounds come to in each hour of the day."""
     from tff_perfedavg.experiments.report import fleet_tables
     from tff_perfedavg.experiments.study import protocols
@@ -154,7 +154,7 @@ def tell_hours(flag_values, settings, fleet, work, users):
     table.to_csv(output_dir / "fleet.hours.csv")
 
 
-def compare(flag_values, compared, fleet, work, users):
+def _compare(flag_values, compared, fleet, work, users):
     """Prints protocols side by side, and writes what the one given does."""
     from tff_perfedavg.experiments.files import fleet_rows
     from tff_perfedavg.experiments.report import figures, fleet_figures, fleet_tables

@@ -193,18 +193,18 @@ def main(flag_values):
     moves = common_flags.what_moves(flag_values)
     common_flags.check_head_moves(moves, [one.adaptation for one in local])
     command.warn(dict.fromkeys(r for one in local for r in one.config.remarks))
-    check_inputs(runs, asked.root, flag_values.data_dir)
+    _check_inputs(runs, asked.root, flag_values.data_dir)
     use_local_runtime()
-    runs, results, tried = finish(flag_values, base, asked, runs)
-    test = tell(flag_values, asked.root, results, tried)
-    tell_classes(flag_values, asked.root, runs, results, test)
+    runs, results, tried = _finish(flag_values, base, asked, runs)
+    test = _tell(flag_values, asked.root, results, tried)
+    _tell_classes(flag_values, asked.root, runs, results, test)
     on_fleets = [run for run in runs if run.experiment.fleet_of_run.is_on]
     if on_fleets and len(test):
-        tell_fleet(asked.root, on_fleets, results.per_user, most, asked.targets)
-    tell_time(asked.root)
+        _tell_fleet(asked.root, on_fleets, results.per_user, most, asked.targets)
+    _tell_time(asked.root)
 
 
-def finish(flag_values, base, asked: Asked, runs) -> tuple:
+def _finish(flag_values, base, asked: Asked, runs) -> tuple:
     """Trains and evaluates what is missing.
 
     Returns:
@@ -235,7 +235,7 @@ def finish(flag_values, base, asked: Asked, runs) -> tuple:
     return runs, results, tried
 
 
-def tell_classes(flag_values, root, runs, results, test):
+def _tell_classes(flag_values, root, runs, results, test):
     """Prints and writes accuracies by the number of classes that users hold."""
     from tff_perfedavg.experiments.study import sweep, sweep_classes
 
@@ -252,7 +252,7 @@ def tell_classes(flag_values, root, runs, results, test):
     print(f"Written: {sweep.write_table(table, 'classes_held', root)}")
 
 
-def tell(flag_values, root, results, tried: str):
+def _tell(flag_values, root, results, tried: str):
     """Prints and writes the tables; returns the test users' rows."""
     from tff_perfedavg.experiments.evaluation import metrics
     from tff_perfedavg.experiments.report import tables as report
@@ -285,7 +285,7 @@ def tell(flag_values, root, results, tried: str):
     return test
 
 
-def tell_time(root):
+def _tell_time(root):
     """Prints how long the study took, over all times it was gone on with."""
     from tff_perfedavg.experiments.study import study_time
 
@@ -294,7 +294,7 @@ def tell_time(root):
         print(told)
 
 
-def check_inputs(runs, root, data_dir):
+def _check_inputs(runs, root, data_dir):
     """Prepares what all runs need, before the first one begins."""
     from tff_perfedavg.experiments.assemble.build import build_model
     from tff_perfedavg.experiments.assemble.population import build_population
@@ -310,7 +310,7 @@ def check_inputs(runs, root, data_dir):
             starting_from(build_model(run.experiment, population), initial)
 
 
-def tell_fleet(root, runs, per_user, steps, targets):
+def _tell_fleet(root, runs, per_user, steps, targets):
     """Prints and writes what runs cost their fleet, and whom they served."""
     from tff_perfedavg.experiments.report import figures, fleet_figures
     from tff_perfedavg.experiments.study import fleet_study, sweep

@@ -1,4 +1,4 @@
-"""What the flags of a sweep ask for, checked before a framework is loaded."""
+"""Sweep configuration, parsed from flags before a framework is loaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _parsed(flag_values, name, value, where):
 
 
 class OwnSettings(NamedTuple):
-    """What a method has in the place of the settings of all.
+    """Per-method setting overrides.
 
     Args:
       method: whose they are.
@@ -81,7 +81,16 @@ class OwnSettings(NamedTuple):
 
 
 def of_methods(flag_values, grid) -> list[OwnSettings]:
-    """The settings that methods have for their own."""
+    """Returns the overrides of `--of_method`.
+
+    Args:
+      flag_values: of the command.
+      grid: of `axes`.
+
+    Raises:
+      ConfigError: if a method or a value is none of the grid's, or a setting is an axis
+        or says who the users are.
+    """
     found: list[OwnSettings] = []
     for text in flag_values.of_method:
         where = f"of_method has {text!r}"
@@ -134,7 +143,15 @@ def reported_steps(flag_values) -> list[int]:
 
 
 def choosing_seeds(flag_values, grid) -> list[int]:
-    """The seeds whose runs choose; none for all."""
+    """Returns the seeds whose runs choose; none for all.
+
+    Args:
+      flag_values: of the command.
+      grid: of `axes`.
+
+    Raises:
+      ConfigError: if a seed is none of the grid's, or has nothing to choose.
+    """
     seeds = command.numbers(flag_values, "choosing_seeds", int)
     for seed in seeds:
         if seed not in grid.get("base_random_seed", ()):
@@ -155,7 +172,15 @@ def choosing_seeds(flag_values, grid) -> list[int]:
 
 
 def watching(flag_values, base) -> TrainingOptions:
-    """How runs are watched while they train."""
+    """Returns the evaluation options of runs in training.
+
+    Args:
+      flag_values: of the command.
+      base: settings of all runs.
+
+    Raises:
+      ConfigError: if there are targets, and nothing that would meet them.
+    """
     every = flag_values.rounds_per_evaluation
     if flag_values.targets and not (every and base.fleet_of_run.is_on):
         raise errors.ConfigError(
@@ -170,7 +195,7 @@ def watching(flag_values, base) -> TrainingOptions:
 
 
 class Asked(NamedTuple):
-    """What the flags ask for, checked."""
+    """Parsed and checked configuration of a sweep."""
 
     root: pathlib.Path
     grid: dict[str, list]
@@ -186,7 +211,15 @@ class Asked(NamedTuple):
 
 
 def read(flag_values, base) -> Asked:
-    """Reads the flags, before any framework is loaded."""
+    """Reads the flags, before any framework is loaded.
+
+    Args:
+      flag_values: of the command.
+      base: settings of all runs.
+
+    Raises:
+      ConfigError: if a flag is out of range, or flags do not fit each other.
+    """
     grid = axes(flag_values)
     root = pathlib.Path(flag_values.root_output_dir)
     for name in flag_values.choose:

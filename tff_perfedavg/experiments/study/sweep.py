@@ -443,7 +443,13 @@ def baseline_rows(
 def rows_of(
     frame: pd.DataFrame, names: Sequence[str], key: Sequence[Any]
 ) -> pd.DataFrame:
-    """Returns the rows whose columns `names`, if any, have the values `key`."""
+    """Returns the rows that have certain values.
+
+    Args:
+      frame: the rows.
+      names: of columns; none for all rows.
+      key: the columns' values.
+    """
     for name, value in zip(names, key, strict=True):
         frame = frame[frame[name] == value]
     return frame
