@@ -1,6 +1,7 @@
 """The API pages: every public name is on one, and their examples run."""
 
 import doctest
+import inspect
 import pathlib
 import re
 
@@ -33,6 +34,15 @@ def test_every_name_at_the_top_is_in_the_table_and_documented_once():
     assert all(f"`{name}`" in text for name in names)
     pages = [told_on(page) for page in ("index", *GROUPS)]
     assert names - SAME <= set().union(*pages)
+
+
+def test_the_table_of_names_at_the_top_says_what_their_docstrings_do(tff):
+    text = (PAGES / "index.md").read_text()
+    told = dict(re.findall(r"^\| \[`(\w+)`\].* \| (.*) \|$", text, re.M))
+    assert {*told} == {*tff_perfedavg.__all__} - {*GROUPS} - SAME
+    for name, sentence in told.items():
+        first = inspect.getdoc(getattr(tff_perfedavg, name)).partition("\n\n")[0]
+        assert sentence == " ".join(first.split()), name
 
 
 def test_paths_lead_to_what_they_name(tff):

@@ -21,7 +21,7 @@ from tff_perfedavg.optimization.moves import HEAD
 
 @dataclasses.dataclass(frozen=True)
 class AnilConfig(PerFedAvgConfig):
-    """Hyper-parameters of ANIL: a user's part of a round.
+    """Hyper-parameters of ANIL's client update.
 
     Attributes:
       head_tensors: how many of the last weight tensors are the head.

@@ -17,7 +17,7 @@ from tff_perfedavg.optimization.moves import BODY
 
 @dataclasses.dataclass(frozen=True)
 class BoilConfig(AnilConfig):
-    """Hyper-parameters of BOIL: a user's part of a round."""
+    """Hyper-parameters of BOIL's client update."""
 
     NAME: ClassVar = "BOIL"
     MOVES: ClassVar = BODY

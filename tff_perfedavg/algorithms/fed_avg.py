@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedAvgConfig(AlgorithmConfig):
-    """Hyper-parameters of FedAvg: a user's part of a round.
+    """Hyper-parameters of FedAvg's client update.
 
     Attributes:
       learning_rate: eta, the step of each local SGD step.

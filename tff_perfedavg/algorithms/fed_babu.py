@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedBabuConfig(FedAvgConfig):
-    """Hyper-parameters of FedBABU: a user's part of a round.
+    """Hyper-parameters of FedBABU's client update.
 
     Attributes:
       head_tensors: how many of the last weight tensors are the head.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedProxConfig(FedAvgConfig):
-    """Hyper-parameters of FedProx: a user's part of a round.
+    """Hyper-parameters of FedProx's client update.
 
     Attributes:
       proximal_pull: mu; 0 is FedAvg.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class FedReconConfig(AlgorithmConfig):
-    """Hyper-parameters of FedRecon: a user's part of a round.
+    """Hyper-parameters of FedRecon's client update.
 
     Attributes:
       inner_learning_rate: a, of the head's steps.

@@ -20,7 +20,7 @@ from tff_perfedavg.algorithms.fed_avg import FedAvgConfig
 
 @dataclasses.dataclass(frozen=True)
 class FedReptileConfig(FedAvgConfig):
-    """Hyper-parameters of FedReptile: a user's part of a round."""
+    """Hyper-parameters of FedReptile's client update."""
 
     # e, where the server's settings do not say another.
     server_learning_rate: ClassVar[float] = 0.5

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class MetaSgdConfig(PerFedAvgConfig):
-    """Hyper-parameters of Meta-SGD: a user's part of a round.
+    """Hyper-parameters of Meta-SGD's client update.
 
     Attributes:
       learned_rates: a rate of every tensor, or of every weight.

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PFedMeConfig(AlgorithmConfig):
-    """Hyper-parameters of pFedMe: a user's part of a round.
+    """Hyper-parameters of pFedMe's client update.
 
     Attributes:
       inner_learning_rate: a, of the steps to the user's own model.

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class PerFedAvgConfig(AlgorithmConfig):
-    """Hyper-parameters of Per-FedAvg: a user's part of a round.
+    """Hyper-parameters of Per-FedAvg's client update.
 
     Attributes:
       inner_learning_rate: a (alpha in the paper), the step a user adapts with.

@@ -75,7 +75,7 @@ def options() -> dict[str, tuple[type[AlgorithmConfig], dataclasses.Field]]:
 
 @dataclasses.dataclass(frozen=True)
 class LocalSettings:
-    """Settings of a user's part of a round, by names common to all algorithms.
+    """Settings of the client update, by names common to all algorithms.
 
     Attributes:
       options: values of `options()` that are not their defaults.

@@ -37,7 +37,7 @@ def build_process(
       model: what to train; initial weights are `model.init(seed)`. What the
         process's `get_model_weights` gives is the algorithm's: learned rates stand
         behind the weights, and what it never changes is `non_trainable`.
-      algorithm: a user's part of a round, or the configuration that builds it.
+      algorithm: the client update, or the configuration that builds it.
       server_optimizer: a TFF optimizer for the aggregated update; by default plain
         SGD at the algorithm's own rate: 1, so that the mean of the users' weights
         becomes the server's, or less.

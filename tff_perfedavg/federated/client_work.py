@@ -1,4 +1,4 @@
-"""Client work process of TFF: a client's part of a round."""
+"""Client work process of TFF: runs an algorithm's client update."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Cost of a task: seconds, bytes and joules of each of its phases.
 
-A task is one user's part of a round: download, training, upload. Durations depend on
+A task is a client update with its transfers: download, training, upload. Durations depend on
 sizes, not on weights, so that they can be told without training.
 """
 

@@ -147,7 +147,7 @@ def _is_finite(value: object) -> bool:
 
 
 class _TakesSteps(Protocol):
-    """A configuration of a user's part of a round."""
+    """Configuration of a client update."""
 
     @property
     def num_local_steps(self) -> int: ...

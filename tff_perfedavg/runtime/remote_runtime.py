@@ -39,7 +39,7 @@ _LOST_CODES = {
 }
 
 
-# Of each worker, over one part of a round, before it is given up.
+# Of each worker, over one shard of a cohort, before it is given up.
 _MOST_LOSSES = 2
 
 
@@ -266,7 +266,7 @@ class WorkerPool:
                 losses += 1
                 if losses > _MOST_LOSSES * len(self.workers):
                     raise errors.WorkerError(
-                        f"One part of a round lost {losses} workers one after another "
+                        f"One shard of a cohort lost {losses} workers one after another "
                         f"(the last: {e}). It may need more memory than they have; "
                         "take a smaller block_size.",
                         remedies=("block_size",),
@@ -378,7 +378,7 @@ class WorkerPool:
 
 
 class _PartContext(tff.framework.AsyncContext):
-    """Runs one part of a round on whichever worker is free."""
+    """Runs one shard of a cohort on whichever worker is free."""
 
     def __init__(self, pool: WorkerPool, threads: concurrent.futures.Executor):
         self._pool = pool
