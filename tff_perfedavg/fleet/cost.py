@@ -1,7 +1,7 @@
 """Cost of a task: seconds, bytes and joules of each of its phases.
 
-A task is a client update with its transfers: download, training, upload. Durations depend on
-sizes, not on weights, so that they can be told without training.
+A task is a client update with its transfers: download, training, upload. Durations
+depend on sizes, not on weights, so that they can be told without training.
 """
 
 from __future__ import annotations

@@ -266,9 +266,9 @@ class WorkerPool:
                 losses += 1
                 if losses > _MOST_LOSSES * len(self.workers):
                     raise errors.WorkerError(
-                        f"One shard of a cohort lost {losses} workers one after another "
-                        f"(the last: {e}). It may need more memory than they have; "
-                        "take a smaller block_size.",
+                        f"One shard of a cohort lost {losses} workers one after "
+                        f"another (the last: {e}). It may need more memory than they "
+                        "have; take a smaller block_size.",
                         remedies=("block_size",),
                     ) from e
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,8 @@ _SIMULATION = {
     "tensorflow_federated",
     "tqdm",
 }
+# All packages, to be installed without resolving.
+_LOCK = pathlib.Path(__file__).parents[2] / "requirements.txt"
 # As shells tell that Ctrl-C ended a command.
 _INTERRUPTED = 130
 # And that nobody read on.
@@ -104,7 +107,7 @@ def execute(
             raise
         return _fail(
             f"{e.name} is not installed, which this command needs. Install the locked "
-            "packages of requirements.txt, or 'tff-perfedavg[simulation]'."
+            f"packages: pip install --no-deps -r {_LOCK}"
         )
     except BrokenPipeError as e:
         return _reader_gone(e)
