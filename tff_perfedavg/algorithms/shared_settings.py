@@ -30,7 +30,7 @@ def hessian_batch() -> Any:
 
 
 def head_tensors() -> Any:
-    """Returns the field of how many weight tensors are the head."""
+    """Returns the dataclass field of the number of weight tensors in the head."""
     return setting(
         2, "How many of the last weight tensors are the head; a dense layer has two."
     )

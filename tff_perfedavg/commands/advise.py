@@ -81,7 +81,7 @@ def median_rows(population):
 
 
 def _evaluate_by_rows(base, root, runs, results, median):
-    """Test users' rows when they adapt on a quarter, half and all of what they have."""
+    """Evaluates adaptation on a quarter, half and all of users' rows."""
     import pandas as pd
 
     from tff_perfedavg.experiments.study import advice, study

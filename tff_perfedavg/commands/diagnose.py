@@ -1,4 +1,4 @@
-"""Measures what the theory of Per-FedAvg speaks of, for trained models.
+"""Estimates the constants of Per-FedAvg's convergence analysis, for trained models.
 
 Prints, for each run, over users seen in training: the norm of the population's
 meta-gradient on all rows, the relative errors of the first-order and the Hessian-free

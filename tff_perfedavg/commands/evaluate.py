@@ -1,4 +1,4 @@
-"""Evaluates trained initial models by what every user makes of them.
+"""Evaluates trained initial models per user, before and after adaptation.
 
 Every user of a run's population, seen in training and new, adapts the model on its
 adaptation rows; the table tells its accuracy on its evaluation rows before and after.

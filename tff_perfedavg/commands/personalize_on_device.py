@@ -1,4 +1,4 @@
-"""Plays users of a store on devices: each adapts the exported file to itself.
+"""Simulates on-device adaptation of an exported model, user by user.
 
 Every user has a LiteRT interpreter of its own. Prints the table of
 scripts/evaluate.py, then the file's size, the latency of its signatures and the memory

@@ -1,4 +1,4 @@
-"""Writes a page about one run or several: who gains from personalization, who does not.
+"""Writes an HTML report of one or several runs: who gains from personalization.
 
 Figures by round, by adaptation step and by user, tables of algorithms, settings and
 what it took. The page is one file that asks nothing of the network. It says how users

@@ -1,4 +1,4 @@
-"""Trains a grid of runs and reports each with hyper-parameters chosen without peeking.
+"""Trains a grid of runs, selected on validation users and reported on test users.
 
   sweep.py --dataset=mnist --grid=method=fed_avg,exact --grid=base_random_seed=0,1,2
 

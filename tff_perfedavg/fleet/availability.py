@@ -134,7 +134,7 @@ class Diurnal:
         return np.maximum(self._first(users, times, wanted=True), times)
 
     def _phases(self, users: np.ndarray) -> np.ndarray:
-        """Seconds by which users' windows begin late."""
+        """Returns the phase offset of users' windows, in seconds."""
         drawn = draws.uniform(self._seed, draws.PHASE, self._condition, users)
         return drawn * self._daily.window_s
 
@@ -263,7 +263,7 @@ class Windows:
         return np.where(first == stop, np.inf, found)
 
     def _is_within(self, window: np.ndarray, passed: np.ndarray) -> np.ndarray:
-        """Returns whether the last windows begun have not ended by times passed."""
+        """Returns whether each time lies in the last window begun before it."""
         return (window >= 0) & (passed < self._ends[np.maximum(window, 0)])
 
     def _find(

@@ -31,7 +31,7 @@ class Fleet:
         seed: int,
         trace: Availability | None = None,
     ):
-        """Takes the parts.
+        """Initializes a fleet from its description and users.
 
         Args:
           spec: the description.

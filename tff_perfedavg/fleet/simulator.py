@@ -353,7 +353,7 @@ class Simulator:
         tasks["bytes_up"] = np.where(sent, self._costs.work.bytes_up, 0)
 
     def _remember(self, tasks: np.ndarray, close: float) -> None:
-        """Keeps who still works, and what today's tasks took."""
+        """Updates busy devices and daily energy use."""
         still = self._busy_until > close
         later = tasks["end_s"] > close
         self._busy = np.concatenate([self._busy[still], tasks["user"][later]])

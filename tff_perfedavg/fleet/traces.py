@@ -555,7 +555,7 @@ class _Unpickler(pickle.Unpickler):
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Any:
-        """Returns what a pickle holds.
+        """Deserializes a pickle.
 
         Raises:
           DataError: if it cannot be read, or holds something else than data.

@@ -185,7 +185,7 @@ class ExportConfig:
 
 
 def _words(how: AdaptationConfig) -> str:
-    """What of a model adapts."""
+    """Describes the trainable part of a model."""
     return {
         ALL: "all",
         HEAD: f"the last {how.head_tensors}",

@@ -292,7 +292,7 @@ def _personal_shapes(
 
 
 def _said(config: ExportConfig) -> dict[str, object]:
-    """What a card tells of what the file can do."""
+    """Returns the capabilities section of the model card."""
     own = dataclasses.asdict(dataclasses.replace(config, trained=None))
     del own["trained"], own["num_tensors"]
     how = config.adaptation

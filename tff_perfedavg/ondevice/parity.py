@@ -152,7 +152,7 @@ def _draw_rows(model: Model, config: ExportConfig, examples, seed: int):
 
 
 def _replay(call: Call, deployed: Deployment, config: ExportConfig, rows):
-    """What a runtime answers, from the initial weights on."""
+    """Returns outputs of a LiteRT runtime, from the initial weights on."""
     x, y = rows
     unused = np.zeros([1], np.float32)
     rate = np.array([_RATE], np.float32)
@@ -213,7 +213,7 @@ def _rows_to_infer(x, config: ExportConfig) -> np.ndarray:
 
 
 def _expected(model: Model, weights, config: ExportConfig, rows):
-    """The same in TensorFlow."""
+    """Returns the reference outputs in TensorFlow."""
     x, y = rows
     deployed = Deployment(model, weights, config)
     head, start = deployed.weights, [tf.constant(w) for w in deployed.weights]
@@ -270,7 +270,7 @@ def _expected(model: Model, weights, config: ExportConfig, rows):
 
 
 def _expected_guard(steps, first, adapted, check_loss) -> dict[str, Sequence]:
-    """What the guard makes of steps from the first weights."""
+    """Returns the reference result of guarded adaptation."""
     tried = [first]
     for _ in range(steps):
         tried.append(adapted(tried[-1]))

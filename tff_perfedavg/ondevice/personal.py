@@ -251,7 +251,7 @@ class PersonalModel:
             self._remove_strays()
 
     def _offer(self, content: bytes, card: dict) -> None:
-        """Takes a file over that holds the same model, or has another version wait."""
+        """Replaces the file of the same model, or stages another version."""
         own = self._device.card
         if self._state["model"] == _name("model", content):
             return

@@ -60,7 +60,7 @@ def _name(op_type: str) -> str:
 
 
 def _definition(op_type: str) -> function_pb2.FunctionDef:
-    """What is put in an operation's place, as a function."""
+    """Returns the replacement function of an operation."""
     function = tf.function(_INSTEAD[op_type], autograph=False)
     # Of any shape, so that one serves all.
     traced = function.get_concrete_function(tf.TensorSpec(None, tf.float32))
@@ -87,5 +87,5 @@ def _call(node: node_def_pb2.NodeDef, function: function_pb2.FunctionDef) -> Non
 
 
 def _output_of_call(tensor: str, name: str) -> str:
-    """What a tensor is called once the operation of a name is a call."""
+    """Returns an output tensor's name after its operation became a call."""
     return f"{name}:output:0" if tensor.startswith(f"{name}:") else tensor

@@ -506,7 +506,7 @@ class OnDeviceModel:
             return {name: np.array(value) for name, value in answer.items()}
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
-        """What the model makes of rows, a batch of the file at a time."""
+        """Runs inference in batches of the file's size."""
         size = self.card["infer_batch_size"]
         parts = [x[start : start + size] for start in range(0, len(x), size)]
         answers = [self.call("infer", x=given.padded(part, size, 0)) for part in parts]

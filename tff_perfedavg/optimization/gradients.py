@@ -109,7 +109,7 @@ def _scaled_gradient(
 def _mul_by_scalar(
     op: tf.Operation, gradient: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """TensorFlow's own, but that it need not find out which factor is broadcast."""
+    """Gradient of multiplication by a scalar, without broadcast-shape inference."""
     scalar, tensor = op.inputs
     return tf.reduce_sum(tensor * gradient), scalar * gradient
 
@@ -179,7 +179,7 @@ _OF_STEPS = {"BiasAdd": "TffPerfedavgBiasAddOfSteps"}
 
 @tf.RegisterGradient("TffPerfedavgBiasAddOfSteps")
 def _bias_add(op: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """TensorFlow's own, by a sum in the place of an operation for biases."""
+    """Gradient of BiasAdd as a plain sum, differentiable inside loops."""
     channels = 1 if op.get_attr("data_format") == b"NCHW" else gradient.shape.rank - 1
     others = [axis for axis in range(gradient.shape.rank) if axis != channels]
     return gradient, tf.reduce_sum(gradient, others)
@@ -189,7 +189,7 @@ def _bias_add(op: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 def _cross_entropy(
     op: tf.Operation, of_loss: tf.Tensor, of_derivative: tf.Tensor
 ) -> tuple[tf.Tensor, None]:
-    """TensorFlow's own, but that a first derivative leaves out the second's part.
+    """Gradient of the softmax cross-entropy that leaves unused second-order terms out.
 
     TensorFlow sees by a mark on the tensor that nothing depends on the operation's
     derivative. Inside loops, zeros whose shape is known are constants without it. The
@@ -207,7 +207,7 @@ def _cross_entropy(
 
 @tf.RegisterGradient("TffPerfedavgSoftsignTwice")
 def _softsign(op: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's own, by operations that have a second derivative."""
+    """Gradient of softsign, twice differentiable."""
     return gradient / tf.square(1 + tf.abs(op.inputs[0]))
 
 

@@ -266,7 +266,7 @@ def draw_figures(
 
 
 def _findings(records: Sequence[RunRecord]) -> list[str]:
-    """Tells, for each run and group, how many users gain and how many lose."""
+    """Returns sentences on how many users gain and lose, by run and group."""
     sentences = []
     for record in records:
         gains = figures.gain_by_user(record.per_user)
@@ -285,7 +285,7 @@ def _findings(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _own_labels(records: Sequence[RunRecord]) -> list[str]:
-    """Tells of whose labels are users' own, and what can be right before adapting."""
+    """Returns notes on runs with per-user labels."""
     sentences = []
     for record in records:
         description = record.population.description
@@ -303,7 +303,7 @@ def _own_labels(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _best_baselines(records: Sequence[RunRecord]) -> list[str]:
-    """Tells, for each group, what can be had without any adaptation of these runs."""
+    """Returns sentences on the best baseline of each group."""
     baselines = _baselines(records)
     if baselines is None or not _have_same_users(records) or _differences(records):
         return []

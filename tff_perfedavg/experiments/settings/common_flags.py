@@ -88,7 +88,7 @@ def define_baselines(flag_values: flags.FlagValues) -> None:
 
 
 def define_rows_per_class(flag_values: flags.FlagValues) -> None:
-    """Defines the flag by which a number of adaptation rows is of each class."""
+    """Defines `--adaptation_rows_per_class`: stratified subsampling of rows."""
     flags.DEFINE_bool(
         "adaptation_rows_per_class",
         False,

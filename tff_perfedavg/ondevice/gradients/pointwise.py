@@ -106,7 +106,7 @@ def _batch_norm(op, dy, *_):
 
 
 def _norm_by_batch(op, dy):
-    """Of what a LayerNormalization makes, whose rows are the operation's channels."""
+    """Gradient of fused batch normalization as used by LayerNormalization."""
     x, scale = op.inputs[:2]
     axes = [0, 1, 2] if op.get_attr("data_format") == b"NHWC" else [0, 2, 3]
     shape = [1 if axis in axes else -1 for axis in range(4)]

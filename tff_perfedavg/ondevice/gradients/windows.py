@@ -119,7 +119,7 @@ class Windows:
         return whole[:, top : top + height, left : left + width]
 
     def _interleaved(self, sums: dict[tuple[int, int], list[tf.Tensor]]) -> tf.Tensor:
-        """Puts what is a stride apart back in its places."""
+        """Interleaves strided slices."""
         added = {
             place: parts[0] if len(parts) == 1 else tf.add_n(parts)
             for place, parts in sums.items()
@@ -179,7 +179,7 @@ def _entries(w: tf.Tensor) -> Iterator[tf.Tensor]:
 
 @replaces("MaxPool")
 def _max_pool(op, dy):
-    """The first greatest entry of a window takes the window's gradient."""
+    """Gradient of max pooling, routed to the first maximum of each window."""
     x, y = op.inputs[0], op.outputs[0]
     windows = _pooled(op)
     free = tf.ones_like(y)
@@ -193,7 +193,7 @@ def _max_pool(op, dy):
 
 @replaces("AvgPool")
 def _avg_pool(op, dy):
-    """Each entry that a window sees takes the same share of the window's gradient."""
+    """Gradient of average pooling."""
     windows = _pooled(op)
     counts = windows.counts()
     if (counts == len(windows.places)).all():
