@@ -261,6 +261,16 @@ def test_every_algorithm_is_a_public_name():
     assert configs == {*tff_perfedavg.algorithms.__all__}
 
 
+def test_modules_of_public_names_are_checked_strictly():
+    stubs = [path.read_text() for path in PACKAGE.rglob("__init__.pyi")]
+    found = re.findall(r"^from (tff_perfedavg\.\S+) import", "\n".join(stubs), re.M)
+    packages = {"tff_perfedavg"}
+    packages |= {f"tff_perfedavg.{p.parent.name}" for p in PACKAGE.glob("*/__init__.pyi")}
+    settings = (PACKAGE.parent / "pyproject.toml").read_text()
+    strict = settings.partition("[[tool.mypy.overrides]]")[2].partition("]\n")[0]
+    assert {*re.findall(r'"(tff_perfedavg\.\S+)"', strict)} == {*found} - packages
+
+
 def test_names_of_version_0_1_0_still_answer(tff):
     for name, group in tff_perfedavg._MOVED.items():
         assert name not in tff_perfedavg.__all__
