@@ -265,7 +265,8 @@ def test_modules_of_public_names_are_checked_strictly():
     stubs = [path.read_text() for path in PACKAGE.rglob("__init__.pyi")]
     found = re.findall(r"^from (tff_perfedavg\.\S+) import", "\n".join(stubs), re.M)
     packages = {"tff_perfedavg"}
-    packages |= {f"tff_perfedavg.{p.parent.name}" for p in PACKAGE.glob("*/__init__.pyi")}
+    for path in PACKAGE.glob("*/__init__.pyi"):
+        packages.add(f"tff_perfedavg.{path.parent.name}")
     settings = (PACKAGE.parent / "pyproject.toml").read_text()
     strict = settings.partition("[[tool.mypy.overrides]]")[2].partition("]\n")[0]
     assert {*re.findall(r'"(tff_perfedavg\.\S+)"', strict)} == {*found} - packages
