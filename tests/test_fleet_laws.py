@@ -248,6 +248,17 @@ def test_all_conditions_hold_where_each_one_does(seed, chances, at):
     assert not whole.is_on(on, ends + 1e-6).any()
 
 
+def test_windows_begin_where_they_are_said_to_however_that_is_rounded():
+    """Else who pauses would wait for ever at a boundary."""
+    users = np.arange(20_000)
+    daily = availability.Daily(3, 0.6, 2, 900.0)
+    on = availability.Diurnal(daily, np.zeros(len(users), int), 0)
+    times = np.linspace(0, 1e5, len(users))
+    # Of 40,000 boundaries, some 180 would be rounded into the window before.
+    assert on.is_on(users, on.next_on(users, times)).all()
+    assert not on.is_on(users, on.off_at(users, times)).any()
+
+
 def test_a_fleet_that_is_never_on_enough_is_told_at_once():
     """Few looks are as good as one a minute: no user comes on in between."""
     spec = fleets.spec_of(idle=availability.Daily(3, 0.4, 2, 7200))

@@ -141,6 +141,14 @@ class Diurnal:
     def _windows(self, phases: np.ndarray, times: np.ndarray) -> np.ndarray:
         return np.floor((times - phases) / self._daily.window_s).astype(np.int64)
 
+    def _start(self, phases: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Returns the first times that fall into windows."""
+        starts = windows * self._daily.window_s + phases
+        # Rounded, a start may fall into the window before, and time would not go on.
+        while (before := self._windows(phases, starts) < windows).any():
+            starts = np.where(before, np.nextafter(starts, np.inf), starts)
+        return starts
+
     def _is_on(
         self, users: np.ndarray, phases: np.ndarray, windows: np.ndarray
     ) -> np.ndarray:
@@ -161,7 +169,7 @@ class Diurnal:
             here = windows[places] + further
             found = self._is_on(users[places], phases[places], here) == wanted
             at = places[found]
-            starts[at] = here[found] * self._daily.window_s + phases[at]
+            starts[at] = self._start(phases[at], here[found])
             places = places[~found]
             if not len(places):
                 break

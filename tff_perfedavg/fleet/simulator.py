@@ -309,7 +309,10 @@ class Simulator:
             ends[at] = now[at] + left[at]
             left[places[~done]] -= on_for[~done]
             places, off = places[~done], off[~done]
-            now[places] = self._available.next_on(users[places], off)
+            # Later than `off` in any case, or a rounded trace would stop the clock.
+            now[places] = np.maximum(
+                self._available.next_on(users[places], off), np.nextafter(off, np.inf)
+            )
             places = places[np.isfinite(now[places])]
         return ends
 
