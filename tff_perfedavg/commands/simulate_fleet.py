@@ -116,12 +116,15 @@ def main(flag_values):
 
 def _build_fleet(flag_values, settings):
     """Returns the fleet, and the numbers of the users that may be chosen."""
+    import numpy as np
+
     from tff_perfedavg.data.user_store import UserStore
     from tff_perfedavg.experiments.assemble import fleet as assemble
 
     seed = flag_values.base_random_seed
     if not flag_values.store:
-        return assemble.build_fleet(settings, flag_values.num_users, seed), None
+        fleet = assemble.build_fleet(settings, flag_values.num_users, seed)
+        return fleet, np.arange(flag_values.num_users)
     if flag_values["num_users"].present:
         raise errors.ConfigError(
             f"num_users is {flag_values.num_users}, but users are those of store "

@@ -48,8 +48,8 @@ class Replay:
         for step in schedule.steps:
             self._rounds.setdefault(step.number, []).append(step)
 
-    def next_round(self, number: int) -> list[ServerStep]:
-        """Returns the attempts at a round; the last is taken.
+    def attempts(self, number: int) -> list[ServerStep]:
+        """Returns the attempts at a round, without going on; the last is taken.
 
         Args:
           number: of the round, from 0.
@@ -63,6 +63,11 @@ class Replay:
                 f"The schedule has no round {number}; it has {len(self._rounds)}, from "
                 "0. Simulate more, or train fewer."
             )
+        return attempts
+
+    def next_round(self, number: int) -> list[ServerStep]:
+        """Goes on to the end of a round; returns and raises as `attempts`."""
+        attempts = self.attempts(number)
         self.clock_s = attempts[-1].end_s
         return attempts
 

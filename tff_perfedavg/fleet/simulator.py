@@ -154,8 +154,8 @@ class Simulator:
             self._fleet.records[users], self._fleet.is_mobile(users, times)
         )
         timing = self._time(tasks, phases, (number, attempt))
-        close, is_taken = self._close(tasks, timing, begin)
-        self._refuse_uploads(tasks, timing, close)
+        close, is_taken, cause = self._close(tasks, timing, begin)
+        self._refuse_uploads(tasks, timing, close, cause)
         seconds = np.stack([tasks[f"{p}_s"] for p in ("down", "compute", "up")], 1)
         tasks["joules"] = phases.joules(seconds)
         self._remember(tasks, close)
@@ -320,8 +320,13 @@ class Simulator:
 
     def _close(
         self, tasks: np.ndarray, timing: _Timing, begin: float
-    ) -> tuple[float, bool]:
-        """Takes reports; returns when the waiting ends, and whether they are enough."""
+    ) -> tuple[float, bool, int]:
+        """Takes reports.
+
+        Returns:
+          When the waiting ends, whether the reports are enough, and the cause of
+          others' being late.
+        """
         goal, deadline = self._protocol.goal, begin + self._protocol.deadline_s
         in_time = (timing.reports <= deadline) & np.isfinite(timing.reports)
         by_time = np.argsort(timing.reports, kind="stable")
@@ -338,18 +343,19 @@ class Simulator:
         tasks["outcome"][taken] = of.TAKEN if is_taken else of.ABANDONED
         tasks["cause"][tasks["outcome"] == of.LATE] = cause
         tasks["cause"][timing.idle & (tasks["outcome"] == of.LATE)] = of.AFTER_DEADLINE
-        return close, is_taken
+        return close, is_taken, cause
 
-    def _refuse_uploads(self, tasks: np.ndarray, timing: _Timing, close: float) -> None:
+    def _refuse_uploads(
+        self, tasks: np.ndarray, timing: _Timing, close: float, cause: int
+    ) -> None:
         """Devices that would begin to send after the end are told not to.
 
         They are late, whatever had become of them while they sent.
         """
         refused = np.isin(tasks["outcome"], (of.LATE, of.DROPPED))
         refused &= timing.sends >= close
-        goal = np.count_nonzero(timing.reports <= close) >= self._protocol.goal
         tasks["outcome"][refused] = of.LATE
-        tasks["cause"][refused] = of.AFTER_GOAL if goal else of.AFTER_DEADLINE
+        tasks["cause"][refused] = cause
         tasks["end_s"][refused] = timing.sends[refused]
         tasks["up_s"][refused] = 0
         sent = np.isfinite(timing.reports) & ~refused

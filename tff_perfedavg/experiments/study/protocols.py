@@ -69,7 +69,7 @@ def simulate(
     work: Work,
     goal: int,
     num_rounds: int,
-    users: np.ndarray | None = None,
+    users: np.ndarray,
 ) -> dict[str, list[ServerStep]]:
     """Simulates the rounds of each protocol, by its name.
 
@@ -79,12 +79,11 @@ def simulate(
       work: what a task costs.
       goal: reports of a round.
       num_rounds: rounds taken.
-      users: int `[n]`, numbers of the users that may be chosen; None for all.
+      users: int `[n]`, numbers of the users that may be chosen.
 
     Raises:
       ConfigError: if a protocol cannot work, naming it.
     """
-    users = np.arange(len(fleet.records)) if users is None else users
     simulators, found = {}, {}
     # All of them are built before the first runs, so that what cannot work is told.
     for label, settings in protocols.items():
@@ -111,7 +110,7 @@ def simulate_hours(
     work: Work,
     goal: int,
     num_rounds: int,
-    users: np.ndarray | None = None,
+    users: np.ndarray,
 ) -> list[list[ServerStep]]:
     """Simulates rounds at each hour of the day, as many in each.
 
@@ -130,7 +129,6 @@ def simulate_hours(
     Raises:
       ConfigError: if the protocol cannot work.
     """
-    users = np.arange(len(fleet.records)) if users is None else users
     protocol = build_protocol(settings, goal)
     simulator = Simulator(fleet, protocol, work, users)
     hours = []

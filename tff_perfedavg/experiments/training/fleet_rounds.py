@@ -131,8 +131,7 @@ def _replay(
         )
     replay = Replay(schedule, work, users)
     # Before any training: that the last round is there.
-    replay.next_round(experiment.total_rounds - 1)
-    replay.clock_s = 0.0
+    replay.attempts(experiment.total_rounds - 1)
     return replay
 
 
